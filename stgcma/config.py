@@ -1,0 +1,232 @@
+"""Every choice of a run as frozen, typed values; checked when built, passed whole, never read from a global.
+
+A variant of the method is a value here: nothing is copied, commented out or switched by environment. Reading YAML
+and ``--set a.b=v`` is the job of ``jobs/configfile.py``; unknown keys are errors there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stgcma.errors import ConfigError
+
+Branch = Literal["visual", "audio"]
+BRANCHES: tuple[Branch, Branch] = ("visual", "audio")
+"""Canonical order of the two branches wherever both are listed."""
+
+BranchChoice = Literal["both", "visual", "audio"]
+Fusion = Literal["both", "audio_to_visual", "visual_to_audio", "none"]
+StageMode = Literal["absent", "frozen", "adapted"]
+SizePreset = Literal["tiny", "base"]
+
+
+def chosen_branches(choice: BranchChoice) -> tuple[Branch, ...]:
+    """``both`` -> ``("visual", "audio")``, else the one branch."""
+    return BRANCHES if choice == "both" else (choice,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """Where the adapters sit and what flows between the branches (section 3 of the paper, Tables 5 and 7)."""
+
+    size: SizePreset | None = "base"
+    """Preset of bottleneck ratios (``stgcma/presets.py``); None when ``bottleneck_ratios`` is given."""
+    bottleneck_ratios: tuple[float, ...] | None = None
+    """Free ratios ``hidden_dim / width``: one for CLIP, one per stage for Swin. Overrides ``size``."""
+    branches: BranchChoice = "both"
+    """Which branches run. ``visual`` or ``audio``: the single-branch rows of Table 5."""
+    adapted_branches: BranchChoice = "both"
+    """Which of the running branches get adapters; the other runs the frozen block plus raw temporal attention."""
+    fusion: Fusion = "both"
+    """Direction of the cross-attention (CAIM): ``audio_to_visual`` keeps only the message into the visual branch."""
+    temporal_stage: StageMode = "adapted"
+    """``frozen``: raw frozen attention over time is added (Table 7 "x"); ``absent``: no attention over time."""
+    spatial_stage: StageMode = "adapted"
+    """``frozen``: the backbone's own residual without adapter, gates stay registered; ``absent``: no gates either."""
+    global_stage: StageMode = "adapted"
+    full_finetuning: bool = False
+    """Two separate unfrozen towers without adapters (Table 5, "Full finetuning")."""
+
+    def __post_init__(self) -> None:
+        if self.full_finetuning:
+            if self.branches != "both":
+                raise ConfigError(
+                    f"adaptation.full_finetuning trains two towers, got branches: {self.branches}. Set branches: both."
+                )
+            return
+        if self.bottleneck_ratios is None and self.size is None:
+            raise ConfigError("adaptation needs size (tiny or base) or bottleneck_ratios, got neither.")
+        if self.bottleneck_ratios is not None:
+            bad = [ratio for ratio in self.bottleneck_ratios if not 0 < ratio <= 4]
+            if bad or not self.bottleneck_ratios:
+                raise ConfigError(
+                    "adaptation.bottleneck_ratios needs numbers in (0, 4] (hidden_dim / width), "
+                    f"got {list(self.bottleneck_ratios)}."
+                )
+        if self.branches != "both" and self.adapted_branches not in ("both", self.branches):
+            raise ConfigError(
+                f"adaptation.adapted_branches is {self.adapted_branches} but only the {self.branches} branch runs. "
+                f"Set adapted_branches: {self.branches}, or branches: both."
+            )
+
+    @property
+    def running(self) -> tuple[Branch, ...]:
+        return chosen_branches(self.branches)
+
+    @property
+    def adapted(self) -> tuple[Branch, ...]:
+        return tuple(b for b in self.running if b in chosen_branches(self.adapted_branches))
+
+    @property
+    def has_adapters(self) -> bool:
+        """False for the plain backbone and for full fine-tuning."""
+        return not self.full_finetuning and "adapted" in (self.temporal_stage, self.spatial_stage, self.global_stage)
+
+    @property
+    def interacts(self) -> bool:
+        """Whether any cross-attention message is computed."""
+        return len(self.adapted) == 2 and self.fusion != "none" and not self.full_finetuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Backbone, adapters and head of one model."""
+
+    backbone: str
+    """A name in ``stgcma.models.backbones.BACKBONES``: clip_vit_b16, clip_vit_l14, swin_base, swin_large, clip_vit_demo."""
+    pretrained: str
+    """``openai`` / ``ms_in22k`` (downloaded by open_clip / timm), a local file, ``builtin`` or ``none``."""
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    num_heads: int | None = None
+    """Attention heads when not the backbone's own; 8 on clip_vit_b16 reproduces the reference."""
+    audio_patch_weights: Literal["sum", "mean"] | None = None
+    """How the audio patch kernel comes from the RGB one. None: ``sum`` for CLIP, ``mean`` for Swin, as the reference."""
+    drop_path_rate: float = 0.2
+    """Stochastic depth on the temporal residual of the last block; linear from 0 at the first."""
+    head_hidden_dim: int = 512
+    """Width between the two linear layers of the AVE head."""
+    head_activation: Literal["none", "gelu"] = "none"
+    """``none`` as published: two linear layers in a row. ``gelu`` gives the head its own audio x visual product."""
+    head_dropout: float = 0.5
+    avqa_variant: Literal["b_lavish", "b_released", "l"] = "l"
+    """Which question-answering head (method section 5); read by the AVQA task only."""
+    grounding_checkpoint: str | None = None
+    """File whose known keys initialise the AVQA grounding layers; read by the AVQA task only."""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Storage of the frozen matrices and biases; ``bfloat16`` only together with bf16 mixed precision."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_path_rate < 1:
+            raise ConfigError(f"model.drop_path_rate needs a number in [0, 1), got {self.drop_path_rate}.")
+        if not 0 <= self.head_dropout < 1:
+            raise ConfigError(f"model.head_dropout needs a number in [0, 1), got {self.head_dropout}.")
+        if self.head_hidden_dim < 1:
+            raise ConfigError(f"model.head_hidden_dim needs a positive integer, got {self.head_hidden_dim}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Training-time augmentation; one draw per clip, shared by its frames (method section 6.2)."""
+
+    enabled: bool = True
+    randaugment_ops: int = 4
+    randaugment_magnitude: float = 7.0
+    randaugment_magnitude_std: float = 0.5
+    randaugment_probability: float = 0.5
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (0.75, 1.3333)
+    horizontal_flip_probability: float = 0.5
+    erase_probability: float = 0.25
+    mixup_probability: float = 0.5
+    """Chance that a clip's waveform is mixed with another clip's (method section 6.1)."""
+    mixup_beta: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "randaugment_probability",
+            "horizontal_flip_probability",
+            "erase_probability",
+            "mixup_probability",
+        ):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"data.augment.{name} needs a probability in [0, 1], got {value}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which shards are read and how they become tensors."""
+
+    dataset: str
+    """Folder under ``shards``: ave, avs-s4, avs-ms3, music-avqa, or a synthetic set's name."""
+    shards: str = "data/shards"
+    """Root of the shards, a directory or an ``s3://`` URI."""
+    fingerprint: str | None = None
+    """Which preprocessing to read when several exist; None when there is one that fits."""
+    normalization: Literal["measured", "published"] = "measured"
+    """fbank mean and std: recomputed on the training shards, or the pair the reference hard-codes."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loader_workers: int = 0
+    """Decoding processes per training worker."""
+    questions: str | None = None
+    """MUSIC-AVQA only: folder of the question files; None reads what preprocessing stored."""
+    negatives: Literal["stored", "batch"] = "stored"
+    """MUSIC-AVQA only: where the negative frames of the match loss come from."""
+    limit_train_clips: int | None = None
+    """Use only the first n training clips in id order: smoke tests and learning curves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser, schedule and loop of one run (method section 7)."""
+
+    epochs: int
+    batch_size: int
+    """Clips per optimiser step over all workers together; must divide by the number of workers."""
+    learning_rate: float
+    """Adapters, gates, temporal embeddings and tables, ln_post."""
+    head_learning_rate: float | None = None
+    """Task head; None: the same as ``learning_rate``."""
+    gate_learning_rate: float | None = None
+    """The alpha / beta gates; None: the same as ``learning_rate``, as published."""
+    min_learning_rate: float = 2e-6
+    warmup_epochs: float = 2
+    betas: tuple[float, float] = (0.95, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 5e-7
+    """Coupled L2, as ``torch.optim.Adam`` applies it."""
+    mixed_precision: Literal["off", "fp16", "bf16"] = "off"
+    """Autocast type on a GPU; fp16 brings a GradScaler. A CPU always computes in fp32 and the run says so."""
+    average_epochs: tuple[int, int] | None = None
+    """First and last epoch (1-based, inclusive) whose weights are averaged and evaluated once at the end."""
+    grad_clip_norm: float | None = None
+    seed: int = 0
+    protocol: Literal["val", "paper"] = "val"
+    """Which split selects the checkpoint: ``val``, or ``paper``: test every epoch, as published and tagged so."""
+    eval_batch_size: int = 1
+    checkpoint_every_steps: int | None = None
+    """Also checkpoint inside an epoch; None: after every epoch only."""
+    patience_epochs: int | None = None
+    """Stop after so many epochs without a better selection metric; None: never."""
+    max_minutes: float | None = None
+    """Stop after this much wall clock time at the next epoch end; None: never."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.epochs < 1:
+            problems.append(f"optim.epochs needs at least 1, got {self.epochs}.")
+        if self.batch_size < 1:
+            problems.append(f"optim.batch_size needs at least 1, got {self.batch_size}.")
+        if self.warmup_epochs > self.epochs:
+            problems.append(f"optim.warmup_epochs: {self.warmup_epochs} exceeds optim.epochs: {self.epochs}.")
+        if self.learning_rate <= 0:
+            problems.append(f"optim.learning_rate needs a positive number, got {self.learning_rate}.")
+        if self.average_epochs is not None:
+            first, last = self.average_epochs
+            if not 1 <= first <= last <= self.epochs:
+                problems.append(
+                    f"optim.average_epochs needs 1 <= first <= last <= epochs ({self.epochs}), got {first}..{last}."
+                )
+        if problems:
+            raise ConfigError("\n".join(problems))

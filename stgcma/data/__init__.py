@@ -1,0 +1,1 @@
+"""Rows, batches and everything between a Parquet shard and a training step."""

@@ -1,0 +1,152 @@
+"""The manifest of one preprocessed dataset: written last, so its presence means the data is complete.
+
+Layout: ``<root>/<dataset>/<fingerprint>/manifest.json`` beside ``<split>/part-00000.parquet``, ``failures.parquet``
+and ``stats.json``. The fingerprint names the settings; other settings go to another folder and are never mixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from stgcma.data.schema import SCHEMA_VERSION, ShardMetadata
+from stgcma.errors import ShardMismatchError
+
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One Parquet file of a split."""
+
+    path: str
+    """Relative to the manifest: ``train/part-00000-of-00007.parquet``."""
+    num_rows: int
+    size_bytes: int
+    digest: str
+    """sha256 over the decoded row contents in order (independent of compression and of the machine)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FbankStats:
+    """Mean and standard deviation of one fbank column over the valid frames of the training split."""
+
+    mean: float
+    std: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardManifest:
+    """What was made, from what, with which settings."""
+
+    dataset: str
+    fingerprint: str
+    metadata: ShardMetadata
+    splits: dict[str, tuple[ShardEntry, ...]]
+    num_failures: dict[str, int]
+    stats: dict[str, FbankStats]
+    class_names: tuple[str, ...] = ()
+    """AVE: 29 names, background last; AVSBench: categories; MUSIC-AVQA: the answers."""
+    question_words: tuple[str, ...] = ()
+    """MUSIC-AVQA only: the question vocabulary, ``<pad>`` first."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The preprocessing configuration, as plain values."""
+    notes: tuple[str, ...] = ()
+    """What the dataset source reported: leaks between splits, labels that differ."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all shard digests: equal for equal data, whatever was interrupted in between."""
+        lines = [f"{split} {e.path} {e.digest}" for split, entries in sorted(self.splits.items()) for e in entries]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def num_rows(self, split: str) -> int:
+        return sum(entry.num_rows for entry in self.splits.get(split, ()))
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "digest": self.digest}, indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ShardManifest:
+        values = json.loads(text)
+        values.pop("digest", None)
+        if values.get("schema_version") != SCHEMA_VERSION:
+            raise ShardMismatchError(
+                f"The manifest has schema version {values.get('schema_version')}, this release reads {SCHEMA_VERSION}. "
+                "Run stgcma-jobs preprocess again with this release."
+            )
+        metadata = values["metadata"]
+        values["metadata"] = ShardMetadata(**{**metadata, "fbank_specs": tuple(metadata["fbank_specs"])})
+        values["splits"] = {
+            split: tuple(ShardEntry(**entry) for entry in entries) for split, entries in values["splits"].items()
+        }
+        values["stats"] = {name: FbankStats(**stat) for name, stat in values["stats"].items()}
+        for name in ("class_names", "question_words", "notes"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """A directory or ``s3://`` URI -> (filesystem, path). S3 settings come from the usual ``AWS_*`` variables."""
+    if "://" in uri:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+        return filesystem, path.rstrip("/")
+    from pathlib import Path
+
+    return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+
+
+def find_manifests(root: str, dataset: str) -> dict[str, ShardManifest]:
+    """All complete preprocessings of ``dataset`` under ``root``, by fingerprint."""
+    filesystem, path = open_filesystem(root)
+    selector = pafs.FileSelector(f"{path}/{dataset}", allow_not_found=True)
+    found = {}
+    for info in filesystem.get_file_info(selector):
+        if info.type != pafs.FileType.Directory:
+            continue
+        manifest = f"{info.path}/{MANIFEST_NAME}"
+        if filesystem.get_file_info(manifest).type == pafs.FileType.File:
+            with filesystem.open_input_stream(manifest) as stream:
+                found[info.base_name] = ShardManifest.from_json(stream.read().decode())
+    return found
+
+
+def select_manifest(root: str, dataset: str, *, fbank: str | None, fingerprint: str | None = None) -> ShardManifest:
+    """The one preprocessing that fits; several or none are an error that lists them.
+
+    Args:
+        root: Shard root, directory or URI.
+        dataset: Folder under it.
+        fbank: Name of the fbank spec that the backbone reads; None when no audio is read.
+        fingerprint: Choose this one.
+
+    Raises:
+        ShardMismatchError: With what was needed, what lies there and the command that makes or selects it.
+    """
+    found = find_manifests(root, dataset)
+    command = f"stgcma-jobs preprocess --dataset {dataset} --output {root}" + (f" --fbank {fbank}" if fbank else "")
+    if fingerprint is not None:
+        if fingerprint not in found:
+            raise ShardMismatchError(
+                f"No complete shards {root}/{dataset}/{fingerprint}; there are: {', '.join(sorted(found)) or 'none'}."
+            )
+        found = {fingerprint: found[fingerprint]}
+    if not found:
+        raise ShardMismatchError(f"No complete shards of {dataset!r} under {root}.\nRun: {command}")
+    fitting = {k: m for k, m in found.items() if fbank is None or fbank in m.metadata.fbank_specs}
+    if not fitting:
+        stored = "; ".join(f"{k}: {', '.join(m.metadata.fbank_specs)}" for k, m in sorted(found.items()))
+        raise ShardMismatchError(
+            f"The shards of {dataset!r} under {root} store other fbanks ({stored}); the backbone reads {fbank!r}.\n"
+            f"Run: {command}\nor choose a backbone that reads what is stored."
+        )
+    if len(fitting) > 1:
+        lines = "\n".join(f"  --set data.fingerprint={k}   {m.settings}" for k, m in sorted(fitting.items()))
+        raise ShardMismatchError(f"{len(fitting)} preprocessings of {dataset!r} fit. Choose one:\n{lines}")
+    return next(iter(fitting.values()))

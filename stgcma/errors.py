@@ -50,3 +50,7 @@ class CheckpointError(StgcmaError, RuntimeError):
 
 class ParityError(StgcmaError, RuntimeError):
     """Outputs that differ from the reference vectors by more than the tolerance."""
+
+
+class RunFailedError(StgcmaError, RuntimeError):
+    """A run that was started correctly and then failed: a loss that is not finite, workers lost too often."""

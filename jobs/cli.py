@@ -1,0 +1,60 @@
+"""``stgcma-jobs``: the commands by name. Parsing only; every command imports its work when it runs.
+
+Exit codes: 0 done; 1 a run that failed or a check that did not hold; 2 an error the caller can correct (message
+only); 130 interrupted. ``--debug`` anywhere on the line shows the traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+import typer
+
+from jobs.commands import COMMANDS
+from stgcma.errors import FailureBudgetExceededError, ParityError, RunFailedError, StgcmaError
+
+FAILED_RUN = (FailureBudgetExceededError, ParityError, RunFailedError)
+"""Errors of a run that was started correctly: exit code 1 instead of 2."""
+
+app = typer.Typer(
+    name="stgcma-jobs",
+    help="Preprocess clips, train cross-modal adapters, evaluate, compare with the paper.",
+    epilog="--debug anywhere on the line shows the traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+for _name, _function in COMMANDS.items():
+    app.command(_name)(_function)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``stgcma-jobs``."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(args=arguments, prog_name="stgcma-jobs")
+    except StgcmaError as error:
+        _fail(error, debug, code=1 if isinstance(error, FAILED_RUN) else 2)
+    except Exception as error:  # the last line of defence: whatever is left is reported, never swallowed
+        _fail(error, debug, code=1)
+
+
+def _fail(error: Exception, debug: bool, code: int) -> None:
+    if debug:
+        traceback.print_exception(error)
+    else:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if not isinstance(error, StgcmaError):
+            print("This is not a known user error; --debug shows the traceback.", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Command name -> typer function. One file per group; functions parse and call, and import what they need when called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jobs.commands import data, inspection, training
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "preprocess": data.preprocess,
+    "train": training.train,
+    "evaluate": training.evaluate,
+    "sync": training.sync,
+    "ui": training.ui,
+    "verify": inspection.verify,
+    "params": inspection.params,
+}
+"""In the order of ``--help``."""

@@ -1,0 +1,96 @@
+"""One complete run as a value, and the fingerprint that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from stgcma.config import DataConfig, ModelConfig, OptimConfig
+from stgcma.errors import ConfigError
+from stgcma.presets import BACKBONES, backbone_spec, bottleneck_ratios
+
+TASK_NAMES = tuple(sorted({task for spec in BACKBONES.values() for task, _ in spec.fbanks}))
+"""Tasks that some backbone runs. Read from the presets, so that naming a task needs no torch."""
+
+NOT_IDENTIFYING = ("name", "data.shards", "data.loader_workers", "optim.checkpoint_every_steps")
+"""Fields that change where or how a run executes, never its weights; they are left out of the fingerprint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything one training run depends on. Checks here concern two parts at once; each part checks itself."""
+
+    name: str
+    """Names the run folder together with the fingerprint: letters, digits, ``.``, ``_`` and ``-``."""
+    task: str
+    """ave, avs or avqa."""
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            problems.append(
+                f"name: {self.name!r} becomes a folder; it needs letters, digits, '.', '_' or '-', a letter or digit first."
+            )
+        if self.task not in TASK_NAMES:
+            problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASK_NAMES)}.")
+        adaptation = self.model.adaptation
+        try:
+            spec = backbone_spec(self.model.backbone)
+            if self.task in TASK_NAMES:
+                spec.fbank_for(self.task)
+            if adaptation.has_adapters:
+                bottleneck_ratios(spec, adaptation.size, adaptation.bottleneck_ratios)
+        except ConfigError as error:
+            problems.append(f"model: {error}")
+        if self.model.frozen_dtype == "bfloat16" and self.optim.mixed_precision != "bf16":
+            problems.append(
+                "model.frozen_dtype: bfloat16 needs optim.mixed_precision: bf16, "
+                f"got mixed_precision: {self.optim.mixed_precision}. Set one or the other."
+            )
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    @property
+    def run_name(self) -> str:
+        """Folder of the run: ``<name>-<fingerprint>``. Equal settings meet in one folder, others never do."""
+        return f"{self.name}-{fingerprint(self)}"
+
+
+def to_mapping(config: RunConfig) -> dict[str, Any]:
+    """Plain dicts, lists and scalars, as they are written to YAML and JSON."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping -> dotted keys in the order of the fields: ``{"model.backbone": "clip_vit_b16", ...}``."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def fingerprint(config: RunConfig) -> str:
+    """First 10 hex digits of sha256 over all settings that can change the trained weights (``NOT_IDENTIFYING``)."""
+    flat = {key: _canonical(value) for key, value in flatten(to_mapping(config)).items() if key not in NOT_IDENTIFYING}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _canonical(value: Any) -> Any:
+    """``2`` and ``2.0`` are the same setting, wherever they were written."""
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def with_shards(config: RunConfig, shards: str | None) -> RunConfig:
+    """The same run reading shards elsewhere; None keeps what the recipe says."""
+    return config if shards is None else replace(config, data=replace(config.data, shards=shards))

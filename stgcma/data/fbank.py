@@ -5,7 +5,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stgcma.errors import ClipDecodeError
 
 SAMPLE_RATE = 16_000
 """Hz; every waveform is resampled to it before anything else."""
@@ -56,3 +65,149 @@ FBANK_SPECS: dict[str, FbankSpec] = {
         ),
     )
 }  # fmt: skip
+
+_PREEMPHASIS = 0.97
+_LOW_HZ = 20.0
+
+
+def segment_starts(num_samples: int, spec: FbankSpec, num_segments: int) -> list[int]:
+    """First sample of every segment: ``S`` equally spaced starts, truncated to integers.
+
+    The guard keeps the last window inside the clip, so starts are *not* second boundaries: a 10 s clip gives
+    0, 15822, 31644, ... with the AVE specs. A clip that is not longer than the guard gives 0 for every segment.
+    """
+    last = num_samples - spec.guard_seconds * SAMPLE_RATE
+    if last <= 0:
+        return [0] * num_segments
+    return np.linspace(0, last, num_segments).astype(int).tolist()
+
+
+def segment_length(num_samples: int, spec: FbankSpec) -> int:
+    """Samples per segment; a clip not longer than the guard is used whole unless the spec always segments."""
+    whole = num_samples <= round(spec.guard_seconds * SAMPLE_RATE) and not spec.always_segment
+    return num_samples if whole else min(num_samples, round(spec.segment_seconds * SAMPLE_RATE))
+
+
+def segment_fbanks(waveform: Tensor, spec: FbankSpec, num_segments: int) -> tuple[Tensor, int]:
+    """Log-mel filter banks of all segments of a clip (or a batch of equally long clips) in one batched STFT.
+
+    The mean of the whole waveform is removed first, then segments are cut; computing one fbank of the whole clip and
+    slicing it would *not* give these numbers.
+
+    Args:
+        waveform: ``[..., L]`` int16, or float in [-1, 1]. 16 kHz mono.
+        spec: Geometry of the fbank.
+        num_segments: ``S``.
+
+    Returns:
+        ``[..., S, T, F]`` float32, not normalised and zero past the valid frames, and the number of valid frames.
+
+    Raises:
+        ClipDecodeError: If the waveform is shorter than one analysis window.
+    """
+    waveform = centred_waveform(waveform)
+    num_samples = waveform.shape[-1]
+    starts, length = segment_starts(num_samples, spec, num_segments), segment_length(num_samples, spec)
+    distinct = starts if starts[-1] else starts[:1]
+    segments = torch.stack([waveform[..., start : start + length] for start in distinct], dim=-2)
+    fbank, valid_frames = fbank_frames(segments, spec)
+    return fbank.expand(*fbank.shape[:-3], num_segments, -1, -1), valid_frames
+
+
+def centred_waveform(waveform: Tensor) -> Tensor:
+    """``[..., L]`` int16 or float -> float32 in [-1, 1] with the mean over ``L`` removed."""
+    if waveform.dtype == torch.int16:
+        waveform = waveform.float() / 32768
+    waveform = waveform.float()
+    return waveform - waveform.mean(dim=-1, keepdim=True)
+
+
+def fbank_frames(segments: Tensor, spec: FbankSpec) -> tuple[Tensor, int]:
+    """Kaldi-compatible log-mel frames of waveform segments: what ``torchaudio.compliance.kaldi.fbank`` computes with
+    a Hann window, no dither, no energy and Kaldi's other defaults (method section 6.1), cut or zero-padded to ``T``.
+
+    Per frame: remove the mean, pre-emphasis 0.97, symmetric Hann window, zero-pad to a power of two, power spectrum,
+    triangular mel filters from 20 Hz to Nyquist, log floored at the float32 epsilon. Frames that the cut would drop
+    are never computed. Because the window starts at exactly zero, pre-emphasis may run over the segment instead of
+    over each frame: ``x[j] - m - 0.97 (x[j-1] - m) = (x[j] - 0.97 x[j-1]) - 0.03 m``.
+
+    Args:
+        segments: ``[..., n]`` float, samples of one segment each.
+        spec: Geometry of the fbank.
+
+    Returns:
+        ``[..., T, F]`` float32 with zeros past the valid frames, and the number of valid frames.
+    """
+    window_size, shift, fft_size = _frame_geometry(spec)
+    num_samples = segments.shape[-1]
+    if num_samples < window_size:
+        raise ClipDecodeError(
+            "fbank",
+            "audio shorter than one analysis window",
+            f"fbank {spec.name!r} needs at least {window_size} samples ({spec.frame_length_ms:g} ms at 16 kHz), "
+            f"got {num_samples}",
+        )
+    valid_frames = min(spec.target_frames, 1 + (num_samples - window_size) // shift)
+    segments = segments[..., : (valid_frames - 1) * shift + window_size]
+    window, mel_filters = _window(spec, segments.device), _mel_filters(spec, segments.device)
+    means = segments.unfold(-1, window_size, shift).mean(dim=-1, keepdim=True)
+    emphasised = torch.cat(
+        [torch.zeros_like(segments[..., :1]), segments[..., 1:] - _PREEMPHASIS * segments[..., :-1]], dim=-1
+    )
+    frames = (emphasised.unfold(-1, window_size, shift) - (1 - _PREEMPHASIS) * means) * window
+    spectrum = torch.view_as_real(torch.fft.rfft(frames, n=fft_size)[..., : fft_size // 2])
+    power = spectrum.square().sum(dim=-1)
+    log_mel = (power @ mel_filters).clamp_(min=torch.finfo(torch.float32).eps).log_()
+    return F.pad(log_mel, (0, 0, 0, spec.target_frames - valid_frames)), valid_frames
+
+
+def normalize_fbank(fbank: Tensor, valid_frames: int | Tensor, mean: float, std: float) -> Tensor:
+    """``(x - mean) / (2 std)``, then zeros past the valid frames: padding is zero in *normalised* space.
+
+    Args:
+        fbank: ``[..., T, F]`` as ``segment_fbanks`` returns it.
+        valid_frames: One number, or a tensor over the leading dimensions of ``fbank`` (``[B]`` for ``[B, S, T, F]``).
+        mean: Of the raw log-mel values.
+        std: Of the raw log-mel values; halved sensitivity (the factor 2) is the reference's.
+
+    Returns:
+        ``[..., T, F]`` float32.
+    """
+    normalised = (fbank.float() - mean) / (2 * std)
+    num_frames = fbank.shape[-2]
+    if isinstance(valid_frames, Tensor):
+        lead = (*valid_frames.shape, *[1] * (fbank.ndim - valid_frames.ndim))
+        time = torch.arange(num_frames, device=fbank.device).unsqueeze(-1)
+        return normalised.masked_fill_(time >= valid_frames.to(fbank.device).reshape(lead), 0.0)
+    normalised[..., valid_frames:, :] = 0.0
+    return normalised
+
+
+def _frame_geometry(spec: FbankSpec) -> tuple[int, int, int]:
+    """Window, shift and FFT size in samples. Kaldi truncates: a 4.4 ms shift is 70 samples, not 70.4."""
+    window_size = int(SAMPLE_RATE * spec.frame_length_ms * 0.001)
+    shift = int(SAMPLE_RATE * spec.frame_shift_ms * 0.001)
+    return window_size, shift, 1 << (window_size - 1).bit_length()
+
+
+@lru_cache(maxsize=32)
+def _window(spec: FbankSpec, device: torch.device) -> Tensor:
+    """``[window_size]`` symmetric Hann window."""
+    return torch.hann_window(_frame_geometry(spec)[0], periodic=False, dtype=torch.float32, device=device)
+
+
+@lru_cache(maxsize=32)
+def _mel_filters(spec: FbankSpec, device: torch.device) -> Tensor:
+    """``[fft_size / 2, F]`` triangular filters, equally spaced on Kaldi's mel scale ``1127 ln(1 + f / 700)``.
+
+    With many bins the lowest triangles fall between two FFT bins and stay empty (16 of 224): constant log floor.
+    Computed in float32, as Kaldi does: the slopes depend on it in the fifth digit.
+    """
+    fft_size = _frame_geometry(spec)[2]
+    low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (_LOW_HZ, SAMPLE_RATE / 2))
+    spacing = (high - low) / (spec.num_mel_bins + 1)
+    edges = torch.arange(spec.num_mel_bins).unsqueeze(1)
+    left, centre, right = low + edges * spacing, low + (edges + 1.0) * spacing, low + (edges + 2.0) * spacing
+    mel = 1127.0 * (1.0 + (SAMPLE_RATE / fft_size) * torch.arange(fft_size // 2, dtype=torch.float32) / 700.0).log()
+    rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
+    return torch.minimum(rising, falling).clamp_(min=0.0).T.contiguous().to(device)

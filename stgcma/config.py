@@ -19,6 +19,7 @@ BranchChoice = Literal["both", "visual", "audio"]
 Fusion = Literal["both", "audio_to_visual", "visual_to_audio", "none"]
 StageMode = Literal["absent", "frozen", "adapted"]
 SizePreset = Literal["tiny", "base"]
+AVQAVariant = Literal["b_lavish", "b_released", "l"]
 
 
 def chosen_branches(choice: BranchChoice) -> tuple[Branch, ...]:
@@ -79,6 +80,15 @@ class AdaptationConfig:
         return tuple(b for b in self.running if b in chosen_branches(self.adapted_branches))
 
     @property
+    def stage_modes(self) -> dict[str, StageMode]:
+        return {"temporal": self.temporal_stage, "spatial": self.spatial_stage, "global": self.global_stage}
+
+    @property
+    def has_gates(self) -> bool:
+        """Gates are registered, even where unused, unless both stages they belong to are absent."""
+        return not (self.spatial_stage == self.global_stage == "absent")
+
+    @property
     def has_adapters(self) -> bool:
         """False for the plain backbone and for full fine-tuning."""
         return not self.full_finetuning and "adapted" in (self.temporal_stage, self.spatial_stage, self.global_stage)
@@ -87,6 +97,58 @@ class AdaptationConfig:
     def interacts(self) -> bool:
         """Whether any cross-attention message is computed."""
         return len(self.adapted) == 2 and self.fusion != "none" and not self.full_finetuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskDecoderConfig:
+    """Widths of the segmentation decoder (method section 4); the defaults are the published ones."""
+
+    channels: int = 256
+    """Width of the fused maps at every scale; the audio-visual attention works at half of it."""
+    scale_dims: tuple[int, ...] = (64, 128, 320, 512)
+    """Width of each stage's map in front of its dilated convolutions, highest resolution first."""
+    audio_dim: int = 128
+    """Width of the audio feature that attends over the maps."""
+    head_dims: tuple[int, int] = (128, 32)
+    """Hidden widths of the mask head."""
+
+    def __post_init__(self) -> None:
+        if self.channels < 2 or self.channels % 2:
+            raise ConfigError(f"model.mask_decoder.channels needs an even number of at least 2, got {self.channels}.")
+        for name, widths in (
+            ("scale_dims", self.scale_dims),
+            ("audio_dim", (self.audio_dim,)),
+            ("head_dims", self.head_dims),
+        ):
+            if min(widths, default=0) < 1:
+                raise ConfigError(f"model.mask_decoder.{name} needs positive integers, got {list(widths)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerHeadConfig:
+    """Widths of the question-answering head (method section 5); the defaults are the published ones."""
+
+    dim: int = 512
+    """Working width of variant B; variant L works at the encoder's output width."""
+    released_audio_dim: int = 128
+    """Audio bottleneck of the released file of variant B."""
+    match_dims: tuple[int, int, int] = (512, 256, 128)
+    """Hidden widths of the match branch."""
+    num_attention_heads: int = 4
+    dropout: float = 0.1
+    num_words: int = 93
+    """Rows of the question embedding, the pad included; at least the words of the training questions."""
+    num_answers: int = 42
+    """Classes; at least the distinct answers of the training questions."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "released_audio_dim", "num_attention_heads", "num_words", "num_answers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.answer_head.{name} needs a positive integer, got {getattr(self, name)}.")
+        if min(self.match_dims) < 1:
+            raise ConfigError(f"model.answer_head.match_dims needs positive integers, got {list(self.match_dims)}.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.answer_head.dropout needs a number in [0, 1), got {self.dropout}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +166,21 @@ class ModelConfig:
     """How the audio patch kernel comes from the RGB one. None: ``sum`` for CLIP, ``mean`` for Swin, as the reference."""
     drop_path_rate: float = 0.2
     """Stochastic depth on the temporal residual of the last block; linear from 0 at the first."""
+    num_classes: int = 29
+    """AVE classes, background last; checked against the shards."""
     head_hidden_dim: int = 512
     """Width between the two linear layers of the AVE head."""
     head_activation: Literal["none", "gelu"] = "none"
     """``none`` as published: two linear layers in a row. ``gelu`` gives the head its own audio x visual product."""
     head_dropout: float = 0.5
-    avqa_variant: Literal["b_lavish", "b_released", "l"] = "l"
+    mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
+    """Widths of the segmentation decoder; read by the AVS task only."""
+    avqa_variant: AVQAVariant = "l"
     """Which question-answering head (method section 5); read by the AVQA task only."""
     grounding_checkpoint: str | None = None
     """File whose known keys initialise the AVQA grounding layers; read by the AVQA task only."""
+    answer_head: AnswerHeadConfig = field(default_factory=AnswerHeadConfig)
+    """Widths and vocabulary sizes of the question-answering head; read by the AVQA task only."""
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     """Storage of the frozen matrices and biases; ``bfloat16`` only together with bf16 mixed precision."""
 
@@ -172,7 +240,11 @@ class DataConfig:
     questions: str | None = None
     """MUSIC-AVQA only: folder of the question files; None reads what preprocessing stored."""
     negatives: Literal["stored", "batch"] = "stored"
-    """MUSIC-AVQA only: where the negative frames of the match loss come from."""
+    """MUSIC-AVQA only: where the negative frames of the match loss come from: frames stored of any other video (the
+    60-frame grid when preprocessing kept it), or the frames of the other videos in the batch."""
+    questions_per_video: int | None = None
+    """MUSIC-AVQA only: at most so many questions of one video in a step; None: all of them, the video encoded once.
+    1 is the published loop: every question encodes its video anew."""
     limit_train_clips: int | None = None
     """Use only the first n training clips in id order: smoke tests and learning curves."""
 

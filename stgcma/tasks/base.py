@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch
-from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
+from stgcma.models.encoder import AudioVisualEncoder, AVFeatures, build_encoder
+from stgcma.presets import BackboneSpec
 
 Outputs = dict[str, Tensor]
 """What a head returns, by name: ``logits`` always; more where a loss needs it."""
@@ -37,7 +38,7 @@ class Metrics(ABC):
 
 
 class Task(ABC):
-    """One downstream task; instances are stateless and listed in ``stgcma.tasks.TASKS``."""
+    """One downstream task of one model configuration; the classes are listed in ``stgcma.tasks.TASKS``."""
 
     name: ClassVar[str]
     annotation: ClassVar[str]
@@ -46,9 +47,12 @@ class Task(ABC):
     """Key of ``Metrics.compute`` that selects the checkpoint; higher is better."""
     num_segments: ClassVar[int]
 
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
     @abstractmethod
-    def build_head(self, encoder: AudioVisualEncoder, config: ModelConfig) -> nn.Module:
-        """The trainable head; ``forward(features: AVFeatures, batch: AVBatch) -> Outputs``."""
+    def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
+        """The head, a ``TrainableModule``; ``forward(features: AVFeatures, batch: AVBatch) -> Outputs``."""
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: AVBatch) -> Tensor:
@@ -72,11 +76,17 @@ class AudioVisualModel(nn.Module):
         return self.head(features, batch)
 
 
-def build_model(config: ModelConfig, task: Task, *, device: torch.device | str = "cpu") -> AudioVisualModel:
-    """Backbone, adapters and head from one configuration; ``device="meta"`` needs no weights and no memory."""
-    from stgcma.models.encoder import build_encoder
+def build_model(
+    task: Task, *, device: torch.device | str = "cpu", spec: BackboneSpec | None = None, num_segments: int | None = None
+) -> AudioVisualModel:
+    """Backbone, adapters and head from the task's model configuration.
 
-    encoder = build_encoder(config, num_segments=task.num_segments, device=device)
+    Args:
+        task: From ``stgcma.tasks.build_task(name, config)``.
+        device: ``"meta"`` needs no weights and no memory.
+        spec: Geometry to use instead of the registered backbone (tests, golden files).
+        num_segments: Other than the task's own (golden files).
+    """
+    encoder = build_encoder(task.config, num_segments=num_segments or task.num_segments, device=device, spec=spec)
     with torch.device(device):
-        head = task.build_head(encoder, config)
-    return AudioVisualModel(encoder, head)
+        return AudioVisualModel(encoder, task.build_head(encoder))

@@ -1,0 +1,1 @@
+"""The method: adapters, the adapted block, backbones and the encoder built from them."""

@@ -1,0 +1,143 @@
+"""The answering head: grounding, match branch and question-guided fusion (method section 5).
+
+Every video is encoded once; its ``S`` audio and visual features are then indexed by question. Shapes: ``B`` videos,
+``Q`` questions, ``S`` seconds, ``P`` visual tokens, ``C`` encoder width, ``d`` working width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stgcma.config import AnswerHeadConfig, AVQAVariant
+from stgcma.data.batch import AVBatch, QuestionTargets
+from stgcma.errors import ShardMismatchError
+from stgcma.models.adapters import TrainableModule
+from stgcma.models.encoder import AVFeatures
+from stgcma.models.grounding import Grounding
+from stgcma.models.question import QuestionEncoder
+
+
+class QuestionAttention(TrainableModule):
+    """The question attends over the seconds of one modality, then a residual feed-forward step and LayerNorm.
+
+    There is no residual from the question itself, as published.
+    """
+
+    role: str = "avqa_head"
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.inner = nn.Linear(dim, dim)
+        self.outer = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        for layer in (self.attention.out_proj, self.inner, self.outer):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, question: Tensor, seconds: Tensor) -> Tensor:
+        """``question [Q, d]``, ``seconds [Q, S, d]`` -> ``[Q, d]``."""
+        attended, _ = self.attention(question.unsqueeze(1), seconds, seconds, need_weights=False)
+        attended = attended.squeeze(1)
+        attended = attended + self.dropout(self.outer(self.dropout(F.relu(self.inner(attended)))))
+        return self.norm(attended)
+
+
+class AVQAHead(TrainableModule):
+    """Encoder features and questions -> answer logits, and match logits where negatives are given.
+
+    A branch that does not run contributes zeros, so that single-modality baselines have the same head; there is
+    nothing to match then, and no match logits.
+
+    Args:
+        feature_dim: ``C``.
+        variant: Which published head (``Grounding``).
+        config: Widths and vocabulary sizes.
+        plain_visual: Frames ``[N, 3, H, W]`` -> tokens ``[N, h, w, C]`` of the plain frozen backbone, for negatives.
+    """
+
+    role: str = "avqa_head"
+
+    def __init__(
+        self,
+        feature_dim: int,
+        variant: AVQAVariant,
+        config: AnswerHeadConfig,
+        plain_visual: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.plain_visual = plain_visual
+        self.grounding = Grounding(feature_dim, variant, config)
+        dim = self.grounding.dim
+        self.question = QuestionEncoder(config.num_words, dim)
+        self.ask_visual = QuestionAttention(dim, config.num_attention_heads, config.dropout)
+        self.ask_audio = QuestionAttention(dim, config.num_attention_heads, config.dropout)
+        self.fusion = nn.Linear(2 * dim, dim)
+        self.answer = nn.Linear(dim, config.num_answers)
+        for layer in (self.fusion, self.answer):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: AVFeatures, batch: AVBatch) -> dict[str, Tensor]:
+        """Answer every question of the batch.
+
+        Returns:
+            ``logits [Q, answers]``; with negatives also ``match_positive`` and ``match_negative``, ``[Q, S, 2]``.
+        """
+        targets = batch.targets
+        assert isinstance(targets, QuestionTargets)
+        self._check_vocabulary(targets)
+        tokens, pooled = self._branch_features(features)
+        audio = self.grounding.hear(pooled)
+        visual = self.grounding.look(self.grounding.visual_projection(tokens), audio)
+        asked = targets.video_index
+        outputs = {"logits": self.fuse(self.question(targets.questions), audio[asked], visual[asked])}
+        negatives = self._negative_tokens(batch, targets) if len(features.tokens) == 2 else None
+        if negatives is not None:
+            outputs["match_positive"] = self.grounding.match(audio, visual)[asked]
+            outputs["match_negative"] = self.grounding.match(audio[asked], self.grounding.look(negatives, audio[asked]))
+        return outputs
+
+    def fuse(self, question: Tensor, audio: Tensor, visual: Tensor) -> Tensor:
+        """``question [Q, d]`` with its video's ``audio`` and ``visual [Q, S, d]`` -> logits (step 5; audio first)."""
+        heard = self.ask_audio(question, audio) + audio.mean(dim=1)
+        seen = self.ask_visual(question, visual) + visual.mean(dim=1)
+        fused = self.fusion(torch.tanh(torch.cat([heard, seen], dim=-1)))
+        return self.answer(torch.tanh(fused * question))
+
+    def _branch_features(self, features: AVFeatures) -> tuple[Tensor, Tensor]:
+        """Visual tokens ``[B, S, P, C]`` and pooled audio ``[B, S, C]``, zeros for a branch that does not run."""
+        tokens, pooled = features.tokens.get("visual"), features.pooled.get("audio")
+        if tokens is not None:
+            tokens = tokens.flatten(2, -2)
+        if pooled is None:
+            pooled = torch.zeros_like(tokens[:, :, 0])
+        if tokens is None:
+            tokens = torch.zeros_like(pooled.unsqueeze(2))
+        return tokens, pooled
+
+    def _negative_tokens(self, batch: AVBatch, targets: QuestionTargets) -> Tensor | None:
+        """Projected tokens ``[Q, S, P, d]`` of the negative frames, or None where there are none."""
+        project = self.grounding.visual_projection
+        if targets.negatives is not None:
+            tokens = self.plain_visual(targets.negatives.flatten(0, 1)).flatten(1, -2)
+            return project(tokens).unflatten(0, targets.negatives.shape[:2])
+        if targets.negative_index is not None and batch.frames is not None:
+            tokens = self.plain_visual(batch.frames.flatten(0, 1)).flatten(1, -2)
+            video, second = targets.negative_index.unbind(-1)
+            return project(tokens).unflatten(0, batch.frames.shape[:2])[video, second]
+        return None
+
+    def _check_vocabulary(self, targets: QuestionTargets) -> None:
+        self.question.check_vocabulary(targets.num_words)
+        if targets.num_answers > self.config.num_answers:
+            raise ShardMismatchError(
+                f"The data has {targets.num_answers} answers, the model classifies {self.config.num_answers}. "
+                f"Set model.answer_head.num_answers: {targets.num_answers}."
+            )

@@ -1,0 +1,133 @@
+"""Swin (timm) with a second input layer for fbanks (method section 3). Layout ``[B, S, H, W, C]`` throughout."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
+from torch import Tensor, nn
+
+from stgcma.config import Branch
+from stgcma.errors import ConfigError
+from stgcma.models.adapters import Tokens
+from stgcma.models.backbones.base import Backbone, FrozenBlock, check_input
+from stgcma.models.backbones.clip_vit import audio_patch_weight
+from stgcma.presets import BackboneSpec
+
+
+class SwinBlock(FrozenBlock):
+    """One ``SwinTransformerBlock``; space is one (shifted) window, both modalities shifted alike."""
+
+    uses_temporal_bias = True
+
+    def __init__(self, block: SwinTransformerBlock, index: int) -> None:
+        self.block = block
+        self.width = block.dim
+        self.num_heads = block.attn.num_heads
+        self.has_temporal = index % 2 == 0
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.qkv_linear, self.out_proj, self.mlp = block.attn.qkv, block.attn.proj, block.mlp
+        height, width = block.input_resolution
+        if height % block.window_size[0] or width % block.window_size[1]:
+            raise ConfigError(
+                f"Swin needs a resolution that its windows divide, got {height}x{width} with windows "
+                f"{block.window_size[0]}x{block.window_size[1]}. Change image_size or window_size."
+            )
+
+    def qkv(self, x: Tensor) -> Tensor:
+        return self.qkv_linear(x)
+
+    def to_groups(self, x: Tensor) -> Tensor:
+        x = x.flatten(0, 1)
+        shift = self.block.shift_size
+        if any(shift):
+            x = torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2))
+        return window_partition(x, self.block.window_size).flatten(1, 2)
+
+    def from_groups(self, groups: Tensor, like: Tensor) -> Tensor:
+        height, width = like.shape[2:4]
+        windows = groups.unflatten(1, self.block.window_size)
+        x = window_reverse(windows, self.block.window_size, height, width)
+        if any(self.block.shift_size):
+            x = torch.roll(x, self.block.shift_size, dims=(1, 2))
+        return x.view(like.shape)
+
+    def spatial_bias(self) -> Tensor:
+        bias = self.block.attn._get_rel_pos_bias()
+        mask = self.block.attn_mask
+        return bias if mask is None else bias + mask.unsqueeze(1)
+
+    def drop_path_mask(self, x: Tensor) -> list[int]:
+        """One draw per clip and location, shared by its segments, as in the reference."""
+        return [x.shape[0], 1, x.shape[2], x.shape[3], 1]
+
+
+class SwinBackbone(Backbone):
+    """``timm``'s ``SwinTransformer`` without its head, plus the derived audio patch embedding.
+
+    Args:
+        spec: Geometry.
+        audio_patch_weights: ``mean`` (default, the reference's) or ``sum`` over the RGB kernel.
+        plain_drop_path_rate: Stochastic depth of ``plain_visual`` in train mode (AVQA negatives); the adapted path
+            has its own and never uses it.
+    """
+
+    def __init__(self, spec: BackboneSpec, audio_patch_weights: str | None, plain_drop_path_rate: float) -> None:
+        super().__init__()
+        self.spec = spec
+        self.audio_patch_weights = audio_patch_weights or "mean"
+        self.swin = SwinTransformer(
+            img_size=spec.image_size, patch_size=spec.patch_size, embed_dim=spec.width, depths=spec.depths,
+            num_heads=spec.num_heads, window_size=spec.window_size, num_classes=0,
+            drop_path_rate=plain_drop_path_rate,
+        )  # fmt: skip
+        self.audio_proj = nn.Conv2d(1, spec.width, spec.patch_size, stride=spec.patch_size)
+        self.audio_norm = copy.deepcopy(self.swin.patch_embed.norm)
+        self.stages = [[SwinBlock(b, i) for i, b in enumerate(stage.blocks)] for stage in self.swin.layers]
+        self.derive_audio_embedding()
+
+    @torch.no_grad()
+    def derive_audio_embedding(self) -> None:
+        visual = self.swin.patch_embed
+        self.audio_proj.weight.copy_(audio_patch_weight(visual.proj.weight, self.audio_patch_weights))
+        self.audio_proj.bias.copy_(visual.proj.bias)
+        self.audio_norm.load_state_dict(visual.norm.state_dict())
+
+    def embed(self, branch: Branch, inputs: Tensor, temporal: Tensor | None) -> Tensor:
+        size = self.spec.image_size
+        if branch == "visual":
+            check_input(branch, inputs, (3, size, size))
+            tokens = self.swin.patch_embed(inputs.flatten(0, 1))
+        else:
+            check_input(branch, inputs, self.spec.audio_size)
+            tokens = self.audio_norm(self.audio_proj(inputs.flatten(0, 1).unsqueeze(1)).permute(0, 2, 3, 1))
+        return tokens.unflatten(0, inputs.shape[:2])
+
+    def enter_stage(self, stage: int, x: Tokens) -> Tokens:
+        """Patch merging, which timm keeps at the start of every stage but the first."""
+        if stage == 0:
+            return x
+        merge = self.swin.layers[stage].downsample
+        return {branch: merge(value.flatten(0, 1)).unflatten(0, value.shape[:2]) for branch, value in x.items()}
+
+    def finish(self, x: Tensor, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
+        tokens = self.swin.norm(x)
+        return tokens, tokens.mean(dim=(2, 3))
+
+    @torch.no_grad()
+    def plain_visual(self, frames: Tensor) -> Tensor:
+        """Frames ``[N, 3, H, W]`` through the unadapted backbone: final tokens ``[N, h, w, D]``, without gradient."""
+        return self.swin.forward_features(frames)
+
+    def take_output_norm(self) -> None:
+        return None
+
+    def drop_branch(self, branch: Branch) -> None:
+        if branch == "visual":
+            del self.swin.patch_embed
+        else:
+            del self.audio_proj, self.audio_norm
+
+    def frozen_role(self, name: str) -> str:
+        return "frozen_audio_patch_embed" if name.startswith(("audio_proj", "audio_norm")) else "frozen_backbone"

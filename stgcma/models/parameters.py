@@ -1,0 +1,105 @@
+"""Which parameters are trained, how many there are, and what an adapter-only checkpoint holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stgcma.errors import CheckpointError
+from stgcma.models.adapters import TrainableModule
+from stgcma.models.backbones.base import Backbone
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Exact integers. ``by_role`` sums to ``total``; frozen roles begin with ``frozen_``."""
+
+    trainable: int
+    total: int
+    by_role: dict[str, int]
+
+
+def _owned(module: nn.Module, prefix: str = "", owner: TrainableModule | None = None) -> Iterator[tuple[str, str, bool]]:
+    """(full name, role, trained) of every parameter and persistent buffer; shared ones once per place."""
+    if isinstance(module, TrainableModule):
+        owner = module
+    for name in [n for n, p in module._parameters.items() if p is not None] + [
+        n for n in module._buffers if n not in module._non_persistent_buffers_set and module._buffers[n] is not None
+    ]:
+        yield prefix + name, owner.role if owner else "", owner is not None
+    for name, child in module.named_children():
+        if isinstance(child, Backbone) and owner is None:
+            for key in child.state_dict():
+                yield f"{prefix}{name}.{key}", child.frozen_role(key), False
+        else:
+            yield from _owned(child, f"{prefix}{name}.", owner)
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Full name -> parameter, for everything owned by a ``TrainableModule``."""
+    names = {name for name, _, trained in _owned(model) if trained}
+    return {name: parameter for name, parameter in model.named_parameters() if name in names}
+
+
+def parameter_roles(model: nn.Module) -> dict[str, str]:
+    """Full name -> role of every parameter (``stgcma-jobs params`` prints their sums)."""
+    roles = {name: role for name, role, _ in _owned(model)}
+    return {name: roles.get(name) or "frozen_backbone" for name, _ in model.named_parameters()}
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Trainable and total parameters and their breakdown; works on the meta device.
+
+    Neither includes CLIP's text tower and projection, which are never built; frozen audio input layers count.
+    """
+    roles = parameter_roles(model)
+    by_role: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        by_role[roles[name]] += parameter.numel()
+    trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
+    return ParameterCount(trainable, sum(by_role.values()), dict(by_role))
+
+
+def trainable_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """What an adapter-only checkpoint holds: trained parameters and their modules' buffers, on the CPU."""
+    names = {name for name, _, trained in _owned(model) if trained}
+    return {name: value.detach().cpu() for name, value in model.state_dict().items() if name in names}
+
+
+@torch.no_grad()
+def load_trainable_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what ``trainable_state_dict`` saved; strict.
+
+    Raises:
+        CheckpointError: If names or shapes differ, with the first few of each.
+    """
+    own = {name: value for name, value in model.state_dict().items() if name in trainable_state_dict(model)}
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if missing or unexpected or shapes:
+        raise CheckpointError(
+            f"The checkpoint is of another model: {len(missing)} tensors missing {missing[:3]}, {len(unexpected)} "
+            f"unknown {unexpected[:3]}, {len(shapes)} of another shape {shapes[:3]}. "
+            "Use the run's own config.yaml, or start a new run."
+        )
+    for name, value in own.items():
+        value.copy_(state[name])
+
+
+def cast_frozen_matrices(model: nn.Module, dtype: torch.dtype) -> None:
+    """Store frozen matrices and their biases in ``dtype``; LayerNorms, embeddings and tables stay float32.
+
+    Under autocast this leaves no cast of a frozen weight in a forward pass (method section 10).
+    """
+    for module in model.modules():
+        if not isinstance(module, Backbone):
+            continue
+        for layer in module.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d, nn.MultiheadAttention)):
+                for parameter in layer.parameters(recurse=False):
+                    if not parameter.requires_grad:
+                        parameter.data = parameter.data.to(dtype)

@@ -1,0 +1,48 @@
+"""Question encoder of the answering head (method section 5, step 1).
+
+Shapes: ``Q`` questions, ``L`` word positions, ``d`` working width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stgcma.errors import ShardMismatchError
+from stgcma.models.adapters import TrainableModule
+
+
+class QuestionEncoder(TrainableModule):
+    """Words -> one vector: embedding, tanh, one LSTM layer, ``Linear(tanh(cat(h, c)))``.
+
+    The LSTM runs over all ``L`` positions, pads included, and its last state is used: that is the published model, so
+    the padding length is part of it.
+
+    Args:
+        num_words: Entries of the question vocabulary, the pad at 0.
+        dim: ``d``.
+    """
+
+    role: str = "avqa_head"
+
+    def __init__(self, num_words: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_words, dim)
+        self.lstm = nn.LSTM(dim, dim, batch_first=True)
+        self.project = nn.Linear(2 * dim, dim)
+        nn.init.trunc_normal_(self.project.weight, std=0.02)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, questions: Tensor) -> Tensor:
+        """``[Q, L]`` word ids -> ``[Q, d]``."""
+        words = torch.tanh(self.embedding(questions))
+        _, (hidden, cell) = self.lstm(words)
+        return self.project(torch.tanh(torch.cat([hidden[0], cell[0]], dim=-1)))
+
+    def check_vocabulary(self, num_words: int) -> None:
+        """Raise ``ShardMismatchError`` if the data knows more words than the embedding has rows."""
+        if num_words > self.embedding.num_embeddings:
+            raise ShardMismatchError(
+                f"The question vocabulary of the data has {num_words} words, the model embeds "
+                f"{self.embedding.num_embeddings}. Set model.answer_head.num_words: {num_words}."
+            )

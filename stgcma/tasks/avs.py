@@ -1,0 +1,74 @@
+"""Audio-visual segmentation (AVSBench S4 and MS3): the mask of what sounds, for each of five frames."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stgcma.config import ModelConfig
+from stgcma.data.batch import AVBatch, MaskTargets
+from stgcma.errors import ConfigError
+from stgcma.models.avs_decoder import MaskDecoder
+from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
+from stgcma.tasks.base import Outputs, Task
+from stgcma.tasks.segmentation_metrics import SegmentationMetrics
+
+
+class SegmentationHead(nn.Module):
+    """The decoder on the encoder's stage maps and pooled audio."""
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features: AVFeatures, batch: AVBatch) -> Outputs:
+        """``{"logits": [B, K, H, W]}`` for the frames that have a target; for all ``S`` where there is none."""
+        segments = batch.targets.frame_index if isinstance(batch.targets, MaskTargets) else None
+        return {"logits": self.decoder(features.stage_maps, features.pooled["audio"], segments)}
+
+
+class AVSTask(Task):
+    """Masks of sounding objects. S4 trains on the mask of the first frame, MS3 on all five."""
+
+    name: ClassVar[str] = "avs"
+    annotation: ClassVar[str] = "masks"
+    selection_metric: ClassVar[str] = "miou"
+    num_segments: ClassVar[int] = 5
+
+    def build_head(self, encoder: AudioVisualEncoder, config: ModelConfig) -> nn.Module:
+        spec, decoder = encoder.spec, config.mask_decoder
+        if spec.family != "swin":
+            raise ConfigError(
+                f"Task 'avs' reads maps at several resolutions, which backbone {spec.name!r} does not have. "
+                "Choose a Swin backbone."
+            )
+        if len(encoder.running) != 2:
+            raise ConfigError(
+                "Task 'avs' needs both branches: the decoder combines visual maps with sound, got branches: "
+                f"{config.adaptation.branches}. Set model.adaptation.branches: both."
+            )
+        stage_dims = [spec.width * 2**stage for stage in range(len(spec.depths))]
+        if len(decoder.scale_dims) != len(stage_dims):
+            raise ConfigError(
+                f"model.mask_decoder.scale_dims needs one width for each of the {len(stage_dims)} stages of "
+                f"{spec.name!r}, got {list(decoder.scale_dims)}."
+            )
+        return SegmentationHead(MaskDecoder(stage_dims, encoder.output_dim, decoder))
+
+    def loss(self, outputs: Outputs, batch: AVBatch) -> Tensor:
+        """Binary cross-entropy over the pixels of the frames that have a mask (called IoU loss in the paper).
+
+        Taken from probabilities with the logarithm cut at -100, as the reference does; always in float32.
+        """
+        targets = batch.targets
+        if not isinstance(targets, MaskTargets):
+            raise TypeError(f"AVSTask.loss needs MaskTargets, got {type(targets).__name__}.")
+        logits = outputs["logits"]
+        with torch.autocast(logits.device.type, enabled=False):
+            return F.binary_cross_entropy(torch.sigmoid(logits.float()), targets.masks)
+
+    def new_metrics(self, *, detailed: bool = False) -> SegmentationMetrics:
+        return SegmentationMetrics(detailed=detailed)

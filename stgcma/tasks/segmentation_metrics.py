@@ -1,0 +1,166 @@
+"""mIoU and F-score of predicted masks, as AVSBench defines them (method section 4.2).
+
+Everything is first a number per frame or per clip and then a plain mean of those. So the sums of batches and workers
+add up, and the result does not depend on how the clips were batched. The published mIoU averages the means of batches:
+the same number whenever all batches are equally large (740 test clips in batches of 2). The published F-score picks
+its best threshold per batch, and AVSBench evaluates with one clip a batch: here it is picked per clip.
+
+Shapes: ``N`` frames, ``B`` clips, ``K`` frames with a mask per clip, ``H W`` pixels, ``L`` = 255 thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stgcma.data.batch import AVBatch, MaskTargets
+from stgcma.tasks.base import Metrics, Outputs
+
+FSCORE_BETA_SQUARED = 0.3
+NUM_THRESHOLDS = 255
+IOU_EPS = 1e-7
+FSCORE_EPS = 1e-20
+
+
+def binary_masks(logits: Tensor) -> Tensor:
+    """Foreground where ``sigmoid(logit) > 0.5``, strictly: a logit of exactly 0 is background."""
+    return torch.sigmoid(logits) > 0.5
+
+
+def frame_ious(logits: Tensor, masks: Tensor) -> Tensor:
+    """Intersection over union of every frame.
+
+    A frame without foreground in its ground truth is scored on the background instead: the share of its pixels that
+    are background in both.
+
+    Args:
+        logits: ``[N, H, W]``.
+        masks: Ground truth {0, 1}, ``[N, H, W]``.
+
+    Returns:
+        ``[N]`` float64.
+    """
+    predicted, truth = binary_masks(logits).flatten(1), masks.flatten(1) > 0.5
+    intersection = (predicted & truth).sum(1).double()
+    union = (predicted | truth).sum(1).double()
+    empty = ~truth.any(1)
+    both_background = truth.shape[1] - union
+    intersection = torch.where(empty, both_background, intersection)
+    union = torch.where(empty, torch.full_like(union, truth.shape[1]), union)
+    return intersection / (union + IOU_EPS)
+
+
+def frame_fscores(logits: Tensor, masks: Tensor) -> Tensor:
+    """F-score (beta^2 = 0.3) of every frame at ``linspace(0, 1 - 1e-10, 255)``; a pixel counts when its value reaches it.
+
+    One histogram per frame instead of 255 comparisons: pixels are counted by the number of thresholds they reach, and
+    a cumulative sum from the right gives the counts at every threshold, exactly.
+
+    Args:
+        logits: ``[N, H, W]``.
+        masks: Ground truth {0, 1}, ``[N, H, W]``.
+
+    Returns:
+        ``[N, L]`` float64; meaningful for frames with foreground only.
+    """
+    probabilities, truth = torch.sigmoid(logits).flatten(1), masks.flatten(1) > 0.5
+    thresholds = torch.linspace(0, 1 - 1e-10, NUM_THRESHOLDS, dtype=probabilities.dtype, device=probabilities.device)
+    reached = torch.searchsorted(thresholds, probabilities.contiguous(), right=True)
+    positive = _reaching(reached, torch.ones_like(probabilities, dtype=torch.float64))
+    true_positive = _reaching(reached, truth.double())
+    precision = true_positive / (positive + FSCORE_EPS)
+    recall = true_positive / (truth.sum(1, keepdim=True) + FSCORE_EPS)
+    score = (1 + FSCORE_BETA_SQUARED) * precision * recall / (FSCORE_BETA_SQUARED * precision + recall)
+    return score.nan_to_num(0.0)
+
+
+def _reaching(reached: Tensor, weights: Tensor) -> Tensor:
+    """Sum of ``weights`` over the pixels at or above each threshold: ``[N, pixels] -> [N, L]``."""
+    counts = weights.new_zeros(len(reached), NUM_THRESHOLDS + 1).scatter_add_(1, reached, weights)
+    return counts.flip(1).cumsum(1).flip(1)[:, 1:]
+
+
+def clip_fscores(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """F-score of every clip at its best threshold, and which clips have one.
+
+    Args:
+        logits: ``[B, K, H, W]``.
+        masks: ``[B, K, H, W]``.
+
+    Returns:
+        Scores ``[B]`` float64 and ``[B]`` bool: clips with foreground in at least one frame. The others score 0 and
+        do not count.
+    """
+    scores = frame_fscores(logits.flatten(0, 1), masks.flatten(0, 1)).unflatten(0, masks.shape[:2])
+    sounding = (masks > 0.5).flatten(2).any(2)
+    frames = sounding.sum(1)
+    curve = (scores * sounding.unsqueeze(2)).sum(1) / frames.clamp(min=1).unsqueeze(1)
+    return curve.max(1).values, frames > 0
+
+
+class SegmentationMetrics(Metrics):
+    """Sums behind ``miou`` and ``fscore``, and with ``detailed`` the same per category.
+
+    Args:
+        detailed: Also keep ``category/<name>`` sums. Categories appear as they are met, so two workers may hold
+            different ones; ``merge`` adds what either has.
+    """
+
+    _PARTS = ("iou", "frames", "fscore", "fscore_clips")
+
+    def __init__(self, *, detailed: bool = False) -> None:
+        self.detailed = detailed
+        self.sums = {name: _zero() for name in self._PARTS}
+
+    def update(self, outputs: Outputs, batch: AVBatch) -> None:
+        """Add the clips of one batch: ``outputs["logits"] [B, K, H, W]`` against ``batch.targets.masks``."""
+        targets = batch.targets
+        if not isinstance(targets, MaskTargets):
+            raise TypeError(f"SegmentationMetrics needs MaskTargets, got {type(targets).__name__}.")
+        logits, masks = outputs["logits"].detach().float(), targets.masks
+        ious = frame_ious(logits.flatten(0, 1), masks.flatten(0, 1)).view(masks.shape[:2]).sum(1)
+        scores, counted = clip_fscores(logits, masks)
+        per_clip = torch.stack(
+            [ious, torch.full_like(ious, masks.shape[1]), scores * counted, counted.double()], dim=1
+        ).cpu()
+        self._add("", per_clip.sum(0))
+        if self.detailed:
+            for category, values in zip(targets.categories, per_clip, strict=bool(targets.categories)):
+                if category:
+                    self._add(f"category/{category}/", values)
+
+    def _add(self, prefix: str, values: Tensor) -> None:
+        for name, value in zip(self._PARTS, values, strict=True):
+            self.sums[prefix + name] = self.sums.get(prefix + name, _zero()) + value
+
+    def merge(self, other: dict[str, Tensor]) -> None:
+        for name, value in other.items():
+            self.sums[name] = self.sums.get(name, _zero()) + value
+
+    def compute(self) -> dict[str, float]:
+        """``miou`` and ``fscore``; with ``detailed`` also ``category/<name>/miou`` and ``.../fscore``."""
+        prefixes = sorted({name.rpartition("/")[0] for name in self.sums})
+        return {
+            key: value for prefix in prefixes for key, value in self._finish(f"{prefix}/" if prefix else "").items()
+        }
+
+    def _finish(self, prefix: str) -> dict[str, float]:
+        iou, frames, fscore, clips = (float(self.sums[prefix + name]) for name in self._PARTS)
+        return {prefix + "miou": _ratio(iou, frames), prefix + "fscore": _ratio(fscore, clips)}
+
+
+def _zero() -> Tensor:
+    return torch.zeros((), dtype=torch.float64)
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else float("nan")
+
+
+def category_table(values: dict[str, float]) -> list[tuple[str, float, float]]:
+    """``compute()`` -> (category, mIoU, F-score) rows, best mIoU first."""
+    names: Sequence[str] = [key.split("/")[1] for key in values if key.startswith("category/") and key.endswith("/miou")]
+    rows = [(name, values[f"category/{name}/miou"], values[f"category/{name}/fscore"]) for name in names]
+    return sorted(rows, key=lambda row: (-row[1], row[0]))

@@ -1,0 +1,91 @@
+"""Check this machine and this code against golden files of the reference implementation.
+
+A golden file is a ``.safetensors`` file of weights (``param.*``), inputs, outputs and gradients. What it contains decides
+which case checks it, and the model's configuration is read from its metadata, so files of any size can be checked.
+Tolerances: relative L2 error 1e-5 on outputs, 1e-4 on each gradient tensor, 1e-2 on all gates of a file as one vector
+(their float32 gradients are sums with cancellation).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+
+from stgcma.data.parity import AUDIO_CASES
+from stgcma.errors import ParityError
+from stgcma.models.parity import ENCODER_CASES
+from stgcma.parity import Check
+
+CaseFunction = Callable[[Path, str], list[Check]]
+Recognise = Callable[[set[str], dict], bool]
+"""(tensor names, model configuration of the metadata) -> whether the case checks such a file."""
+
+CASES: dict[str, tuple[Recognise, CaseFunction]] = {**ENCODER_CASES, **AUDIO_CASES}
+"""Case name -> how its files are recognised and checked; the first that recognises a file is used."""
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """Result of one golden file."""
+
+    file: str
+    case: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def worst(self, kind: str) -> Check | None:
+        """The check nearest to (or furthest past) its tolerance among those whose name starts with ``kind``."""
+        checks = [check for check in self.checks if check.name.startswith(kind)]
+        return max(checks, key=lambda check: check.error / check.tolerance, default=None)
+
+    def line(self) -> str:
+        """One line: verdict, file, case, worst relative errors."""
+        groups = dict.fromkeys(check.name.split(".")[0] for check in self.checks)
+        worst = "  ".join(f"{g} {c.error:.1e}/{c.tolerance:.0e}" for g in groups if (c := self.worst(g)))
+        return f"{'ok  ' if self.passed else 'FAIL'} {self.file}  [{self.case}, {len(self.checks)} checks]  {worst}"
+
+    def failures(self) -> list[str]:
+        return [f"{c.name}: {c.error:.3e} exceeds {c.tolerance:.0e}" for c in self.checks if not c.passed]
+
+
+def read_config(file: Path) -> tuple[set[str], dict]:
+    """Tensor names and model configuration of a golden file.
+
+    Raises:
+        ParityError: If it is not a safetensors file.
+    """
+    try:
+        with safe_open(file, "pt") as handle:
+            metadata = handle.metadata() or {}
+            return set(handle.keys()), json.loads(metadata.get("config", "{}").replace("'", '"'))
+    except FileNotFoundError as error:
+        raise ParityError(f"Golden file {file} does not exist.") from error
+    except Exception as error:  # safetensors raises its own untyped errors
+        raise ParityError(f"{file} is no golden file: needed a .safetensors file, got: {error}") from error
+
+
+def verify_file(file: Path, device: str = "cpu") -> FileReport:
+    """Run the case that recognises ``file``.
+
+    Raises:
+        ParityError: If the file is unreadable or no case recognises it.
+    """
+    names, config = read_config(file)
+    for case, (recognise, check) in CASES.items():
+        if recognise(names, config):
+            return FileReport(str(file), case, tuple(check(file, device)))
+    raise ParityError(
+        f"{file} matches no known case ({', '.join(CASES)}). Needed: a golden file with the tensors of one of them."
+    )
+
+
+def verify_files(files: Sequence[Path], device: str = "cpu") -> list[FileReport]:
+    """One report a file, in order."""
+    return [verify_file(Path(file), device) for file in files]

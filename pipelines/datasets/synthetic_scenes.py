@@ -1,0 +1,164 @@
+"""What happens in a synthetic clip, second by second, before anything is drawn: objects, sound and the label.
+
+Three tasks over six shapes and six timbres. Small objects sound high, big objects sound low.
+
+| task | a second carries its class when | otherwise background because of |
+|---|---|---|
+| t1 | a shape is seen and its own timbre is heard | a silent object, an unseen sound, another object's sound |
+| t3 | ... and the pitch fits the size on screen | an impostor (right timbre, pitch of the other size), those of t1 |
+| t4 | two objects are on screen; the pitch says which one sounds (the timbre says nothing) | silence, an unseen sound |
+
+A sum of what each modality says decides t1 completely. In t3 and t4 neither modality, nor any sum of the two, decides:
+the answer is a product of size and pitch.
+
+The official AVE format gives one category and one contiguous interval to a clip, so a clip has one *candidate*
+interval: the whole clip, its beginning or its end (every second is equally likely to lie in it, so that the position of
+a second says nothing), and fillers in the rest. In t3 a candidate is the event or an impostor for the whole clip; an
+impostor clip is annotated as AVE annotates a clip without event: start = end = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+SyntheticTask = Literal["t1", "t3", "t4"]
+TASKS: tuple[SyntheticTask, ...] = ("t1", "t3", "t4")
+SHAPES = ("Circle", "Square", "Triangle", "Star", "Cross", "Ring")
+"""Categories in class order; timbre ``i`` is the voice of shape ``i`` (except in t4)."""
+TIMBRES = ("pure", "hollow", "bright", "pulsing", "wavering", "rough")
+NUM_SECONDS = 10
+BACKGROUND = len(SHAPES)
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object on screen: ``shape`` indexes ``SHAPES``."""
+
+    shape: int
+    is_big: bool
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One sound: ``timbre`` indexes ``TIMBRES``."""
+
+    timbre: int
+    is_high: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One second: what is seen and what is heard."""
+
+    objects: tuple[SceneObject, ...] = ()
+    sound: Sound | None = None
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """The ten scenes of a clip and their annotation in AVE's terms; seconds ``start .. end - 1`` carry the category."""
+
+    scenes: tuple[Scene, ...]
+    category: int
+    start: int
+    end: int
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Class of each second, ``BACKGROUND`` outside the event."""
+        return tuple(
+            self.category if self.start <= second < self.end else BACKGROUND for second in range(len(self.scenes))
+        )
+
+
+@dataclass(frozen=True)
+class TaskRule:
+    """Frequencies of one task."""
+
+    whole_clip: float
+    """Chance that the candidate interval is the whole clip."""
+    nothing: float
+    """Chance that a clip has no candidate; the remaining clips begin or end with it, for 1 to 9 seconds."""
+    match: float
+    """Chance that the candidate is the event; otherwise it is an impostor (t3)."""
+    fillers: dict[str, float]
+    """Weights of the other seconds."""
+
+
+RULES: dict[str, TaskRule] = {
+    "t1": TaskRule(
+        whole_clip=0.2, nothing=0.2, match=1.0,
+        fillers={"silent": 0.33, "unseen": 0.30, "other_shape": 0.185, "other_timbre": 0.185},
+    ),
+    "t3": TaskRule(
+        whole_clip=0.44, nothing=0.0, match=0.694,
+        fillers={"silent": 0.08, "unseen": 0.08, "other_shape": 0.05, "other_timbre": 0.05, "empty": 0.02},
+    ),
+    "t4": TaskRule(whole_clip=0.446, nothing=0.0, match=1.0, fillers={"silent": 2 / 3, "unseen": 1 / 3}),
+}  # fmt: skip
+
+
+def label_of(task: SyntheticTask, scene: Scene) -> int:
+    """The class of a scene from the definition of the task, without knowing how the scene was drawn."""
+    sound = scene.sound
+    if sound is None:
+        return BACKGROUND
+    for item in scene.objects:
+        fits_pitch = item.is_big != sound.is_high
+        fits_timbre = item.shape == sound.timbre
+        if {"t1": fits_timbre, "t3": fits_timbre and fits_pitch, "t4": fits_pitch}[task]:
+            return item.shape
+    return BACKGROUND
+
+
+def plan_clip(task: SyntheticTask, category: int, rng: np.random.Generator) -> ClipPlan:
+    """Draw the ten scenes of a clip whose event, if it has one, is of ``category``."""
+    rule = RULES[task]
+    begin, end = _candidate_interval(rule, rng)
+    is_event = rng.random() < rule.match
+    other = (category + int(rng.integers(1, len(SHAPES)))) % len(SHAPES)
+    timbre = int(rng.integers(len(TIMBRES))) if task == "t4" else category
+    is_big = bool(rng.integers(2))
+    turn = int(rng.integers(1, 2 * NUM_SECONDS))  # sizes and pitch swap together there, in about half of the clips
+    kinds = [
+        *_fill(rule.fillers, begin, rng),
+        *["candidate"] * (end - begin),
+        *_fill(rule.fillers, NUM_SECONDS - end, rng),
+    ]
+    scenes = []
+    for second, kind in enumerate(kinds):
+        big = is_big != (second >= turn)
+        objects = (SceneObject(other if kind == "other_shape" else category, big),)
+        if task == "t4":
+            objects += (SceneObject(other, not big),)
+        sound = Sound(other if kind == "other_timbre" else timbre, is_high=big != is_event)
+        scenes.append(
+            Scene(
+                objects=() if kind in ("unseen", "empty") else objects,
+                sound=None if kind in ("silent", "empty") else sound,
+            )
+        )
+    return ClipPlan(tuple(scenes), category, *((begin, end) if is_event and end > begin else (0, 0)))
+
+
+def _candidate_interval(rule: TaskRule, rng: np.random.Generator) -> tuple[int, int]:
+    draw = rng.random()
+    if draw < rule.whole_clip:
+        return 0, NUM_SECONDS
+    if draw < rule.whole_clip + rule.nothing:
+        return 0, 0
+    cut = int(rng.integers(1, NUM_SECONDS))
+    return (0, cut) if rng.random() < 0.5 else (cut, NUM_SECONDS)
+
+
+def _fill(weights: dict[str, float], num_seconds: int, rng: np.random.Generator) -> list[str]:
+    """Kinds of ``num_seconds`` seconds outside the candidate, in runs of 1 to 4."""
+    names, edges = list(weights), np.cumsum(list(weights.values()))
+    kinds: list[str] = []
+    while len(kinds) < num_seconds:
+        name = names[int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))]
+        kinds += [name] * int(rng.integers(1, 5))
+    return kinds[:num_seconds]

@@ -71,3 +71,13 @@ class AVETask(Task):
 
     def new_metrics(self, *, detailed: bool = False) -> Metrics:
         return SegmentAccuracy(self.config.num_classes, detailed=detailed)
+
+    def per_clip(self, outputs: Outputs, batch: AVBatch) -> dict[str, dict[str, Tensor]]:
+        """``correct`` and ``predicted`` of every clip, both ``[S]``."""
+        assert isinstance(batch.targets, EventTargets)
+        predicted = outputs["logits"].detach().argmax(-1)
+        correct = predicted == batch.targets.labels
+        return {
+            clip_id: {"correct": correct[index], "predicted": predicted[index]}
+            for index, clip_id in enumerate(batch.clip_ids)
+        }

@@ -62,6 +62,10 @@ class Task(ABC):
     def new_metrics(self, *, detailed: bool = False) -> Metrics:
         """Empty sums; ``detailed`` adds confusion matrices, per-category and per-type tables."""
 
+    def per_clip(self, outputs: Outputs, batch: AVBatch) -> dict[str, dict[str, Tensor]]:
+        """clip id -> name -> scores of that clip, e.g. ``correct [S]``: what intervals over clips are drawn from."""
+        return {}
+
 
 class AudioVisualModel(nn.Module):
     """Encoder and head as one module: what is trained, counted and checkpointed."""

@@ -19,6 +19,10 @@ Tokens = dict[Branch, Tensor]
 """One tensor per running branch."""
 
 
+SMALL_GROUP = 2**17
+"""``Nq * Nc`` up to which a CPU computes the attention matrix explicitly."""
+
+
 class TrainableModule(nn.Module):
     """A module whose parameters are trained. Everything outside of one is frozen.
 
@@ -74,7 +78,9 @@ def cross_attend(query: Tensor, context: Tensor) -> Tensor:
     """Parameter-free attention of ``query`` over ``context`` (CAIM, Eq. 3-4).
 
     Computes ``softmax(query @ context^T) @ context``. The paper does not divide by ``sqrt(R)``, and neither does this
-    function. It runs as scaled-dot-product attention with scale 1, which never stores the ``Nq x Nc`` matrix.
+    function. Large groups (Swin's first stage has 3136 tokens) run as scaled-dot-product attention with scale 1, which
+    never stores the ``Nq x Nc`` matrix; small ones on a CPU as two matrix products, where the fused kernel gains
+    nothing and its gradients are twice as far from float64.
 
     Args:
         query: Tokens that receive information, ``[G, Nq, R]``.
@@ -92,6 +98,8 @@ def cross_attend(query: Tensor, context: Tensor) -> Tensor:
             f"got query {list(query.shape)} and context {list(context.shape)} as [G, N, R]. "
             "Both branches of one AVAdapter must share the bottleneck ratio and the number of segments."
         )
+    if query.device.type == "cpu" and query.shape[1] * context.shape[1] <= SMALL_GROUP:
+        return torch.softmax(query @ context.transpose(-2, -1), dim=-1) @ context
     keys = context.unsqueeze(1)
     return F.scaled_dot_product_attention(query.unsqueeze(1), keys, keys, scale=1.0).squeeze(1)
 

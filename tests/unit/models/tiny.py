@@ -1,0 +1,43 @@
+"""The smallest CLIP and Swin geometries that exercise everything: shifted windows, clamping, class tokens."""
+
+import torch
+
+from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.models.encoder import build_encoder
+from stgcma.presets import BackboneSpec
+
+S = 3
+CLIP = BackboneSpec(
+    name="tiny_clip", family="clip", library_name="", image_size=32, patch_size=16, width=32, depths=(2,),
+    num_heads=(4,), audio_size=(40, 64), quick_gelu=True, fbanks=(("ave", "clip"),),
+)  # fmt: skip
+SWIN = BackboneSpec(
+    name="tiny_swin", family="swin", library_name="", image_size=32, patch_size=4, width=8, depths=(2, 2),
+    num_heads=(1, 2), window_size=4, audio_size=(32, 32), fbanks=(("ave", "swin"), ("avs", "swin"), ("avqa", "swin")),
+)  # fmt: skip
+SPECS = {"clip": CLIP, "swin": SWIN}
+
+
+def model_config(**fields) -> ModelConfig:
+    model_fields = {k: fields.pop(k) for k in list(fields) if k in ModelConfig.__dataclass_fields__}
+    adaptation = AdaptationConfig(**{"size": None, "bottleneck_ratios": (0.25,), **fields})
+    return ModelConfig(backbone="tiny", pretrained="none", adaptation=adaptation, **model_fields)
+
+
+def encoder(family: str, *, random_adapters: bool = False, seed: int = 0, **fields):
+    torch.manual_seed(seed)
+    built = build_encoder(model_config(**fields), num_segments=S, spec=SPECS[family])
+    if random_adapters:
+        for name, parameter in built.named_parameters():
+            if not name.startswith("backbone."):
+                torch.nn.init.normal_(parameter, std=0.2)
+    return built.eval()
+
+
+def inputs(family: str, batch: int = 2):
+    spec = SPECS[family]
+    generator = torch.Generator().manual_seed(7)
+    return {
+        "visual": torch.randn(batch, S, 3, spec.image_size, spec.image_size, generator=generator),
+        "audio": torch.randn(batch, S, *spec.audio_size, generator=generator),
+    }

@@ -137,7 +137,7 @@ def test_files_of_others_and_of_other_versions_are_refused():
     with pytest.raises(ShardMismatchError, match="no stgcma shard"):
         ShardMetadata.decode(pa.schema([("x", pa.int8())]), "other.parquet")
     newer = dataclasses.replace(tiny_metadata(), schema_version=99)
-    with pytest.raises(ShardMismatchError, match="schema version 99.*preprocess again"):
+    with pytest.raises(ShardMismatchError, match=r"schema version 99.*preprocess again"):
         ShardMetadata.decode(arrow_schema(newer), "newer.parquet")
 
 

@@ -1,0 +1,138 @@
+"""Random access to the rows of one preprocessed dataset, local or remote, by clip number.
+
+Clips are numbered in the order of their ids, so the numbering (and with it shuffling and augmentation) does not depend
+on how many shards there are. Files are opened on first use and never travel to another process.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from stgcma.data.manifest import ShardManifest, open_filesystem
+from stgcma.data.schema import ClipRow, ShardMetadata, decode_rows
+from stgcma.errors import ShardMismatchError
+
+CACHE_BYTES = 192 * 2**20
+"""Row-group columns each process keeps: a small dataset is read once, a large one costs this much memory."""
+
+
+class ShardStore:
+    """The rows of all splits of one manifest.
+
+    Args:
+        root: What ``DataConfig.shards`` names: a directory or URI.
+        manifest: Of the dataset and fingerprint below it.
+    """
+
+    def __init__(self, root: str, manifest: ShardManifest) -> None:
+        self.manifest = manifest
+        self.uri = f"{root.rstrip('/')}/{manifest.dataset}/{manifest.fingerprint}"
+        self._reset()
+
+    def _reset(self) -> None:
+        self._filesystem: tuple[pafs.FileSystem, str] | None = None
+        self._files: dict[str, pq.ParquetFile] = {}
+        self._index: dict[str, _SplitIndex] = {}
+        self._cache: OrderedDict[tuple[str, int, str], pa.ChunkedArray] = OrderedDict()
+        self._cached_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"manifest": self.manifest, "uri": self.uri, "index": self._index}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.manifest, self.uri = state["manifest"], state["uri"]
+        self._reset()
+        self._index = state["index"]
+
+    def clip_ids(self, split: str) -> tuple[str, ...]:
+        """Ids of all clips of a split in their numbering.
+
+        Raises:
+            ShardMismatchError: If there is no such split, or a file differs from what the manifest says.
+        """
+        return self._split(split).clip_ids
+
+    def row(self, split: str, number: int, columns: Sequence[str]) -> ClipRow:
+        """One clip with the columns asked for; the others stay at their defaults."""
+        path, group, offset = self._split(split).places[number]
+        schema = self._open(path).schema_arrow
+        chosen = [column for column in schema.names if column in columns]
+        arrays = [self._column(path, group, column).slice(offset, 1) for column in chosen]
+        fields = [schema.field(column) for column in chosen]
+        return decode_rows(pa.Table.from_arrays(arrays, schema=pa.schema(fields)))[0]
+
+    def _split(self, split: str) -> _SplitIndex:
+        if split not in self._index:
+            if split not in self.manifest.splits:
+                raise ShardMismatchError(
+                    f"{self.uri} has no split {split!r}; it has: {', '.join(self.manifest.splits) or 'none'}. "
+                    "Preprocess that split, or choose another."
+                )
+            self._index[split] = self._read_index(split)
+        return self._index[split]
+
+    def _read_index(self, split: str) -> _SplitIndex:
+        found = []
+        for entry in self.manifest.splits[split]:
+            file = self._open(entry.path)
+            if file.metadata.num_rows != entry.num_rows:
+                raise ShardMismatchError(
+                    f"{self.uri}/{entry.path} has {file.metadata.num_rows} rows, its manifest says {entry.num_rows}. "
+                    "Remove the file and run the same stgcma-jobs preprocess again: it makes only what is missing."
+                )
+            for group in range(file.metadata.num_row_groups):
+                ids = file.read_row_group(group, columns=["clip_id"], use_threads=False)["clip_id"].to_pylist()
+                found += [(clip_id, entry.path, group, offset) for offset, clip_id in enumerate(ids)]
+        found.sort()
+        return _SplitIndex([item[0] for item in found], [item[1:] for item in found])
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        if path not in self._files:
+            if self._filesystem is None:
+                self._filesystem = open_filesystem(self.uri)
+            filesystem, folder = self._filesystem
+            where = f"{folder}/{path}"
+            try:
+                if isinstance(filesystem, pafs.LocalFileSystem):
+                    file = pq.ParquetFile(where, memory_map=True)
+                else:
+                    file = pq.ParquetFile(filesystem.open_input_file(where), pre_buffer=True)
+            except FileNotFoundError:
+                raise ShardMismatchError(
+                    f"{self.uri}/{path} is listed in the manifest but missing. Run the same stgcma-jobs preprocess "
+                    "again: it makes only what is missing."
+                ) from None
+            stored = ShardMetadata.decode(file.schema_arrow, f"{self.uri}/{path}")
+            if stored != self.manifest.metadata:
+                raise ShardMismatchError(
+                    f"{self.uri}/{path} was made with {stored}, its manifest says {self.manifest.metadata}."
+                )
+            self._files[path] = file
+        return self._files[path]
+
+    def _column(self, path: str, group: int, column: str) -> pa.ChunkedArray:
+        """One column of one row group, from the cache where it is there. Neighbours are served without reading."""
+        key = (path, group, column)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        array = self._open(path).read_row_group(group, columns=[column], use_threads=False)[column]
+        self._cache[key] = array
+        self._cached_bytes += array.nbytes
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return array
+
+
+class _SplitIndex:
+    """Ids of a split in order, and where each row lies: (path, row group, offset in it)."""
+
+    def __init__(self, clip_ids: list[str], places: list[tuple[str, int, int]]) -> None:
+        self.clip_ids = tuple(clip_ids)
+        self.places = places

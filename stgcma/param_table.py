@@ -44,15 +44,11 @@ class TableRow:
         """Bottleneck ratio per stage; None without adapters."""
         if self.adaptation.full_finetuning:
             return None
-        return bottleneck_ratios(
-            backbone_spec(self.backbone), self.adaptation.size, self.adaptation.bottleneck_ratios
-        )
+        return bottleneck_ratios(backbone_spec(self.backbone), self.adaptation.size, self.adaptation.bottleneck_ratios)
 
     @property
     def model_config(self) -> ModelConfig:
-        return ModelConfig(
-            backbone=self.backbone, pretrained="none", adaptation=self.adaptation, **self.model_fields
-        )
+        return ModelConfig(backbone=self.backbone, pretrained="none", adaptation=self.adaptation, **self.model_fields)
 
 
 @dataclass(frozen=True, kw_only=True)

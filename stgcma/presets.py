@@ -57,7 +57,9 @@ class BackboneSpec:
         names = dict(self.fbanks)
         if task not in names:
             fitting = [name for name, spec in BACKBONES.items() if task in dict(spec.fbanks)]
-            raise ConfigError(f"Task {task!r} does not run on backbone {self.name!r}; it runs on: {', '.join(fitting)}.")
+            raise ConfigError(
+                f"Task {task!r} does not run on backbone {self.name!r}; it runs on: {', '.join(fitting)}."
+            )
         return names[task]
 
 
@@ -127,7 +129,9 @@ def bottleneck_ratios(spec: BackboneSpec, size: str | None, ratios: tuple[float,
     if ratios is None:
         if (spec.name, size) not in RATIOS:
             known = ", ".join(f"{b} {s}" for b, s in RATIOS)
-            raise ConfigError(f"No size preset {size!r} for backbone {spec.name!r} (known: {known}); set bottleneck_ratios.")
+            raise ConfigError(
+                f"No size preset {size!r} for backbone {spec.name!r} (known: {known}); set bottleneck_ratios."
+            )
         ratios = RATIOS[(spec.name, size)]  # type: ignore[index]
     if len(ratios) == 1:
         ratios = tuple(ratios) * len(spec.depths)

@@ -62,7 +62,7 @@ class BottleneckAdapter(TrainableModule):
 
 
 class InteractionGates(TrainableModule):
-    """The two scalars of one block, alpha and beta of Eq. 3-4, shared by its spatial and global stage; 0 at the start."""
+    """alpha and beta of Eq. 3-4: two scalars a block, shared by its spatial and global stage; 0 at the start."""
 
     role: str = "gates"
 

@@ -23,7 +23,9 @@ class ParameterCount:
     by_role: dict[str, int]
 
 
-def _owned(module: nn.Module, prefix: str = "", owner: TrainableModule | None = None) -> Iterator[tuple[str, str, bool]]:
+def _owned(
+    module: nn.Module, prefix: str = "", owner: TrainableModule | None = None
+) -> Iterator[tuple[str, str, bool]]:
     """(full name, role, trained) of every parameter and persistent buffer; shared ones once per place."""
     if isinstance(module, TrainableModule):
         owner = module

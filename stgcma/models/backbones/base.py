@@ -24,9 +24,7 @@ def packed(layer: Callable[[Tensor], Tensor], x: Tokens) -> Tokens:
         return {branch: layer(value) for branch, value in x.items()}
     flat = [value.reshape(-1, value.shape[-1]) for value in x.values()]
     parts = layer(torch.cat(flat)).split([len(part) for part in flat])
-    return {
-        branch: part.reshape(*value.shape[:-1], -1) for (branch, value), part in zip(x.items(), parts, strict=True)
-    }
+    return {branch: part.reshape(*value.shape[:-1], -1) for (branch, value), part in zip(x.items(), parts, strict=True)}
 
 
 def multi_head_attention(qkv: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:

@@ -64,7 +64,9 @@ def _read(spec: BackboneSpec, pretrained: str) -> dict[str, Tensor]:
     if path.exists() or path.suffix in (".safetensors", ".pt", ".pth", ".bin"):
         return read_weight_file(path)
     if not spec.library_name:
-        raise CheckpointError(f"Backbone {spec.name!r} has no pretrained tag {pretrained!r}: use builtin, none or a file.")
+        raise CheckpointError(
+            f"Backbone {spec.name!r} has no pretrained tag {pretrained!r}: use builtin, none or a file."
+        )
     return _download(spec, pretrained)
 
 
@@ -102,7 +104,9 @@ def _download(spec: BackboneSpec, tag: str) -> dict[str, Tensor]:
 
             known = open_clip.list_pretrained_tags_by_model(spec.library_name)
             if tag not in known:
-                raise CheckpointError(f"{spec.library_name} has no pretrained tag {tag!r}; open_clip knows: {', '.join(known)}.")
+                raise CheckpointError(
+                    f"{spec.library_name} has no pretrained tag {tag!r}; open_clip knows: {', '.join(known)}."
+                )
             return open_clip.create_model(spec.library_name, pretrained=tag).visual.state_dict()
         import timm
 

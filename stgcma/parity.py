@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -32,3 +34,8 @@ def relative_l2(got: Tensor, expected: Tensor) -> float:
     got, expected = got.detach().double().cpu(), expected.detach().double().cpu()
     scale = expected.norm().item()
     return (got - expected).norm().item() / (scale or 1.0)
+
+
+def read_model_config(metadata: Mapping[str, str] | None) -> dict:
+    """The reference's model configuration in a golden file's metadata, written as a Python literal; {} where absent."""
+    return ast.literal_eval((metadata or {}).get("config", "{}"))

@@ -8,7 +8,6 @@ Tolerances: relative L2 error 1e-5 on outputs, 1e-4 on each gradient tensor, 1e-
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,22 @@ from safetensors import safe_open
 from stgcma.data.parity import AUDIO_CASES
 from stgcma.errors import ParityError
 from stgcma.models.parity import ENCODER_CASES
-from stgcma.parity import Check
+from stgcma.parity import Check, read_model_config
+from stgcma.tasks.avqa_parity import AVQA_CASES
+from stgcma.tasks.avs_parity import AVS_CASES
+from stgcma.tasks.metrics_parity import METRICS_CASES
 
 CaseFunction = Callable[[Path, str], list[Check]]
 Recognise = Callable[[set[str], dict], bool]
 """(tensor names, model configuration of the metadata) -> whether the case checks such a file."""
 
-CASES: dict[str, tuple[Recognise, CaseFunction]] = {**ENCODER_CASES, **AUDIO_CASES}
+CASES: dict[str, tuple[Recognise, CaseFunction]] = {
+    **ENCODER_CASES,
+    **AUDIO_CASES,
+    **AVS_CASES,
+    **METRICS_CASES,
+    **AVQA_CASES,
+}
 """Case name -> how its files are recognised and checked; the first that recognises a file is used."""
 
 
@@ -63,8 +71,7 @@ def read_config(file: Path) -> tuple[set[str], dict]:
     """
     try:
         with safe_open(file, "pt") as handle:
-            metadata = handle.metadata() or {}
-            return set(handle.keys()), json.loads(metadata.get("config", "{}").replace("'", '"'))
+            return set(handle.keys()), read_model_config(handle.metadata())
     except FileNotFoundError as error:
         raise ParityError(f"Golden file {file} does not exist.") from error
     except Exception as error:  # safetensors raises its own untyped errors

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from pathlib import Path
 
 import torch
@@ -17,7 +15,7 @@ from stgcma.errors import ParityError
 from stgcma.models.backbones.clip_vit import audio_patch_weight, audio_positions
 from stgcma.models.parameters import trainable_parameters
 from stgcma.models.reference import RULES, import_state, to_ours
-from stgcma.parity import Check, relative_l2
+from stgcma.parity import Check, read_model_config, relative_l2
 from stgcma.presets import BackboneSpec
 
 OUTPUT_TOLERANCE = 1e-5
@@ -35,7 +33,7 @@ _MODES: dict[str, dict] = {
 def read_golden(file: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and configuration of a golden file."""
     with safe_open(file, "pt") as handle:
-        config = json.loads((handle.metadata() or {}).get("config", "{}").replace("'", '"').replace("True", "true"))
+        config = read_model_config(handle.metadata())
     return load_file(file), config
 
 
@@ -204,10 +202,11 @@ def _is_ave(names: set[str], config: dict) -> bool:
 
 ENCODER_CASES = {
     "swin single modality": (
-        lambda names, config: _is_ave(names, config) and "depths" in config and config["ftmode"] in ("audioonly", "videoonly"),
+        lambda names, config: (
+            _is_ave(names, config) and "depths" in config and config["ftmode"] in ("audioonly", "videoonly")
+        ),
         parallel_adapter_design,
     ),
     "ave": (_is_ave, check_ave_file),
     "clip audio embedding": (lambda names, config: "b16.in.conv1.weight" in names, check_audio_derivation),
 }
-

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from stgcma.errors import CheckpointError
+from stgcma.models.reference_avqa import AVQA_HEAD_RULES
+from stgcma.models.reference_avs import AVS_DECODER_RULES
 
 Rule = tuple[str, str]
 
@@ -63,12 +65,17 @@ SWIN_RULES: list[Rule] = [
     (f"{_SWIN_BLOCK}.attn.temporal_position_bias_table", f"{_OUR_SWIN_BLOCK}.temporal_bias.visual.table"),
     (f"{_SWIN_BLOCK}.attn.temporal_position_bias_table_audio", f"{_OUR_SWIN_BLOCK}.temporal_bias.audio.table"),
     (f"{_SWIN_BLOCK}.{{rest}}", "encoder.backbone.swin.layers.{n}.blocks.{n}.{rest}"),
-    *((f"layers.{s}.downsample.{{rest}}", f"encoder.backbone.swin.layers.{s + 1}.downsample.{{rest}}") for s in range(3)),
+    *(
+        (f"layers.{s}.downsample.{{rest}}", f"encoder.backbone.swin.layers.{s + 1}.downsample.{{rest}}")
+        for s in range(3)
+    ),
     ("patch_embed.{rest}", "encoder.backbone.swin.patch_embed.{rest}"),
     ("patch_embed_audio.proj.{rest}", "encoder.backbone.audio_proj.{rest}"),
     ("patch_embed_audio.norm.{rest}", "encoder.backbone.audio_norm.{rest}"),
     ("norm.{rest}", "encoder.backbone.swin.norm.{rest}"),
     *_EVENT_HEAD,
+    *AVS_DECODER_RULES,
+    *AVQA_HEAD_RULES,
 ]
 """timm keeps patch merging at the start of a stage, the reference at the end of the one before."""
 
@@ -105,10 +112,13 @@ def to_reference(name: str, rules: list[Rule]) -> str:
 
 
 def import_state(state: Mapping[str, Tensor], rules: list[Rule]) -> dict[str, Tensor]:
-    """A reference state dict under our names; its 3-D Swin patch kernels lose their temporal axis of size 1."""
+    """A reference state dict under our names.
+
+    Its 3-D Swin patch kernels lose their temporal axis of size 1, its 1x1x1 convolutions become matrices.
+    """
     out = {}
     for name, value in state.items():
-        if value.ndim == 5 and value.shape[2] == 1 and "patch_embed" in name:
-            value = value.squeeze(2)
+        if value.ndim == 5:
+            value = value.squeeze(2) if "patch_embed" in name else value.flatten(1)
         out[to_ours(name.removeprefix("module."), rules)] = value
     return out

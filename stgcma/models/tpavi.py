@@ -1,6 +1,7 @@
 """TPAVI: temporal pixel-wise audio-visual interaction of the AVSBench baseline (method section 4, step 3).
 
-Shapes: ``B`` clips, ``S`` segments, ``H W`` positions of one scale, ``N = S * H * W``, ``C`` channels, ``A`` audio width.
+Shapes: ``B`` clips, ``S`` segments, ``H W`` positions of one scale, ``N = S * H * W``, ``C`` channels, ``A`` width of
+the audio feature.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from stgcma.models.adapters import TrainableModule
 class TPAVI(TrainableModule):
     """Every position of a clip attends over all positions of all its segments, with keys made from sound.
 
-    With ``theta_i`` the query of position ``i``, ``phi_j`` the key (the audio of ``j``'s segment) and ``g_j`` the value,
-    the published form is ``y_i = sum_j (theta_i . phi_j / N) g_j``: a product without softmax over an ``N x N`` matrix.
-    Because there is no softmax and ``phi_j`` depends on the segment ``s`` of ``j`` alone, the same sum reads
+    With ``theta_i`` the query of position ``i``, ``phi_j`` the key (the audio of ``j``'s segment) and ``g_j`` the
+    value, the published form is ``y_i = sum_j (theta_i . phi_j / N) g_j``: an ``N x N`` matrix without softmax.
+    Therefore, and because ``phi_j`` depends on the segment ``s`` of ``j`` alone, the same sum reads
     ``y_i = theta_i @ M`` with ``M = sum_s phi_s (mean_{j in s} g_j)^T / S``, a ``C/2 x C/2`` matrix per clip. ``g`` is
     affine, so it is applied to the spatial mean of the maps. Nothing of size ``N x N`` exists, forward or backward.
 

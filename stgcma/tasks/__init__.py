@@ -3,9 +3,11 @@
 from stgcma.config import ModelConfig
 from stgcma.errors import ConfigError
 from stgcma.tasks.ave import AVETask
+from stgcma.tasks.avqa import AVQATask
+from stgcma.tasks.avs import AVSTask
 from stgcma.tasks.base import AudioVisualModel, Metrics, Outputs, Task, build_model
 
-TASKS: dict[str, type[Task]] = {"ave": AVETask}
+TASKS: dict[str, type[Task]] = {"ave": AVETask, "avs": AVSTask, "avqa": AVQATask}
 
 __all__ = ["TASKS", "AudioVisualModel", "Metrics", "Outputs", "Task", "build_model", "build_task"]
 

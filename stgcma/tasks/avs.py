@@ -8,13 +8,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.errors import ConfigError
 from stgcma.models.avs_decoder import MaskDecoder
 from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
 from stgcma.tasks.base import Outputs, Task
 from stgcma.tasks.segmentation_metrics import SegmentationMetrics
+
+
+def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over all pixels (called IoU loss in the paper; method section 4.1).
+
+    Taken from probabilities with the logarithm cut at -100, as the reference does; always in float32.
+
+    Args:
+        logits: ``[B, K, H, W]``.
+        masks: {0, 1}, ``[B, K, H, W]``.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.binary_cross_entropy(torch.sigmoid(logits.float()), masks)
 
 
 class SegmentationHead(nn.Module):
@@ -38,8 +50,8 @@ class AVSTask(Task):
     selection_metric: ClassVar[str] = "miou"
     num_segments: ClassVar[int] = 5
 
-    def build_head(self, encoder: AudioVisualEncoder, config: ModelConfig) -> nn.Module:
-        spec, decoder = encoder.spec, config.mask_decoder
+    def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
+        spec, decoder = encoder.spec, self.config.mask_decoder
         if spec.family != "swin":
             raise ConfigError(
                 f"Task 'avs' reads maps at several resolutions, which backbone {spec.name!r} does not have. "
@@ -48,7 +60,7 @@ class AVSTask(Task):
         if len(encoder.running) != 2:
             raise ConfigError(
                 "Task 'avs' needs both branches: the decoder combines visual maps with sound, got branches: "
-                f"{config.adaptation.branches}. Set model.adaptation.branches: both."
+                f"{self.config.adaptation.branches}. Set model.adaptation.branches: both."
             )
         stage_dims = [spec.width * 2**stage for stage in range(len(spec.depths))]
         if len(decoder.scale_dims) != len(stage_dims):
@@ -59,16 +71,9 @@ class AVSTask(Task):
         return SegmentationHead(MaskDecoder(stage_dims, encoder.output_dim, decoder))
 
     def loss(self, outputs: Outputs, batch: AVBatch) -> Tensor:
-        """Binary cross-entropy over the pixels of the frames that have a mask (called IoU loss in the paper).
-
-        Taken from probabilities with the logarithm cut at -100, as the reference does; always in float32.
-        """
-        targets = batch.targets
-        if not isinstance(targets, MaskTargets):
-            raise TypeError(f"AVSTask.loss needs MaskTargets, got {type(targets).__name__}.")
-        logits = outputs["logits"]
-        with torch.autocast(logits.device.type, enabled=False):
-            return F.binary_cross_entropy(torch.sigmoid(logits.float()), targets.masks)
+        """``mask_loss`` over the frames that have a mask."""
+        assert isinstance(batch.targets, MaskTargets)
+        return mask_loss(outputs["logits"], batch.targets.masks)
 
     def new_metrics(self, *, detailed: bool = False) -> SegmentationMetrics:
         return SegmentationMetrics(detailed=detailed)

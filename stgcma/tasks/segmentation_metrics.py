@@ -10,8 +10,6 @@ Shapes: ``N`` frames, ``B`` clips, ``K`` frames with a mask per clip, ``H W`` pi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -53,7 +51,9 @@ def frame_ious(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def frame_fscores(logits: Tensor, masks: Tensor) -> Tensor:
-    """F-score (beta^2 = 0.3) of every frame at ``linspace(0, 1 - 1e-10, 255)``; a pixel counts when its value reaches it.
+    """F-score (beta^2 = 0.3) of every frame at the thresholds ``linspace(0, 1 - 1e-10, 255)``.
+
+    A pixel is foreground when its probability reaches the threshold.
 
     One histogram per frame instead of 255 comparisons: pixels are counted by the number of thresholds they reach, and
     a cumulative sum from the right gives the counts at every threshold, exactly.
@@ -117,9 +117,9 @@ class SegmentationMetrics(Metrics):
     def update(self, outputs: Outputs, batch: AVBatch) -> None:
         """Add the clips of one batch: ``outputs["logits"] [B, K, H, W]`` against ``batch.targets.masks``."""
         targets = batch.targets
-        if not isinstance(targets, MaskTargets):
-            raise TypeError(f"SegmentationMetrics needs MaskTargets, got {type(targets).__name__}.")
-        logits, masks = outputs["logits"].detach().float(), targets.masks
+        assert isinstance(targets, MaskTargets)
+        logits = outputs["logits"].detach().float()
+        masks = targets.masks.to(logits.device)
         ious = frame_ious(logits.flatten(0, 1), masks.flatten(0, 1)).view(masks.shape[:2]).sum(1)
         scores, counted = clip_fscores(logits, masks)
         per_clip = torch.stack(
@@ -161,6 +161,8 @@ def _ratio(total: float, count: float) -> float:
 
 def category_table(values: dict[str, float]) -> list[tuple[str, float, float]]:
     """``compute()`` -> (category, mIoU, F-score) rows, best mIoU first."""
-    names: Sequence[str] = [key.split("/")[1] for key in values if key.startswith("category/") and key.endswith("/miou")]
+    names = [
+        key.split("/")[1] for key in values if key.startswith("category/") and key.endswith("/miou")
+    ]
     rows = [(name, values[f"category/{name}/miou"], values[f"category/{name}/fscore"]) for name in names]
     return sorted(rows, key=lambda row: (-row[1], row[0]))

@@ -4,84 +4,28 @@
     <output>/{train,val,test}Set.txt         rows of the split, no header
     <output>/AVE/<11 characters>.mp4         10 s, 64 x 64 at 5 fps, mono AAC at 16 kHz; some ids begin with "-"
 
-``synthetic_scenes`` says what happens in a clip and why the tasks are hard, ``synthetic_render`` how it looks and
-sounds, ``synthetic_ceilings`` what an observer of one or both modalities can reach. A clip depends on (seed, task,
+In ``pipelines/synthetic``, ``scenes.py`` says what happens in a clip and why the tasks are hard, ``render.py`` how it
+looks and sounds, ``ceilings.py`` what an observer of one or both modalities can reach. A clip depends on (seed, task,
 split, index) alone: the same arrays on every machine and with any number of processes. The mp4 bytes are not
 reproducible (x264).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from fractions import Fraction
+from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
 
-import av
-import numpy as np
-
-from pipelines.datasets.synthetic_render import (
-    FRAME_RATE,
-    FRAME_SIZE,
-    SAMPLE_RATE,
-    render_frames,
-    render_waveform,
-)
-from pipelines.datasets.synthetic_scenes import SHAPES, TASKS, ClipPlan, SyntheticTask, plan_clip
+from pipelines.synthetic.clips import SyntheticConfig, annotation_row, write_clip
 from stgcma.errors import ConfigError
 
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
-    """Which synthetic set is written."""
-
-    task: SyntheticTask = "t4"
-    num_train: int = 400
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
-    num_workers: int | None = None
-    """Processes that render and encode; None: one per core."""
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.task not in TASKS:
-            problems.append(f"task needs one of {', '.join(TASKS)}, got {self.task!r}.")
-        if self.num_train < len(SHAPES):
-            problems.append(f"num_train needs at least {len(SHAPES)} clips, one per category, got {self.num_train}.")
-        if min(self.num_val, self.num_test) < 1:
-            problems.append(f"num_val and num_test need at least 1 clip, got {self.num_val} and {self.num_test}.")
-        if self.num_workers is not None and self.num_workers < 1:
-            problems.append(f"num_workers needs at least 1 process, got {self.num_workers}.")
-        if problems:
-            raise ConfigError("Synthetic AVE: " + "\n".join(problems))
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
-
-
-@dataclass(frozen=True)
-class SyntheticClip:
-    """One clip before encoding: ``frames [50, 64, 64, 3]`` uint8, ``waveform [160000]`` int16, its plan and id."""
-
-    video_id: str
-    plan: ClipPlan
-    frames: np.ndarray
-    waveform: np.ndarray
-
-    @property
-    def annotation(self) -> str:
-        """The row of ``Annotations.txt``."""
-        return f"{SHAPES[self.plan.category]}&{self.video_id}&good&{self.plan.start}&{self.plan.end}"
 
 
 @dataclass(frozen=True)
@@ -91,49 +35,6 @@ class SyntheticResult:
     root: Path
     split_sizes: dict[str, int]
     num_bytes: int
-
-
-def make_plan(config: SyntheticConfig, split: str, index: int) -> ClipPlan:
-    """The plan of a clip; categories alternate within a split, so every split is balanced."""
-    return plan_clip(config.task, index % len(SHAPES), _generator(config, split, index, stream=0))
-
-
-def make_clip(config: SyntheticConfig, split: str, index: int) -> SyntheticClip:
-    """Plan, frames and sound of one clip; a pure function of the seed, task, split and index."""
-    plan = make_plan(config, split, index)
-    return SyntheticClip(
-        video_id=make_video_id(config, split, index),
-        plan=plan,
-        frames=render_frames(plan, _generator(config, split, index, stream=1)),
-        waveform=render_waveform(plan, _generator(config, split, index, stream=2)),
-    )
-
-
-def make_video_id(config: SyntheticConfig, split: str, index: int) -> str:
-    """11 characters of YouTube's alphabet; every fifth begins with ``-``, which path handling must survive."""
-    digest = hashlib.sha256(f"{config.seed}/{config.task}/{split}/{index}".encode()).digest()
-    name = base64.urlsafe_b64encode(digest).decode()[:11]
-    return f"-{name[1:]}" if index % 5 == 0 else name
-
-
-def write_mp4(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
-    """Encode H.264 (veryfast, crf 18) and AAC; single-threaded, many run side by side."""
-    with av.open(str(path.absolute()), "w", format="mp4") as container:
-        video = container.add_stream(
-            "libx264", rate=FRAME_RATE, options={"preset": "veryfast", "crf": "18", "threads": "1"}
-        )
-        video.width = video.height = FRAME_SIZE
-        video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-        for index, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-        sound = av.AudioFrame.from_ndarray(waveform[None], format="s16", layout="mono")
-        sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
-        container.mux(audio.encode(sound))
-        container.mux(audio.encode(None))
 
 
 def write_synthetic_ave(
@@ -151,7 +52,7 @@ def write_synthetic_ave(
     """
     root = Path(output)
     rows = {
-        split: [_annotation_row(config, split, index) for index in range(size)]
+        split: [annotation_row(config, split, index) for index in range(size)]
         for split, size in config.split_sizes.items()
     }
     lists = {SPLIT_FILES[split]: "\n".join(lines) + "\n" for split, lines in rows.items()}
@@ -162,43 +63,17 @@ def write_synthetic_ave(
                 f"{root / name} belongs to another dataset than this configuration ({config}). "
                 "Choose another --output folder, or remove this one."
             )
-    (root / "AVE").mkdir(parents=True, exist_ok=True)
-    jobs = [(config, split, index, root) for split, size in config.split_sizes.items() for index in range(size)]
+    folder = root / "AVE"
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = [(config, split, index, folder) for split, size in config.split_sizes.items() for index in range(size)]
     workers = config.num_workers or len(os.sched_getaffinity(0))
-    num_bytes = 0
-    if workers == 1:
-        for count, job in enumerate(jobs, start=1):
-            num_bytes += _write_clip(job)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else nullcontext() as pool:
+        sizes = pool.map(write_clip, *zip(*clips, strict=True), chunksize=8) if pool else starmap(write_clip, clips)
+        num_bytes = 0
+        for count, size in enumerate(sizes, start=1):
+            num_bytes += size
             if on_clip:
-                on_clip(count, len(jobs))
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for count, size in enumerate(pool.map(_write_clip, jobs, chunksize=8), start=1):
-                num_bytes += size
-                if on_clip:
-                    on_clip(count, len(jobs))
+                on_clip(count, len(clips))
     for name, text in lists.items():
         (root / name).write_text(text)
     return SyntheticResult(root=root, split_sizes=config.split_sizes, num_bytes=num_bytes)
-
-
-def _annotation_row(config: SyntheticConfig, split: str, index: int) -> str:
-    plan = make_plan(config, split, index)
-    return f"{SHAPES[plan.category]}&{make_video_id(config, split, index)}&good&{plan.start}&{plan.end}"
-
-
-def _write_clip(job: tuple[SyntheticConfig, str, int, Path]) -> int:
-    config, split, index, root = job
-    target = root / "AVE" / f"{make_video_id(config, split, index)}.mp4"
-    if target.exists():
-        return target.stat().st_size
-    clip = make_clip(config, split, index)
-    partial = target.with_suffix(".mp4.partial")
-    write_mp4(partial, clip.frames, clip.waveform)
-    partial.replace(target)
-    return target.stat().st_size
-
-
-def _generator(config: SyntheticConfig, split: str, index: int, *, stream: int) -> np.random.Generator:
-    key = (config.seed, TASKS.index(config.task), list(SPLIT_FILES).index(split), index, stream)
-    return np.random.default_rng(key)

@@ -10,15 +10,10 @@ import av
 import numpy as np
 import pytest
 
-from pipelines.datasets.synthetic import (
-    HEADER,
-    SyntheticConfig,
-    make_clip,
-    make_plan,
-    write_synthetic_ave,
-)
-from pipelines.datasets.synthetic_ceilings import compute_ceilings, sample_plans
-from pipelines.datasets.synthetic_render import (
+from pipelines.datasets.synthetic import HEADER, write_synthetic_ave
+from pipelines.synthetic.ceilings import compute_ceilings, sample_plans
+from pipelines.synthetic.clips import SyntheticConfig, make_clip, make_plan
+from pipelines.synthetic.render import (
     BIG_RADIUS,
     FRAME_RATE,
     HIGH_HZ,
@@ -26,7 +21,7 @@ from pipelines.datasets.synthetic_render import (
     SMALL_RADIUS,
     shape_distance,
 )
-from pipelines.datasets.synthetic_scenes import BACKGROUND, SHAPES, TASKS, label_of
+from pipelines.synthetic.scenes import BACKGROUND, SHAPES, TASKS, label_of
 from stgcma.errors import ConfigError
 
 TINY = SyntheticConfig(task="t4", num_train=8, num_val=2, num_test=3, seed=3, num_workers=1)

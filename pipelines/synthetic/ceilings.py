@@ -1,7 +1,7 @@
 """The best accuracies that knowledge of one modality, of a sum of both, or of both can reach on a synthetic task.
 
 They bound what a result table on synthetic data can show, so the table prints them. Everything is computed from the
-planned scenes (``synthetic_scenes``): an observer of one modality gets exactly its part of the scene, without noise.
+planned scenes (``scenes.py``): an observer of one modality gets exactly its part of the scene, without noise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.datasets.synthetic_scenes import BACKGROUND, SHAPES, ClipPlan, Scene, SyntheticTask, plan_clip
+from pipelines.synthetic.scenes import BACKGROUND, SHAPES, ClipPlan, Scene, SyntheticTask, plan_clip
 
 Observation = Callable[[Scene], Hashable]
 

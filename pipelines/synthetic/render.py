@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.datasets.synthetic_scenes import SHAPES, ClipPlan, SceneObject, Sound
+from pipelines.synthetic.scenes import SHAPES, ClipPlan, SceneObject, Sound
 
 FRAME_SIZE = 64
 """Pixels, both sides; decord cannot read frames of 48, so the demo's 48 are resized from these."""
@@ -89,8 +89,8 @@ def background(rng: np.random.Generator) -> np.ndarray:
     return rows[:, :1] * (1 - weight[None]) + rows[:, 1:] * weight[None]
 
 
-def paint(canvas: np.ndarray, shape: int, look: Look, place: Place) -> None:
-    """Draw one object into ``canvas [64, 64, 3]`` in place."""
+def paint(canvas: np.ndarray, shape: int, look: Look, place: Place) -> np.ndarray:
+    """Draw one object into ``canvas [64, 64, 3]`` in place; returns its coverage ``[64, 64, 1]`` in [0, 1]."""
     dx, dy = _AXIS[None, :] - place.x, _AXIS[:, None] - place.y
     cosine, sine = np.cos(look.angle), np.sin(look.angle)
     x, y = cosine * dx + sine * dy, cosine * dy - sine * dx
@@ -102,6 +102,7 @@ def paint(canvas: np.ndarray, shape: int, look: Look, place: Place) -> None:
     elif TEXTURES[look.texture] == "dotted":
         shade = np.where(np.sin(2.0 * x) * np.sin(2.0 * y) > 0.25, 0.5, 1.0)[..., None]
     canvas += cover * (color * shade - canvas)
+    return cover
 
 
 def find_places(radii: list[float], rng: np.random.Generator) -> list[Place]:
@@ -118,6 +119,36 @@ def find_places(radii: list[float], rng: np.random.Generator) -> list[Place]:
         x, y = (FRAME_SIZE - o if flip else o for o, flip in zip(offset, flips, strict=True))
         places.append(Place(float(x), float(y), radius))
     return places
+
+
+@dataclass(frozen=True)
+class Still:
+    """One picture without a clip: ``pixels [64, 64, 3]`` uint8, the objects and the pixels each covers."""
+
+    pixels: np.ndarray
+    items: tuple[SceneObject, ...]
+    looks: tuple[Look, ...]
+    covers: np.ndarray
+    """``[objects, 64, 64]`` float32 in [0, 1]."""
+
+
+def render_still(rng: np.random.Generator) -> Still:
+    """A picture of no, one or two different objects, drawn as the frames of clips are."""
+    count = int(rng.choice(3, p=(0.06, 0.44, 0.5)))
+    shapes = rng.permutation(len(SHAPES))[:count]
+    first_is_big = int(rng.integers(2))
+    items = tuple(SceneObject(int(shape), bool(first_is_big ^ i)) for i, shape in enumerate(shapes))
+    looks = tuple(draw_look(rng) for _ in items)
+    canvas = background(rng)
+    radii = [radius_of(item, look) for item, look in zip(items, looks, strict=True)]
+    places = find_places(radii, rng) if items else []
+    covers = [paint(canvas, *drawn)[..., 0] for drawn in zip(shapes, looks, places, strict=True)]
+    return Still(
+        pixels=np.clip(canvas + 0.5, 0, 255).astype(np.uint8),
+        items=items,
+        looks=looks,
+        covers=np.stack(covers) if covers else np.zeros((0, FRAME_SIZE, FRAME_SIZE), dtype=np.float32),
+    )
 
 
 def render_frames(plan: ClipPlan, rng: np.random.Generator) -> np.ndarray:

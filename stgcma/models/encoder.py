@@ -127,7 +127,7 @@ class FinetunedTower(TrainableModule):
 
 
 class TwoTowerEncoder(nn.Module):
-    """Full fine-tuning (Table 5): a tower per modality, nothing shared, no adapters; the same surface as the encoder."""
+    """Full fine-tuning (Table 5): a tower per modality, nothing shared, no adapters; surface of the encoder."""
 
     def __init__(self, visual: AudioVisualEncoder, audio: AudioVisualEncoder) -> None:
         super().__init__()

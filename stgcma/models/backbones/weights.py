@@ -57,7 +57,8 @@ def _read(spec: BackboneSpec, pretrained: str) -> dict[str, Tensor]:
         path = Path(str(BUILTIN_FOLDER / f"{spec.name}.safetensors"))
         if not path.exists():
             raise CheckpointError(
-                f"No weights ship for backbone {spec.name!r}. Set model.pretrained to {spec.default_tag!r} or a local file."
+                f"No weights ship for backbone {spec.name!r}. "
+                f"Set model.pretrained to {spec.default_tag!r} or a local file."
             )
         return load_file(path)
     path = Path(pretrained).expanduser()

@@ -47,7 +47,8 @@ def test_bottleneck_starts_at_zero_and_is_down_gelu_up():
     adapter = BottleneckAdapter(D, R, "temporal_adapter_visual")
     x = torch.randn(2, D)
     assert torch.equal(adapter(x), torch.zeros(2, D))
-    assert adapter.down.weight.abs().max() <= 2 and adapter.down.weight.std() > 0.005
+    assert adapter.down.weight.abs().max() <= 2
+    assert adapter.down.weight.std() > 0.005
     randomise(adapter)
     torch.testing.assert_close(adapter(x), hidden(adapter, x) @ adapter.up.weight.T + adapter.up.bias)
 

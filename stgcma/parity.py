@@ -39,3 +39,7 @@ def relative_l2(got: Tensor, expected: Tensor) -> float:
 def read_model_config(metadata: Mapping[str, str] | None) -> dict:
     """The reference's model configuration in a golden file's metadata, written as a Python literal; {} where absent."""
     return ast.literal_eval((metadata or {}).get("config", "{}"))
+
+
+class SkippedFile(Exception):  # noqa: N818 - not an error: the file is recognised and deliberately not checked
+    """A golden file of a design this library does not have, with the reason."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from stgcma.errors import ParityError
 
 
 def verify(
@@ -16,7 +20,20 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print every check as JSON.")] = False,
 ) -> None:
     """Compare this machine's numbers with reference vectors: one line a file, exit code 1 on any failure."""
-    raise NotImplementedError
+    from stgcma.verify import verify_files
+
+    reports = []
+    for report in verify_files(files, device):
+        reports.append(report)
+        if not as_json:
+            print(report.line())
+            for failure in report.failures():
+                print(f"     {failure}")
+    if as_json:
+        print(json.dumps([{**asdict(report), "passed": report.passed} for report in reports], indent=2))
+    failed = [report.file for report in reports if not report.passed]
+    if failed:
+        raise ParityError(f"{len(failed)} of {len(reports)} files differ from the reference: {', '.join(failed)}")
 
 
 def params(
@@ -26,4 +43,8 @@ def params(
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Trainable and total parameters of the paper's rows, built on the meta device beside the published values."""
-    raise NotImplementedError
+    from stgcma.param_table import as_json as to_plain
+    from stgcma.param_table import count_rows, format_rows, rows_of
+
+    rows = count_rows(row for name in table or [None] for row in rows_of(name))
+    print(json.dumps(to_plain(rows), indent=2) if as_json else format_rows(rows))

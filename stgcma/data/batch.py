@@ -43,6 +43,12 @@ class QuestionTargets:
     negative_index: Tensor | None = None
     types: tuple[tuple[str, str], ...] = ()
     question_ids: tuple[int, ...] = ()
+    num_words: int = 0
+    """Size of the data's question vocabulary, so that the model can check that its embedding covers it."""
+    num_answers: int = 0
+    loss_questions: float | None = None
+    """What the summed losses are divided by: the questions of the whole step over the number of workers. Averaging
+    gradients over workers then equals one worker with all questions. None: the answerable questions of this batch."""
 
 
 Targets = EventTargets | MaskTargets | QuestionTargets

@@ -6,6 +6,8 @@ Shapes: ``N`` (video, second) pairs, ``P`` visual tokens of a frame, ``C`` encod
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ class Grounding(TrainableModule):
         self.audio_output = nn.Linear(dim, dim)
         self.combine = nn.Linear(2 * dim, dim)
         widths = (2 * dim, *config.match_dims, 2)
-        self.match_layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.match_layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -70,7 +72,7 @@ class Grounding(TrainableModule):
         return self.combine(torch.tanh(torch.cat([tokens.mean(dim=-2), grounded], dim=-1)))
 
     def match(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Logits ``[..., 2]`` of "sound ``[..., d]`` and frame ``[..., d]`` belong together", class 1 = yes (step 4)."""
+        """Logits ``[..., 2]`` of "this sound and this frame, ``[..., d]`` each, belong together"; 1 is yes (step 4)."""
         x = torch.cat([audio, visual], dim=-1)
         for layer in self.match_layers[:-1]:
             x = F.relu(layer(x))

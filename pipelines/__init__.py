@@ -1,0 +1,1 @@
+"""From clips to rows: probe, decode, filter banks, Parquet shards. Knows Ray Data and media libraries, no model."""

@@ -1,0 +1,171 @@
+"""The sound of a clip as 16 kHz mono int16, on the clip's own time line.
+
+    file clock   origin ............ audio start ............ audio end ....... clip end
+    waveform     [ zeros: start offset ][ decoded samples    ][ zeros: padding ]
+
+* Channels are decoded as they are and mixed by a stated rule: ``mean`` of all channels, or the ``left`` one. The usual
+  library downmixes differ from each other by up to a factor 3.4 and depend on the sample format.
+* One gain factor follows (1 by default), then the value range is clipped; levels are never normalised.
+* ``sinc`` resamples with FFmpeg's windowed-sinc filter. ``nearest_moviepy`` converts to 44.1 kHz stereo and takes the
+  nearest samples: aliased, but what the published fbank statistics were measured on.
+* A stream that begins after the clip gets leading zeros, and a hole between packets is filled with zeros, so that sound
+  stays in step with the frames. Damage is an error, never a shorter waveform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import av
+import av.error
+import numpy as np
+
+from pipelines.clips import MediaInfo
+from pipelines.config import ChannelMode, Resample
+from stgcma.data.fbank import SAMPLE_RATE
+from stgcma.errors import ClipDecodeError
+
+_CHUNK_SAMPLES = 1 << 16
+_HOLE_SECONDS = 0.05
+"""A later timestamp than expected by more than this is a hole; less is rounding of the container's clock."""
+_LONGEST_HOLE_SECONDS = 60.0
+_TRUNCATION_SECONDS = 0.1
+_MOVIEPY_RATE = 44_100
+
+
+def decode_audio(info: MediaInfo, *, channel_mode: ChannelMode, resample: Resample, gain: float = 1.0) -> np.ndarray:
+    """Decode the whole audio stream.
+
+    Args:
+        info: Probe of the file.
+        channel_mode: How channels become one.
+        resample: How the rate becomes 16 kHz.
+        gain: Factor after the downmix.
+
+    Returns:
+        ``[num_samples]`` int16 at 16 kHz; sample 0 is at the clip's origin.
+
+    Raises:
+        ClipDecodeError: Stage ``audio``: no samples, damaged or truncated stream.
+    """
+    try:
+        with av.open(str(info.path), metadata_errors="replace") as container:
+            stream = container.streams[info.audio_index]
+            stream.thread_type = "NONE"
+            rate = stream.codec_context.sample_rate
+            chunks = _native_chunks(container, stream, info.origin_seconds)
+            if resample == "sinc":
+                parts = _sinc(chunks, rate, channel_mode, gain)
+            else:
+                parts = [_nearest(chunks, rate, stream.layout.name, channel_mode, gain)]
+            waveform = np.concatenate([np.zeros(0, np.int16), *parts])
+    except av.error.FFmpegError as error:
+        raise ClipDecodeError("audio", "damaged audio", f"{info.path}: {error}") from error
+    _check_complete(info, len(waveform))
+    return waveform
+
+
+def fit_length(waveform: np.ndarray, duration_seconds: float) -> tuple[np.ndarray, int]:
+    """Cut or zero-pad at the end to ``duration_seconds``: the waveform, and how many zeros were appended."""
+    needed = round(duration_seconds * SAMPLE_RATE)
+    missing = max(0, needed - len(waveform))
+    return np.pad(waveform[:needed], (0, missing)), missing
+
+
+def _native_chunks(
+    container: av.container.InputContainer, stream: av.AudioStream, origin: float
+) -> Iterator[np.ndarray]:
+    """The stream as ``[channels, n]`` float32 in [-1, 1] at its own rate, about a second at a time, without holes."""
+    rate = stream.codec_context.sample_rate
+    pending: list[np.ndarray] = []
+    pending_samples = 0
+    expected = 0
+    for frame in container.decode(stream):
+        if frame.sample_rate != rate:
+            raise ClipDecodeError("audio", "sample rate changes within the stream", f"{rate} to {frame.sample_rate}")
+        samples = _to_float(frame)
+        if frame.pts is not None:
+            hole = round((float(frame.pts * frame.time_base) - origin) * rate) - expected
+            if hole > _LONGEST_HOLE_SECONDS * rate:
+                raise ClipDecodeError("audio", "audio timestamps jump", f"by {hole / rate:.1f} s")
+            if hole > (_HOLE_SECONDS * rate if expected else 0):
+                samples = np.pad(samples, ((0, 0), (hole, 0)))
+        if pending and len(pending[0]) != len(samples):
+            yield np.concatenate(pending, axis=1)
+            pending, pending_samples = [], 0
+        pending.append(samples)
+        pending_samples += samples.shape[1]
+        expected += samples.shape[1]
+        if pending_samples >= _CHUNK_SAMPLES:
+            yield np.concatenate(pending, axis=1)
+            pending, pending_samples = [], 0
+    if pending:
+        yield np.concatenate(pending, axis=1)
+
+
+def _to_float(frame: av.AudioFrame) -> np.ndarray:
+    """``[channels, n]`` float32 in [-1, 1] from any sample format, packed or planar."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = values.reshape(-1, frame.layout.nb_channels).T
+    if values.dtype == np.uint8:
+        return (values.astype(np.float32) - 128) / 128
+    if np.issubdtype(values.dtype, np.integer):
+        return values.astype(np.float32) / -float(np.iinfo(values.dtype).min)
+    return values.astype(np.float32, copy=False)
+
+
+def _downmix(channels: np.ndarray, mode: ChannelMode) -> np.ndarray:
+    """``[channels, n]`` -> ``[n]``."""
+    return channels[0] if mode == "left" or len(channels) == 1 else channels.mean(axis=0)
+
+
+def _to_int16(samples: np.ndarray, gain: float) -> np.ndarray:
+    """Scale, round and clip at full scale."""
+    return np.clip(np.rint(samples * (gain * 32768)), -32768, 32767).astype(np.int16)
+
+
+def _sinc(chunks: Iterator[np.ndarray], rate: int, mode: ChannelMode, gain: float) -> list[np.ndarray]:
+    """Downmix at the native rate, then swresample in float."""
+    if rate == SAMPLE_RATE:
+        return [_to_int16(_downmix(chunk, mode), gain) for chunk in chunks]
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+    parts: list[np.ndarray] = []
+    pushed = False
+    for chunk in chunks:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(_downmix(chunk, mode))[None], "flt", "mono")
+        frame.sample_rate = rate
+        pushed = True
+        parts += [_to_int16(out.to_ndarray()[0], gain) for out in resampler.resample(frame)]
+    if pushed:
+        parts += [_to_int16(out.to_ndarray()[0], gain) for out in resampler.resample(None)]
+    return parts
+
+
+def _nearest(chunks: Iterator[np.ndarray], rate: int, layout: str, mode: ChannelMode, gain: float) -> np.ndarray:
+    """44.1 kHz stereo int16 by swresample, then sample ``round(44100 t)`` at ``t = k / 16000``."""
+    resampler = av.AudioResampler(format="s16", layout="stereo", rate=_MOVIEPY_RATE)
+    parts = []
+    for chunk in chunks:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk), "fltp", layout)
+        frame.sample_rate = rate
+        parts += [out.to_ndarray().reshape(-1, 2) for out in resampler.resample(frame)]
+    if not parts:
+        return np.zeros(0, np.int16)
+    parts += [out.to_ndarray().reshape(-1, 2) for out in resampler.resample(None)]
+    stereo = np.concatenate(parts)
+    count = int(len(stereo) * SAMPLE_RATE / _MOVIEPY_RATE)
+    index = np.rint(np.arange(count) * (_MOVIEPY_RATE / SAMPLE_RATE)).astype(np.int64).clip(max=len(stereo) - 1)
+    return _to_int16(_downmix(stereo[index].T.astype(np.float32) / 32768, mode), gain)
+
+
+def _check_complete(info: MediaInfo, num_samples: int) -> None:
+    """Some damage ends a stream early without an error; the container still declares its length."""
+    if num_samples == 0:
+        raise ClipDecodeError("audio", "audio stream has no samples", str(info.path))
+    end = info.origin_seconds + num_samples / SAMPLE_RATE
+    declared_end = info.audio_start_seconds + info.audio_duration_seconds
+    if info.has_index and end < declared_end - _TRUNCATION_SECONDS:
+        raise ClipDecodeError(
+            "audio", "truncated audio", f"{info.path}: decoded to {end:.2f} of {declared_end:.2f} declared seconds"
+        )

@@ -1,0 +1,110 @@
+"""What a media file says of itself, read once with PyAV: streams, codecs, sizes, start times, rotation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.error
+
+from stgcma.errors import ClipDecodeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaInfo:
+    """One probe. Times in seconds on the file's own clock; ``origin_seconds`` is where the clip begins on it."""
+
+    path: Path
+    size_bytes: int
+    origin_seconds: float
+    """The earlier of the two streams' first timestamps."""
+    video_index: int
+    video_codec: str
+    width: int
+    height: int
+    frame_rate: float
+    video_start_seconds: float
+    video_duration_seconds: float
+    """As the container declares it; 0 when it does not."""
+    declared_frames: int
+    """Number of video frames in the container's index; 0 when it has none."""
+    has_index: bool
+    """The container lists its samples, so that declared lengths are those of this very file."""
+    declared_end_seconds: float | None
+    """Where the container says that it ends; None for formats whose header may describe a longer original."""
+    rotation_degrees: int
+    """Counter-clockwise turn for display that the first frame carries."""
+    audio_index: int
+    audio_codec: str
+    sample_rate: int
+    num_channels: int
+    audio_start_seconds: float
+    audio_duration_seconds: float
+
+
+def probe(path: Path, *, uri: str = "") -> MediaInfo:
+    """Open the file, choose the best video and audio stream; only the first frame is decoded, for its rotation.
+
+    Args:
+        path: A local file.
+        uri: How messages call it; the path when empty.
+
+    Raises:
+        ClipDecodeError: Stage ``probe``: empty, unreadable, no video stream, no audio stream.
+    """
+    name = uri or str(path)
+    size = path.stat().st_size
+    if size == 0:
+        raise ClipDecodeError("probe", "empty file", name)
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            video, audio = container.streams.best("video"), container.streams.best("audio")
+            if video is None or not video.codec_context.width:
+                raise ClipDecodeError("probe", "no video stream", name)
+            if audio is None or not audio.codec_context.sample_rate:
+                raise ClipDecodeError("probe", "no audio stream", name)
+            starts = [_seconds(stream.start_time, stream) for stream in (video, audio)]
+            return MediaInfo(
+                path=path,
+                size_bytes=size,
+                origin_seconds=min(starts),
+                video_index=video.index,
+                video_codec=video.codec_context.name,
+                width=video.codec_context.width,
+                height=video.codec_context.height,
+                frame_rate=float(video.average_rate or 0),
+                video_start_seconds=starts[0],
+                video_duration_seconds=_seconds(video.duration, video),
+                declared_frames=video.frames,
+                has_index=video.frames > 0,
+                declared_end_seconds=_declared_end(container, min(starts)),
+                rotation_degrees=_rotation(container, video),
+                audio_index=audio.index,
+                audio_codec=audio.codec_context.name,
+                sample_rate=audio.codec_context.sample_rate,
+                num_channels=audio.codec_context.channels,
+                audio_start_seconds=starts[1],
+                audio_duration_seconds=_seconds(audio.duration, audio),
+            )
+    except av.error.FFmpegError as error:
+        raise ClipDecodeError("probe", "not a readable media file", f"{name}: {error}") from error
+
+
+def _seconds(value: int | None, stream: av.stream.Stream) -> float:
+    return 0.0 if value is None or stream.time_base is None else float(value * stream.time_base)
+
+
+def _rotation(container: av.container.InputContainer, stream: av.stream.Stream) -> int:
+    """From the first frame; 0 where that cannot be decoded, which the frame decoder will report."""
+    try:
+        return next((frame.rotation for frame in container.decode(stream)), 0)
+    except av.error.FFmpegError:
+        return 0
+
+
+def _declared_end(container: av.container.InputContainer, origin: float) -> float | None:
+    """Matroska and WebM write the length when the file is finished; fragments of MP4 keep that of the whole film."""
+    if container.duration is None or "matroska" not in container.format.name:
+        return None
+    return origin + container.duration / av.time_base

@@ -1,0 +1,109 @@
+"""Every choice of a preprocessing run. Fields marked *content* decide what the rows hold and enter the fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from stgcma.data.fbank import FBANK_SPECS
+from stgcma.data.schema import SCHEMA_VERSION, FbankDtype, FrameEncoding
+from stgcma.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.datasets.base import ClipRef
+
+ChannelMode = Literal["mean", "left"]
+Resample = Literal["sinc", "nearest_moviepy"]
+
+CODE_VERSION = 1
+"""Raised when the same settings would give different rows than the previous release; part of the fingerprint."""
+
+RUNTIME_FIELDS = ("source", "output", "num_workers", "failure_budget")
+"""Fields that do not change a row: where and how fast, not what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """What is read, how it becomes rows, where they go."""
+
+    dataset: str
+    """A name in ``pipelines.datasets.DATASETS``."""
+    source: str
+    """Root of the official layout: a directory or an ``s3://`` URI."""
+    output: str = "data/shards"
+    """Root of the shards; this run writes ``<output>/<dataset>/<fingerprint>/``."""
+    num_workers: int | None = None
+    """Ray actors, each on one CPU. None: one per CPU. 0: in this process, without Ray."""
+    failure_budget: float = 0.01
+    """Largest fraction of a split that may be lost to bad media."""
+
+    fbank_specs: tuple[str, ...] = ()
+    """*Content.* Filter banks to store; empty: the ones the dataset's published models read."""
+    fbank_dtype: FbankDtype = "float16"
+    """*Content.*"""
+    frame_encoding: FrameEncoding = "jpeg"
+    """*Content.* ``raw`` stores uint8 RGB: seven times the bytes, a tenth of the decoding time."""
+    jpeg_quality: int = 95
+    """*Content.* Always 4:4:4: subsampled chroma would lose saturated colours."""
+    short_side: int = 256
+    """*Content.* Frames are scaled down so that their shorter side has so many pixels; never up."""
+    extra_frames: int = 0
+    """*Content.* MUSIC-AVQA: size of the second, denser grid of frames that negatives are drawn from; 0: none."""
+    channel_mode: ChannelMode = "mean"
+    """*Content.* ``mean``: arithmetic mean of all channels. ``left``: the first, as the reference's fbank reads."""
+    resample: Resample = "sinc"
+    """*Content.* ``nearest_moviepy``: nearest samples of 44.1 kHz stereo, aliased, as the published statistics saw."""
+    gain: float = 1.0
+    """*Content.* Factor on the waveform after the downmix. 1 keeps the level of the file; nothing is normalised."""
+    labels: str = "auto"
+    """*Content.* AVE: ``annotations`` (the event times), a file such as ``right_labels.h5`` under the source, or
+    ``auto``: ``labels.h5`` where it is present and the annotations otherwise."""
+    limit: int | None = None
+    """*Content.* Only the first so many clips of each split, in id order."""
+    clips_per_shard: int = 32
+    """*Content.* Media files per Parquet file."""
+    row_group_size: int = 16
+    """*Content.* Rows per row group: what a random read has to touch."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        unknown = [name for name in self.fbank_specs if name not in FBANK_SPECS]
+        if unknown:
+            problems.append(f"fbank needs names out of {', '.join(FBANK_SPECS)}; got {', '.join(unknown)}.")
+        if len(set(self.fbank_specs)) != len(self.fbank_specs):
+            problems.append(f"fbank names each filter bank once, got {', '.join(self.fbank_specs)}.")
+        if not 0 <= self.failure_budget <= 1:
+            problems.append(f"failure_budget needs a fraction in [0, 1], got {self.failure_budget}.")
+        if self.num_workers is not None and self.num_workers < 0:
+            problems.append(f"num_workers needs 0 (in process) or more, got {self.num_workers}.")
+        if not 1 <= self.jpeg_quality <= 100:
+            problems.append(f"jpeg_quality needs 1 to 100, got {self.jpeg_quality}.")
+        if self.gain <= 0:
+            problems.append(f"gain needs a positive factor, got {self.gain}.")
+        for name in ("short_side", "clips_per_shard", "row_group_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.append(f"{name} needs at least 1, got {value}.")
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide what the rows hold, as plain values: recorded in the manifest."""
+        return {name: value for name, value in asdict(self).items() if name not in RUNTIME_FIELDS}
+
+
+def fingerprint(config: PreprocessConfig, clips: Sequence[ClipRef]) -> str:
+    """Name of the output folder: settings, code version, and the list of clips with their annotations.
+
+    Neither the location nor the presence of the media files enters: moving a dataset, or adding files that were
+    missing, continues the same folder.
+    """
+    listing = [
+        [clip.clip_id, clip.split, clip.media_uri, clip.counts_in_stats, clip.budget, clip.annotation_values()]
+        for clip in sorted(clips, key=lambda clip: clip.clip_id)
+    ]
+    text = json.dumps([SCHEMA_VERSION, CODE_VERSION, config.content(), listing], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

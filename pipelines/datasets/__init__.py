@@ -1,0 +1,20 @@
+"""The datasets that can be preprocessed, by the name of ``--dataset``."""
+
+from __future__ import annotations
+
+from pipelines.datasets.ave import AVE
+from pipelines.datasets.base import DatasetSource
+from stgcma.errors import ConfigError
+
+DATASETS: dict[str, DatasetSource] = {source.name: source for source in (AVE(),)}
+
+
+def dataset_source(name: str) -> DatasetSource:
+    """The source of that name.
+
+    Raises:
+        ConfigError: Listing the valid names.
+    """
+    if name not in DATASETS:
+        raise ConfigError(f"dataset needs one of {', '.join(DATASETS)}; got {name!r}.")
+    return DATASETS[name]

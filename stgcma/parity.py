@@ -41,5 +41,5 @@ def read_model_config(metadata: Mapping[str, str] | None) -> dict:
     return ast.literal_eval((metadata or {}).get("config", "{}"))
 
 
-class SkippedFile(Exception):  # noqa: N818 - not an error: the file is recognised and deliberately not checked
+class SkippedFile(Exception):
     """A golden file of a design this library does not have, with the reason."""

@@ -137,7 +137,7 @@ def bottleneck_ratios(spec: BackboneSpec, size: str | None, ratios: tuple[float,
         ratios = tuple(ratios) * len(spec.depths)
     if len(ratios) != len(spec.depths):
         raise ConfigError(
-            f"Backbone {spec.name!r} has {len(spec.depths)} stages and needs 1 or {len(spec.depths)} bottleneck ratios, "
-            f"got {len(ratios)}: {list(ratios)}."
+            f"Backbone {spec.name!r} has {len(spec.depths)} stages and needs 1 or {len(spec.depths)} bottleneck "
+            f"ratios, got {len(ratios)}: {list(ratios)}."
         )
     return tuple(ratios)

@@ -117,3 +117,17 @@ def test_temporal_bias_is_indexed_by_query_minus_key():
     for i in range(4):
         for j in range(4):
             assert torch.equal(table[0, :, i, j], bias.table[i - j + 3])
+
+
+def test_packed_layers_equal_layers_applied_per_branch(monkeypatch):
+    """The GPU path of ``packed``, run here on the CPU."""
+    from stgcma.models.backbones import base
+
+    class OnGPU(torch.Tensor):
+        is_cuda = True
+
+    x = make_inputs()
+    layer = torch.nn.Linear(D, 6)
+    together = base.packed(layer, {branch: value.as_subclass(OnGPU) for branch, value in x.items()})
+    for branch, value in x.items():
+        torch.testing.assert_close(together[branch].as_subclass(torch.Tensor), layer(value))

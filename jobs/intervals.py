@@ -1,0 +1,95 @@
+"""Intervals for numbers that come from a few training seeds and a limited test split.
+
+The seconds of a clip share an event, so they are no independent trials; the clip is the unit that is drawn again. Seeds
+are drawn again too, together with the clips: an interval that ignores either is too narrow. With three seeds their part
+is itself only roughly known, and it says nothing about another backbone or another training set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+NUM_RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its percentile interval, all fractions (or differences of fractions)."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Of a difference: whether its sign is beyond the interval's doubt."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_over_clips(
+    correct: np.ndarray, *, level: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Interval:
+    """Mean of ``correct`` and its bootstrap interval over seeds and clips.
+
+    Args:
+        correct: ``[num_seeds, num_clips, S]``, 1 where a segment is right; every seed on the same clips in order.
+        level: Coverage of the interval.
+        num_resamples: Draws of (seeds, clips) with replacement.
+        seed: Of the draws; equal input gives equal intervals.
+    """
+    scores = _clip_scores(correct)
+    return _interval(scores, level, num_resamples, seed)
+
+
+def bootstrap_difference(
+    correct: np.ndarray,
+    baseline: np.ndarray,
+    *,
+    level: float = 0.95,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Paired difference ``correct - baseline``: both on the same clips, and seed ``i`` beside seed ``i``.
+
+    Clips that are hard for both cancel, so it is narrower than two separate intervals suggest.
+
+    Args:
+        correct: ``[num_seeds, num_clips, S]`` of one variant.
+        baseline: The same shape, of the other.
+        level: Coverage of the interval.
+        num_resamples: Draws of (seeds, clips) with replacement.
+        seed: Of the draws.
+    """
+    if np.shape(correct) != np.shape(baseline):
+        raise ValueError(
+            "A paired difference needs the same seeds, clips and segments on both sides, got "
+            f"{np.shape(correct)} and {np.shape(baseline)} as [num_seeds, num_clips, S]."
+        )
+    scores = _clip_scores(correct) - _clip_scores(baseline)
+    return _interval(scores, level, num_resamples, seed)
+
+
+def _clip_scores(correct: np.ndarray) -> np.ndarray:
+    """``[num_seeds, num_clips, S]`` -> mean per clip ``[num_seeds, num_clips]``."""
+    correct = np.asarray(correct, dtype=np.float64)
+    if correct.ndim != 3 or 0 in correct.shape:
+        raise ValueError(
+            f"Intervals need a non-empty array [num_seeds, num_clips, S], got shape {correct.shape}. "
+            "Add the missing axis, e.g. correct[None] for one seed."
+        )
+    return correct.mean(axis=2)
+
+
+def _interval(scores: np.ndarray, level: float, num_resamples: int, seed: int) -> Interval:
+    """Percentile interval of the mean of ``scores [num_seeds, num_clips]`` over both axes."""
+    if not 0 < level < 1:
+        raise ValueError(f"level needs a coverage in (0, 1), got {level}.")
+    num_seeds, num_clips = scores.shape
+    rng = np.random.default_rng(seed)
+    seed_weights = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_resamples) / num_seeds
+    clip_weights = rng.multinomial(num_clips, np.full(num_clips, 1 / num_clips), size=num_resamples) / num_clips
+    means = np.einsum("rs,sc,rc->r", seed_weights, scores, clip_weights, optimize=True)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(scores.mean()), float(low), float(high))

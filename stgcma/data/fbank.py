@@ -151,12 +151,12 @@ def fbank_frames(segments: Tensor, spec: FbankSpec) -> tuple[Tensor, int]:
     segments = segments[..., : (valid_frames - 1) * shift + window_size]
     window, mel_filters = _window(spec, segments.device), _mel_filters(spec, segments.device)
     means = segments.unfold(-1, window_size, shift).mean(dim=-1, keepdim=True)
-    emphasised = torch.cat(
-        [torch.zeros_like(segments[..., :1]), segments[..., 1:] - _PREEMPHASIS * segments[..., :-1]], dim=-1
-    )
-    frames = (emphasised.unfold(-1, window_size, shift) - (1 - _PREEMPHASIS) * means) * window
-    spectrum = torch.view_as_real(torch.fft.rfft(frames, n=fft_size)[..., : fft_size // 2])
-    power = spectrum.square().sum(dim=-1)
+    emphasised = F.pad(segments[..., 1:] - _PREEMPHASIS * segments[..., :-1], (1, 0))
+    frames = segments.new_zeros(*segments.shape[:-1], valid_frames, fft_size)
+    windowed = frames[..., :window_size]
+    torch.sub(emphasised.unfold(-1, window_size, shift), (1 - _PREEMPHASIS) * means, out=windowed).mul_(window)
+    spectrum = torch.fft.rfft(frames)[..., : fft_size // 2]
+    power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
     log_mel = (power @ mel_filters).clamp_(min=torch.finfo(torch.float32).eps).log_()
     return F.pad(log_mel, (0, 0, 0, spec.target_frames - valid_frames)), valid_frames
 

@@ -1,0 +1,147 @@
+"""The one way from shards to training: ``build_loader(...)`` gives a ``ClipLoader``, ``epoch(n)`` gives batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from stgcma.config import BRANCHES, Branch, DataConfig, OptimConfig
+from stgcma.data.batch import AVBatch
+from stgcma.data.events import EventReader
+from stgcma.data.manifest import ShardManifest, select_manifest
+from stgcma.data.reader import ReadContext, Reader
+from stgcma.data.sampler import EvalSampler, TrainSampler, Unit
+from stgcma.data.store import ShardStore
+from stgcma.errors import ShardMismatchError
+from stgcma.presets import BackboneSpec
+
+READERS: dict[str, type[Reader]] = {"events": EventReader}
+"""Annotation kind of the shards -> how they are read."""
+
+
+class ClipLoader:
+    """Batches of one split for one worker, in an order that no worker count, process count or resume changes.
+
+    Args:
+        reader: Makes examples and batches.
+        sampler: Decides which units each step sees.
+        num_processes: Decoding processes; 0 decodes in this one. They are started at the first epoch and kept.
+    """
+
+    def __init__(self, reader: Reader, sampler: TrainSampler | EvalSampler, num_processes: int = 0) -> None:
+        self.reader = reader
+        self.sampler = sampler
+        self.num_processes = num_processes
+        self._plan = _EpochPlan(sampler)
+        self._processes: DataLoader | None = None
+
+    def __len__(self) -> int:
+        """Training: optimiser steps per epoch. Evaluation: batches of this worker."""
+        return len(self.sampler)
+
+    @property
+    def num_clips(self) -> int:
+        """Units of the whole split, over all workers."""
+        return self.reader.num_units
+
+    @property
+    def manifest(self) -> ShardManifest:
+        return self.reader.context.manifest
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[AVBatch]:
+        """The batches of one epoch from ``start_step`` on, as CPU tensors."""
+        if self.num_processes == 0:
+            for units in self.sampler.batches(epoch, start_step):
+                yield self.reader.collate([self.reader.example(unit) for unit in units])
+            return
+        if self._processes is None:
+            self._processes = self._start_processes()
+        self._plan.epoch, self._plan.start_step = epoch, start_step
+        yield from self._processes
+
+    def _start_processes(self) -> DataLoader:
+        is_remote = "://" in self.reader.context.store.uri
+        return DataLoader(
+            _UnitDataset(self.reader),
+            batch_sampler=self._plan,
+            collate_fn=self.reader.collate,
+            num_workers=self.num_processes,
+            persistent_workers=True,
+            multiprocessing_context="spawn" if is_remote else None,  # object store clients do not survive a fork
+        )
+
+
+class _EpochPlan:
+    """The batch sampler of kept processes: the next epoch to hand out."""
+
+    def __init__(self, sampler: TrainSampler | EvalSampler) -> None:
+        self.sampler = sampler
+        self.epoch = self.start_step = 0
+
+    def __iter__(self) -> Iterator[list[Unit]]:
+        return self.sampler.batches(self.epoch, self.start_step)
+
+
+class _UnitDataset(Dataset):
+    """The reader as torch's ``DataLoader`` wants it; keys are (epoch, number), so processes need no epoch state."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return self.reader.num_units
+
+    def __getitem__(self, unit: Unit) -> Any:
+        return self.reader.example(unit)
+
+
+def build_loader(
+    data: DataConfig,
+    optim: OptimConfig,
+    spec: BackboneSpec,
+    task: str,
+    split: str,
+    *,
+    train: bool,
+    rank: int = 0,
+    world_size: int = 1,
+    branches: tuple[Branch, ...] = BRANCHES,
+) -> ClipLoader:
+    """Find the shards that fit, check them, and read one split of them.
+
+    Args:
+        data: Which shards, augmentation, decoding processes.
+        optim: ``batch_size`` (over all workers), ``eval_batch_size`` (per worker) and ``seed`` are read.
+        spec: Backbone: image size and fbank geometry.
+        task: ``ave``, ``avs`` or ``avqa``.
+        split: ``train``, ``val`` or ``test``.
+        train: Shuffled and augmented, incomplete batches dropped; otherwise every unit once, in order.
+        rank: This worker.
+        world_size: Number of workers.
+        branches: Modalities the model reads (``AdaptationConfig.running``); the other's columns are not touched.
+
+    Raises:
+        ShardMismatchError: If the shards are absent, incomplete, or lack what the backbone and task read.
+        ConfigError: If the batch cannot be dealt to the workers, or the task does not run on the backbone.
+    """
+    fbank = spec.fbank_for(task) if "audio" in branches else None
+    manifest = select_manifest(data.shards, data.dataset, fbank=fbank, fingerprint=data.fingerprint)
+    annotation = manifest.metadata.annotation
+    reader_class = READERS[annotation]
+    if reader_class.task != task:
+        raise ShardMismatchError(
+            f"Task {task!r} cannot be trained on {data.dataset!r}, which stores {annotation} for task "
+            f"{reader_class.task!r}. Set data.dataset to a dataset of the task, or task: {reader_class.task}."
+        )
+    context = ReadContext(
+        data=data, task=task, spec=spec, store=ShardStore(data.shards, manifest), split=split, train=train,
+        seed=optim.seed, branches=branches,
+    )  # fmt: skip
+    reader = reader_class(context)
+    if train:
+        sampler = TrainSampler(reader.num_units, optim.batch_size, optim.seed, rank, world_size)
+    else:
+        sampler = EvalSampler(reader.num_units, optim.eval_batch_size, rank, world_size)
+    return ClipLoader(reader, sampler, data.loader_workers)

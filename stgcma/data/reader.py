@@ -1,0 +1,137 @@
+"""From stored rows to batches: what the readers of the three annotation kinds share.
+
+A reader is a map-style view of one split: it counts its units (clips; for questions, videos with questions), makes an
+example out of one unit and a batch out of several examples. It holds no random state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stgcma.config import Branch, DataConfig
+from stgcma.data.batch import AVBatch
+from stgcma.data.fbank import FBANK_SPECS, FbankSpec, normalize_fbank
+from stgcma.data.images import decode_frames
+from stgcma.data.manifest import ShardManifest
+from stgcma.data.sampler import Unit
+from stgcma.data.schema import ClipRow, fbank_column
+from stgcma.data.store import ShardStore
+from stgcma.errors import ShardMismatchError
+from stgcma.presets import BackboneSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadContext:
+    """Everything that decides which tensors come out of a split."""
+
+    data: DataConfig
+    task: str
+    spec: BackboneSpec
+    store: ShardStore
+    split: str
+    train: bool
+    """Whether augmentation applies and ``data.limit_train_clips`` holds."""
+    seed: int
+    branches: tuple[Branch, ...]
+    """Modalities the model reads; the columns of the other are never touched."""
+
+    @property
+    def manifest(self) -> ShardManifest:
+        return self.store.manifest
+
+    @property
+    def reads_frames(self) -> bool:
+        return "visual" in self.branches
+
+    @property
+    def reads_audio(self) -> bool:
+        return "audio" in self.branches
+
+    @property
+    def augments(self) -> bool:
+        return self.train and self.data.augment.enabled
+
+    @property
+    def fbank(self) -> FbankSpec:
+        """Geometry that the backbone reads for this task."""
+        return FBANK_SPECS[self.spec.fbank_for(self.task)]
+
+    @property
+    def fbank_columns(self) -> tuple[str, str]:
+        column = fbank_column(self.fbank.name)
+        return column, f"{column}_frames"
+
+    @property
+    def fbank_mean_std(self) -> tuple[float, float]:
+        """Measured over the training clips, or what the reference hard-codes (``data.normalization``)."""
+        if self.data.normalization == "published":
+            return self.fbank.published_mean, self.fbank.published_std
+        if self.fbank.name not in self.manifest.stats:
+            raise ShardMismatchError(
+                f"{self.store.uri} has no measured mean and std of fbank {self.fbank.name!r} (it was made without "
+                "training clips). Preprocess the training split too, or set data.normalization: published."
+            )
+        stats = self.manifest.stats[self.fbank.name]
+        return stats.mean, stats.std
+
+    def rng(self, unit: Unit, stream: int) -> np.random.Generator:
+        """The generator of one clip in one epoch; streams keep the draws of the two modalities independent."""
+        epoch, number = unit
+        return np.random.default_rng((self.seed, epoch, number, stream))
+
+    def row(self, number: int, columns: tuple[str, ...], *, split: str | None = None) -> ClipRow:
+        """Clip ``number`` in id order, of this split unless another is named."""
+        return self.store.row(split or self.split, number, columns)
+
+    def decode_frames(self, row: ClipRow) -> Tensor:
+        """``[S, H, W, 3]`` uint8."""
+        return decode_frames(row.frames, self.manifest.metadata.frame_encoding, row.frame_height, row.frame_width)
+
+    def stored_fbank(self, row: ClipRow) -> Tensor:
+        """``[S, T, F]`` float32 normalised, from the stored column."""
+        name = self.fbank.name
+        values = torch.from_numpy(row.fbanks[name].astype(np.float32))
+        return normalize_fbank(values, row.fbank_frames[name], *self.fbank_mean_std)
+
+
+FRAME_COLUMNS = ("frames", "frame_height", "frame_width")
+VISUAL_STREAM, AUDIO_STREAM = 0, 1
+
+
+class Reader(ABC):
+    """Units of one split of one annotation kind; listed in ``stgcma.data.dataset.READERS``."""
+
+    task: ClassVar[str]
+    """The task that reads this annotation."""
+
+    def __init__(self, context: ReadContext) -> None:
+        self.context = context
+
+    @property
+    @abstractmethod
+    def num_units(self) -> int:
+        """Units that ``example`` accepts: numbers ``0 .. num_units``."""
+
+    @abstractmethod
+    def example(self, unit: Unit) -> Any:
+        """One unit as CPU tensors, a pure function of (seed, epoch, number); picklable."""
+
+    @abstractmethod
+    def collate(self, examples: list[Any]) -> AVBatch:
+        """Several examples as one batch."""
+
+    def limited(self, num_units: int) -> int:
+        """``num_units`` within ``data.limit_train_clips``."""
+        limit = self.context.data.limit_train_clips
+        return num_units if limit is None or not self.context.train else min(num_units, limit)
+
+
+def stack(tensors: list[Tensor | None]) -> Tensor | None:
+    """Equal shapes -> one tensor; None where the modality is not read."""
+    return None if tensors[0] is None else torch.stack(tensors)

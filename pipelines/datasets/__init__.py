@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pipelines.datasets.ave import AVE
+from pipelines.datasets.avsbench import AVSBenchMS3, AVSBenchS4
 from pipelines.datasets.base import DatasetSource
 from stgcma.errors import ConfigError
 
-DATASETS: dict[str, DatasetSource] = {source.name: source for source in (AVE(),)}
+DATASETS: dict[str, DatasetSource] = {source.name: source for source in (AVE(), AVSBenchS4(), AVSBenchMS3())}
 
 
 def dataset_source(name: str) -> DatasetSource:

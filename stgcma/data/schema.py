@@ -71,6 +71,8 @@ class ClipSource:
     audio_decoder: str = ""
     padded_audio_samples: int = 0
     """Zeros appended so that the waveform covers ``duration_seconds``; 0 when the audio was long enough."""
+    non_binary_mask_pixels: int = 0
+    """AVSBench: pixels of the mask files that were neither black nor white before thresholding."""
 
 
 @dataclass(frozen=True, kw_only=True)

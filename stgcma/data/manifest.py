@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from stgcma.data.schema import SCHEMA_VERSION, ShardMetadata
+from stgcma.data.schema import SCHEMA_VERSION, ShardMetadata, require_columns
 from stgcma.errors import ShardMismatchError
 
 MANIFEST_NAME = "manifest.json"
@@ -130,7 +130,8 @@ def select_manifest(root: str, dataset: str, *, fbank: str | None, fingerprint: 
         ShardMismatchError: With what was needed, what lies there and the command that makes or selects it.
     """
     found = find_manifests(root, dataset)
-    command = f"stgcma-jobs preprocess --dataset {dataset} --output {root}" + (f" --fbank {fbank}" if fbank else "")
+    command = f"stgcma-jobs preprocess --dataset {dataset} --output {root}"
+    option = f" --fbank {fbank}" if fbank else ""
     if fingerprint is not None:
         if fingerprint not in found:
             raise ShardMismatchError(
@@ -138,14 +139,12 @@ def select_manifest(root: str, dataset: str, *, fbank: str | None, fingerprint: 
             )
         found = {fingerprint: found[fingerprint]}
     if not found:
-        raise ShardMismatchError(f"No complete shards of {dataset!r} under {root}.\nRun: {command}")
+        raise ShardMismatchError(f"No complete shards of {dataset!r} under {root}.\nRun: {command}{option}")
     fitting = {k: m for k, m in found.items() if fbank is None or fbank in m.metadata.fbank_specs}
     if not fitting:
-        stored = "; ".join(f"{k}: {', '.join(m.metadata.fbank_specs)}" for k, m in sorted(found.items()))
-        raise ShardMismatchError(
-            f"The shards of {dataset!r} under {root} store other fbanks ({stored}); the backbone reads {fbank!r}.\n"
-            f"Run: {command}\nor choose a backbone that reads what is stored."
-        )
+        fingerprint, manifest = min(found.items(), key=lambda item: item[0])
+        where = f"{root}/{dataset}/{fingerprint}"
+        require_columns(manifest.metadata, fbank=fbank, where=where, command=command)  # type: ignore[arg-type]
     if len(fitting) > 1:
         lines = "\n".join(f"  --set data.fingerprint={k}   {m.settings}" for k, m in sorted(fitting.items()))
         raise ShardMismatchError(f"{len(fitting)} preprocessings of {dataset!r} fit. Choose one:\n{lines}")

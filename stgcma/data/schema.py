@@ -26,7 +26,7 @@ the dtype and shape, so ``numpy.frombuffer(value, dtype).reshape(shape)`` is all
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 
 from stgcma.data.fbank import FBANK_SPECS
 from stgcma.errors import ShardMismatchError
+from stgcma.presets import BACKBONES
 
 SCHEMA_VERSION = 1
 SAMPLE_RATE = 16_000
@@ -341,15 +342,21 @@ def read_columns(metadata: ShardMetadata, *, frames: bool, waveform: bool, fbank
 
 
 def require_columns(metadata: ShardMetadata, *, fbank: str, where: str, command: str) -> None:
-    """Raise ``ShardMismatchError`` when the shards lack the fbank a backbone reads."""
-    if fbank not in metadata.fbank_specs:
-        spec = FBANK_SPECS[fbank]
-        stored: Iterable[str] = (
-            f"{name} {[metadata.num_segments, FBANK_SPECS[name].target_frames, FBANK_SPECS[name].num_mel_bins]}"
-            for name in metadata.fbank_specs
-        )
-        raise ShardMismatchError(
-            f"{where} stores fbank {', '.join(stored) or 'nothing'} (segments, frames, mel bins), but the backbone "
-            f"reads {fbank} {[metadata.num_segments, spec.target_frames, spec.num_mel_bins]}.\n"
-            f"Either: {command} --fbank {fbank}\nor choose a backbone that reads what is stored."
-        )
+    """Raise ``ShardMismatchError`` when the shards lack the fbank a backbone reads; the message says the ways out.
+
+    Args:
+        metadata: Of the shards.
+        fbank: Name of the spec that is needed.
+        where: Folder or URI of the shards.
+        command: The preprocessing command without ``--fbank``.
+    """
+    if fbank in metadata.fbank_specs:
+        return
+    stored = (f"{list(fbank_shape(name, metadata.num_segments))} of spec {name!r}" for name in metadata.fbank_specs)
+    others = [s.name for s in BACKBONES.values() if {name for _, name in s.fbanks} & set(metadata.fbank_specs)]
+    alternative = f"\nor set model.backbone to one of: {', '.join(others)}." if others else ""
+    raise ShardMismatchError(
+        f"{where} stores fbank {' and '.join(stored) or 'nothing'} (segments, frames, mel bins), but the backbone "
+        f"reads {list(fbank_shape(fbank, metadata.num_segments))} of spec {fbank!r}.\n"
+        f"Either: {command} --fbank {fbank}{alternative}"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pandas
@@ -142,6 +143,11 @@ def test_files_of_others_and_of_other_versions_are_refused():
 
 
 def test_the_error_for_a_missing_fbank_says_what_to_run():
-    with pytest.raises(ShardMismatchError, match=r"stores fbank clip \[10, 102, 128\].*reads swin \[10, 224, 224\]"):
-        require_columns(tiny_metadata(fbanks=("clip",)), fbank="swin", where="data/shards/ave", command="stgcma-jobs x")
-    require_columns(tiny_metadata(fbanks=("clip",)), fbank="clip", where="data/shards/ave", command="stgcma-jobs x")
+    needed = (
+        r"data/shards/ave stores fbank \[10, 102, 128\] of spec 'clip'.*reads \[10, 224, 224\] of spec 'swin'.*"
+        r"preprocess --fbank swin\nor set model.backbone to one of: clip_vit_b16, clip_vit_l14"
+    )
+    metadata = tiny_metadata(fbanks=("clip",))
+    with pytest.raises(ShardMismatchError, match=re.compile(needed, re.DOTALL)):
+        require_columns(metadata, fbank="swin", where="data/shards/ave", command="stgcma-jobs preprocess")
+    require_columns(metadata, fbank="clip", where="data/shards/ave", command="stgcma-jobs preprocess")

@@ -88,17 +88,18 @@ class Storage:
                 shutil.copyfileobj(stream, file, _COPY_BYTES)
             yield target
 
-    def write_bytes(self, path: str, data: bytes) -> None:
+    def write_bytes(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write a small file; readers see the old or the whole new content, never a part."""
-        with self.new_file(path) as temporary:
+        with self.new_file(path, durable=durable) as temporary:
             temporary.write_bytes(data)
 
     @contextmanager
-    def new_file(self, path: str) -> Iterator[Path]:
+    def new_file(self, path: str, *, durable: bool = True) -> Iterator[Path]:
         """A temporary local file that takes its place under ``path`` when the block ends without an error.
 
         On a disk it is renamed within its folder; in a bucket it is uploaded as one object. Either way a reader, or
-        a run killed at any moment, never sees half a file.
+        a run killed at any moment, never sees half a file. ``durable`` waits for the disk, so that this also holds
+        when the machine loses power.
         """
         if self.is_local:
             target = Path(self.full_path(path))
@@ -106,8 +107,9 @@ class Storage:
             temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
             try:
                 yield temporary
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
+                if durable:
+                    with temporary.open("rb") as file:
+                        os.fsync(file.fileno())
                 os.replace(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -126,16 +126,17 @@ def parse_rows(lines: Sequence[str], where: str) -> list[AnnotationRow]:
     has_header = bool(lines) and lines[0].split("&")[0].strip() == _FIELDS[0]
     rows = []
     for number, line in enumerate(lines[has_header:], start=1 + has_header):
-        values = [value.strip() for value in line.split("&")]
-        times = values[3:]
-        if len(values) != len(_FIELDS) or not all(time.isdecimal() for time in times):
+        category, _, rest = line.strip().partition("&")
+        values = rest.rsplit("&", 3)  # from the right: a file name may hold an "&"
+        times = [value.strip() for value in values[2:]]
+        if len(values) != len(_FIELDS) - 1 or not all(time.isdecimal() for time in times):
             raise DatasetLayoutError(f"{where}, line {number}: needs {'&'.join(_FIELDS)}, got {line!r}.")
         start, end = int(times[0]), int(times[1])
         if not 0 <= start <= end <= NUM_SECONDS:
             raise DatasetLayoutError(
                 f"{where}, line {number}: needs 0 <= StartTime <= EndTime <= {NUM_SECONDS}, got {start} and {end}."
             )
-        rows.append(AnnotationRow(values[0], values[1], start, end))
+        rows.append(AnnotationRow(category.strip(), values[0].strip(), start, end))
     return rows
 
 

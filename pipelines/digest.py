@@ -1,0 +1,61 @@
+"""A digest of row contents: equal rows, equal digest, whatever the compression, row groups or machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from stgcma.data.schema import ClipRow, ShardMetadata
+
+
+class RowsDigest:
+    """sha256 over rows in order, as they will be read back: numbers in their stored precision."""
+
+    def __init__(self, metadata: ShardMetadata) -> None:
+        self._metadata = metadata
+        self._hash = hashlib.sha256()
+
+    def update(self, rows: Iterable[ClipRow]) -> None:
+        for row in rows:
+            for column in fields(row):
+                self._hash.update(f"\n{column.name}=".encode())
+                self._add(self._stored(column.name, getattr(row, column.name)))
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+    def _stored(self, name: str, value: Any) -> Any:
+        if name == "fbanks":
+            return {spec: array.astype(self._metadata.fbank_dtype, copy=False) for spec, array in value.items()}
+        if name == "frame_times_seconds":
+            return np.asarray(value, dtype=np.float32)
+        return asdict(value) if name == "source" else value
+
+    def _add(self, value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            self._hash.update(f"{value.dtype.str}{value.shape}".encode())
+            self._hash.update(np.ascontiguousarray(value).data)
+        elif isinstance(value, bytes):
+            self._hash.update(f"{len(value)}:".encode())
+            self._hash.update(value)
+        elif isinstance(value, Mapping):
+            for key in sorted(value):
+                self._hash.update(f"{key}:".encode())
+                self._add(value[key])
+        elif isinstance(value, (list, tuple)):
+            self._hash.update(f"[{len(value)}]".encode())
+            for item in value:
+                self._add(item)
+        else:
+            self._hash.update(repr(value).encode())
+
+
+def rows_digest(rows: Iterable[ClipRow], metadata: ShardMetadata) -> str:
+    """The digest of all rows of one shard."""
+    digest = RowsDigest(metadata)
+    digest.update(rows)
+    return digest.hexdigest()

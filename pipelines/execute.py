@@ -1,0 +1,123 @@
+"""Makes the missing shards: in this process, or by Ray Data over a pool of actors.
+
+Only shard specs and counts travel through Ray. Pixels never enter its object store: each actor decodes its clips and
+writes its own files, so nothing spills and a small store is enough.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from pipelines.config import PreprocessConfig
+from pipelines.plan import ShardSpec
+from pipelines.progress import Reporter
+from pipelines.shards import ShardWriter
+from stgcma.data.schema import ShardMetadata
+from stgcma.errors import RunFailedError
+
+_OBJECT_STORE_BYTES = 256 << 20
+
+
+def make_shards(
+    specs: Sequence[ShardSpec], config: PreprocessConfig, metadata: ShardMetadata, output: str, reporter: Reporter
+) -> None:
+    """Write every shard of ``specs``; an empty list does nothing and starts nothing.
+
+    Raises:
+        RunFailedError: If workers fail for another reason than a bad clip, e.g. a full disk.
+    """
+    if not specs:
+        return
+    if config.num_workers == 0:
+        _make_here(specs, config, metadata, output, reporter)
+    else:
+        _make_with_ray(specs, config, metadata, output, reporter)
+
+
+def _make_here(
+    specs: Sequence[ShardSpec], config: PreprocessConfig, metadata: ShardMetadata, output: str, reporter: Reporter
+) -> None:
+    writer = ShardWriter(config, metadata, output)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in every worker: the same bits, however many there are
+    try:
+        for spec in specs:
+            writer.write(spec, reporter.advance)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _ShardActor:
+    """What Ray Data calls: a row with a pickled spec -> a row with two counts."""
+
+    def __init__(self, config: PreprocessConfig, metadata: ShardMetadata, output: str) -> None:
+        torch.set_num_threads(1)
+        self._writer = ShardWriter(config, metadata, output)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        state = self._writer.write(pickle.loads(row["spec"]))
+        return {"made": sum(entry.num_rows for entry in state.entries.values()), "lost": len(state.failures)}
+
+
+def _make_with_ray(
+    specs: Sequence[ShardSpec], config: PreprocessConfig, metadata: ShardMetadata, output: str, reporter: Reporter
+) -> None:
+    import ray
+    import ray.data
+    from ray.exceptions import RayError
+
+    with _ray_running(config.num_workers) as num_cpus:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.log_internal_stack_trace_to_stdout = False
+        num_actors = min(config.num_workers or num_cpus, len(specs))
+        items = [{"spec": pickle.dumps(spec)} for spec in specs]
+        results = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            _ShardActor,
+            fn_constructor_args=(config, metadata, output),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors),
+            num_cpus=1,
+        )
+        try:
+            for row in results.iter_rows():
+                reporter.advance(row["made"], row["lost"])
+        except RayError as error:
+            cause = getattr(error, "cause", None) or error
+            raise RunFailedError(
+                f"A preprocessing worker stopped: {type(cause).__name__}: {cause}\n"
+                "Finished shards are kept; the same command goes on from there."
+            ) from error
+
+
+@contextmanager
+def _ray_running(num_workers: int | None) -> Iterator[int]:
+    """Use the running Ray or the cluster of ``RAY_ADDRESS``; else a local one that ends with the block.
+
+    Yields:
+        The number of CPUs it has.
+    """
+    import ray
+
+    started = not ray.is_initialized()
+    if started and "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+    elif started:
+        ray.init(
+            address="local",
+            num_cpus=max(num_workers or 0, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            logging_level="ERROR",
+        )
+    try:
+        yield int(ray.cluster_resources().get("CPU", 1))
+    finally:
+        if started:
+            ray.shutdown()

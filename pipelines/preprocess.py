@@ -1,0 +1,179 @@
+"""Media -> shards, the whole graph top to bottom:
+
+    annotation files ──list──▶ clips ──plan──▶ shard specs ──make what is missing──▶ Parquet + state ──▶ manifest, last
+
+    <output>/<dataset>/<fingerprint>/manifest.json           written last: its presence means complete
+                                     failures.parquet        one row per lost clip: stage, reason, detail
+                                     stats.json              fbank mean and std over the training clips
+                                     <split>/part-00000-of-00007.parquet
+                                     _state/<shard>.json     what makes a second run do nothing
+
+The shards follow from the clip list and the settings alone; workers, interruptions and restarts change neither the
+files' names nor their content.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from pipelines.config import PreprocessConfig, fingerprint
+from pipelines.datasets import dataset_source
+from pipelines.datasets.base import ClipListing, ClipRef, first_of_each_split
+from pipelines.execute import make_shards
+from pipelines.failures import FAILURES_NAME, ClipFailure, check_budget, failures_table
+from pipelines.plan import ShardSpec, plan_shards
+from pipelines.progress import LogReporter, Reporter
+from pipelines.shards import ShardState, state_path
+from pipelines.stats import finish
+from pipelines.storage import Storage
+from stgcma.data.fbank import FBANK_SPECS
+from stgcma.data.manifest import MANIFEST_NAME, ShardManifest
+from stgcma.data.schema import ShardMetadata
+from stgcma.errors import DatasetLayoutError
+
+STATS_NAME = "stats.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessResult:
+    """What lies at ``uri`` now, and what this run did for it."""
+
+    manifest: ShardManifest
+    uri: str
+    made_shards: int
+    reused_shards: int
+    failures: tuple[ClipFailure, ...]
+    seconds: float
+
+    @property
+    def nothing_to_do(self) -> bool:
+        return self.made_shards == 0
+
+
+def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) -> PreprocessResult:
+    """Make all shards of a dataset that are not there yet.
+
+    Args:
+        config: What, how and where.
+        reporter: Receives the progress; log lines when None.
+
+    Raises:
+        DatasetLayoutError: If the source is not laid out as documented.
+        FailureBudgetExceededError: If too many clips of a split are lost; the shards are kept, no manifest is written.
+        RunFailedError: If workers stopped; finished shards are kept.
+    """
+    started = time.monotonic()
+    reporter = reporter or LogReporter()
+    dataset = dataset_source(config.dataset)
+    config = _resolved(config, dataset.default_fbanks)
+    listing = dataset.list_clips(Storage(config.source), config)
+    clips = first_of_each_split(listing.clips, config.limit)
+    if not clips:
+        raise DatasetLayoutError(f"{config.source} lists no clips of {config.dataset}; check --source.")
+
+    name = fingerprint(config, clips)
+    output = Storage(f"{config.output}/{dataset.name}/{name}")
+    metadata = dataset.metadata(config, name)
+    specs = plan_shards(clips, clips_per_shard=config.clips_per_shard, fingerprint=name)
+    reused = _finished(specs, output)
+    missing = [spec for spec in specs if spec.name not in reused]
+
+    for note in listing.notes:
+        reporter.note(note)
+    reporter.start(len(clips), sum(len(spec.clips) for spec in specs if spec.name in reused))
+    try:
+        if missing:
+            output.delete(MANIFEST_NAME)
+            _remove_leftovers(output)
+        make_shards(missing, config, metadata, output.uri, reporter)
+    finally:
+        reporter.finish()
+
+    states = {spec.name: reused.get(spec.name) or _read_state(output, spec.name) for spec in specs}
+    failures = tuple(failure for spec in specs for failure in states[spec.name].failures)
+    manifest = _manifest(config, listing, metadata, clips, list(states.values()), failures)
+    if missing or not output.exists(MANIFEST_NAME):
+        output.write_bytes(FAILURES_NAME, failures_table(failures))
+        output.write_bytes(STATS_NAME, json.dumps({k: asdict(v) for k, v in manifest.stats.items()}, indent=2).encode())
+    check_budget(clips, failures, config.failure_budget, output.uri)
+    if missing or not output.exists(MANIFEST_NAME):
+        output.write_bytes(MANIFEST_NAME, manifest.to_json().encode())
+    return PreprocessResult(
+        manifest=manifest,
+        uri=output.uri,
+        made_shards=len(missing),
+        reused_shards=len(reused),
+        failures=failures,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _resolved(config: PreprocessConfig, default_fbanks: tuple[str, ...]) -> PreprocessConfig:
+    """Filter banks filled in and in one order, so that equal wishes have equal fingerprints."""
+    chosen = config.fbank_specs or default_fbanks
+    return replace(config, fbank_specs=tuple(name for name in FBANK_SPECS if name in chosen))
+
+
+def _finished(specs: Sequence[ShardSpec], output: Storage) -> dict[str, ShardState]:
+    """States of the shards that are there, whole, and made from what the source holds today."""
+    sizes = output.list_files(recursive=True)
+    finished = {}
+    for spec in specs:
+        if state_path(spec.name) not in sizes:
+            continue
+        state = _read_state(output, spec.name)
+        whole = all(sizes.get(entry.path) == entry.size_bytes for entry in state.entries.values())
+        if state.spec_digest == spec.digest and whole:
+            finished[spec.name] = state
+    return finished
+
+
+def _read_state(output: Storage, shard: str) -> ShardState:
+    return ShardState.from_json(output.read_text(state_path(shard)))
+
+
+def _remove_leftovers(output: Storage) -> None:
+    """Temporary files of a run that was killed. One run at a time works in an output folder."""
+    if output.is_local:
+        for path in output.list_files(recursive=True):
+            if path.endswith(".tmp"):
+                output.delete(path)
+
+
+def _manifest(
+    config: PreprocessConfig,
+    listing: ClipListing,
+    metadata: ShardMetadata,
+    clips: Sequence[ClipRef],
+    states: Sequence[ShardState],
+    failures: Sequence[ClipFailure],
+) -> ShardManifest:
+    lost = Counter(failure.split for failure in failures)
+    splits = sorted({clip.split for clip in clips})
+    sums = {name: finish(state.sums[name] for state in states) for name in metadata.fbank_specs}
+    return ShardManifest(
+        dataset=metadata.dataset,
+        fingerprint=metadata.fingerprint,
+        metadata=metadata,
+        splits={s: tuple(state.entries[s] for state in states if s in state.entries) for s in splits},
+        num_failures={split: lost[split] for split in splits},
+        stats={name: stats for name, stats in sums.items() if stats},
+        class_names=listing.class_names,
+        question_words=listing.question_words,
+        settings={"source": config.source, **config.content()},
+        notes=(*listing.notes, *_media_notes(states)),
+    )
+
+
+def _media_notes(states: Sequence[ShardState]) -> list[str]:
+    """What decoding showed and a reader of the numbers may want to know."""
+    decoders: Counter[str] = sum((Counter(state.decoders) for state in states), Counter())
+    padded = sum(state.padded_clips for state in states)
+    notes = [f"frames by {', '.join(f'{decoder} ({n} clips)' for decoder, n in sorted(decoders.items()))}"]
+    if padded:
+        notes.append(f"{padded} clips have sound that ends more than 0.1 s before their pictures; zeros fill the rest")
+    return notes

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import simplejpeg
 import torch
 from PIL import Image
@@ -15,6 +17,7 @@ from PIL import Image
 from stgcma.data.batch import AVBatch, EventTargets
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.data.manifest import MANIFEST_NAME, FbankStats, ShardEntry, ShardManifest
+from stgcma.data.question_text import Question, build_vocabulary, questions_to_table
 from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
 
 NUM_CLASSES = 29
@@ -181,3 +184,66 @@ def tiny_batch(
         fbank=torch.randn(num_clips, num_segments, *audio_size, generator=generator),
         targets=EventTargets(labels=torch.randint(num_classes, (num_clips, num_segments), generator=generator)),
     )
+
+
+_KINDS = (("Audio", "Counting"), ("Visual", "Location"), ("Audio-Visual", "Temporal"))
+
+
+def tiny_questions(num_videos: int, split: str) -> list[Question]:
+    """One to three questions a video; ids are ten times the video's number, and so tell it (test: plus five)."""
+    offset = 0 if split == "train" else 5
+    return [
+        Question(
+            question_id=10 * video + offset + k, video_id=f"video{video:04d}", type=_KINDS[k],
+            words=("Is", "a", "video", ("old", "new")[(video + k) % 2]), answer=("yes", "no", "two")[(video + k) % 3],
+        )
+        for video in range(num_videos)
+        for k in range(video % 3 + 1)
+    ]  # fmt: skip
+
+
+def write_question_shards(
+    root: Path | str,
+    *,
+    num_videos: int,
+    num_segments: int = 3,
+    metadata: ShardMetadata | None = None,
+    grey_of_video: Callable[[int], int] | None = None,
+    extra_grey: int = 0,
+) -> ShardManifest:
+    """MUSIC-AVQA shards with stored train and test questions.
+
+    Args:
+        root: What ``DataConfig.shards`` names.
+        num_videos: ``video0000`` and on.
+        num_segments: ``S``.
+        metadata: Other than ``tiny_metadata("questions", dataset="music-avqa", ...)``.
+        grey_of_video: Level of every frame of a video, so that a test can tell where a frame is from.
+        extra_grey: Level of the denser grid's frames, where ``metadata`` stores one.
+    """
+    metadata = metadata or tiny_metadata("questions", dataset="music-avqa", num_segments=num_segments, waveform=False)
+    folder = Path(root) / metadata.dataset / metadata.fingerprint
+    rows = []
+    for number in range(num_videos):
+        row = tiny_row(number, metadata, split="videos", seconds=float(num_segments))
+        row = replace(row, clip_id=f"video{number:04d}", video_id=f"video{number:04d}")
+        if grey_of_video is not None:
+            flat = jpeg(np.full((48, 64, 3), grey_of_video(number), np.uint8))
+            extra = [jpeg(np.full((48, 64, 3), extra_grey, np.uint8))] * 4 if metadata.stores_extra_frames else None
+            row = replace(row, frames=[flat] * num_segments, extra_frames=extra)
+        rows.append(row)
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    (folder / "questions").mkdir(exist_ok=True)
+    path = "videos/part-00000-of-00001.parquet"
+    write_parquet(encode_rows(rows, metadata), folder / path)
+    for split in ("train", "test"):
+        pq.write_table(questions_to_table(tiny_questions(num_videos, split)), folder / "questions" / f"{split}.parquet")
+    vocabulary = build_vocabulary(tiny_questions(num_videos, "train"))
+    entry = ShardEntry(path=path, num_rows=num_videos, size_bytes=(folder / path).stat().st_size, digest="0" * 64)
+    manifest = ShardManifest(
+        dataset=metadata.dataset, fingerprint=metadata.fingerprint, metadata=metadata, splits={"videos": (entry,)},
+        num_failures={"videos": 0}, class_names=vocabulary.answers, question_words=vocabulary.words, settings={"made_by": "tests"},
+        stats={name: FbankStats(mean=-5.0, std=4.0, count=1) for name in metadata.fbank_specs},
+    )  # fmt: skip
+    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+    return manifest

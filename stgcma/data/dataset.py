@@ -11,13 +11,15 @@ from stgcma.config import BRANCHES, Branch, DataConfig, OptimConfig
 from stgcma.data.batch import AVBatch
 from stgcma.data.events import EventReader
 from stgcma.data.manifest import ShardManifest, select_manifest
+from stgcma.data.masks import MaskReader
+from stgcma.data.questions import QuestionReader
 from stgcma.data.reader import ReadContext, Reader
 from stgcma.data.sampler import EvalSampler, TrainSampler, Unit
 from stgcma.data.store import ShardStore
 from stgcma.errors import ShardMismatchError
 from stgcma.presets import BackboneSpec
 
-READERS: dict[str, type[Reader]] = {"events": EventReader}
+READERS: dict[str, type[Reader]] = {"events": EventReader, "masks": MaskReader, "questions": QuestionReader}
 """Annotation kind of the shards -> how they are read."""
 
 
@@ -137,7 +139,7 @@ def build_loader(
         )
     context = ReadContext(
         data=data, task=task, spec=spec, store=ShardStore(data.shards, manifest), split=split, train=train,
-        seed=optim.seed, branches=branches,
+        seed=optim.seed, branches=branches, global_batch=optim.batch_size, world_size=world_size,
     )  # fmt: skip
     reader = reader_class(context)
     if train:

@@ -40,6 +40,9 @@ class ReadContext:
     seed: int
     branches: tuple[Branch, ...]
     """Modalities the model reads; the columns of the other are never touched."""
+    global_batch: int = 1
+    """Units of one training step over all workers."""
+    world_size: int = 1
 
     @property
     def manifest(self) -> ShardManifest:

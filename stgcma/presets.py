@@ -89,6 +89,11 @@ BACKBONES: dict[str, BackboneSpec] = {
             name="clip_vit_demo", family="clip", library_name="", image_size=48, patch_size=12, width=64, depths=(4,),
             num_heads=(4,), audio_size=(48, 48), default_tag="builtin", quick_gelu=True, fbanks=(("ave", "demo"),),
         ),
+        BackboneSpec(
+            name="swin_demo", family="swin", library_name="", image_size=64, patch_size=4, width=24, depths=(2, 2, 2),
+            num_heads=(2, 4, 8), window_size=4, audio_size=(64, 64), default_tag="builtin",
+            fbanks=(("avs", "swin_demo"),),
+        ),
     )
 }  # fmt: skip
 
@@ -103,6 +108,8 @@ RATIOS: dict[tuple[str, str], tuple[float, ...]] = {
     ("swin_large", "base"): (1 / 2, 1 / 4, 1 / 8, 1 / 16),
     ("clip_vit_demo", "tiny"): (1 / 8,),
     ("clip_vit_demo", "base"): (1 / 4,),
+    ("swin_demo", "tiny"): (1 / 8,),
+    ("swin_demo", "base"): (1 / 4,),
 }
 """(backbone, size) -> ratio per stage, reproducing the published counts of Tables 2-5 and 7."""
 
@@ -111,6 +118,18 @@ TABLE1_RATIOS: dict[str, tuple[float, ...]] = {
     "swin_base": (1 / 2, 1 / 4, 1 / 8, 1 / 16),
 }
 """What Table 1 prints for Base where it does not reproduce the published count."""
+
+
+METRICS: dict[str, tuple[str, ...]] = {
+    "ave": ("accuracy",),
+    "avs": ("miou", "fscore"),
+    "avqa": (
+        "overall", "audio", "visual", "audio_visual", "audio/counting", "audio/comparative", "visual/counting",
+        "visual/location", "audio_visual/existential", "audio_visual/location", "audio_visual/counting",
+        "audio_visual/comparative", "audio_visual/temporal",
+    ),
+}  # fmt: skip
+"""Task -> what it reports on a split, besides values per class or category; the first one selects the checkpoint."""
 
 
 def backbone_spec(name: str) -> BackboneSpec:

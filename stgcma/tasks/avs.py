@@ -13,7 +13,7 @@ from stgcma.errors import ConfigError
 from stgcma.models.avs_decoder import MaskDecoder
 from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
 from stgcma.tasks.base import Outputs, Task
-from stgcma.tasks.segmentation_metrics import SegmentationMetrics
+from stgcma.tasks.segmentation_metrics import SegmentationMetrics, clip_fscores, frame_ious
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -74,6 +74,19 @@ class AVSTask(Task):
         """``mask_loss`` over the frames that have a mask."""
         assert isinstance(batch.targets, MaskTargets)
         return mask_loss(outputs["logits"], batch.targets.masks)
+
+    def per_clip(self, outputs: Outputs, batch: AVBatch) -> dict[str, dict[str, Tensor]]:
+        """``iou [K]`` of every frame with a mask and ``fscore []`` at the clip's best threshold (NaN without sound)."""
+        assert isinstance(batch.targets, MaskTargets)
+        masks = batch.targets.masks
+        logits = outputs["logits"].to(masks.device)
+        ious = frame_ious(logits.flatten(0, 1), masks.flatten(0, 1)).view(masks.shape[:2]).float()
+        fscores, counted = clip_fscores(logits, masks)
+        fscores = torch.where(counted, fscores, torch.nan).float()
+        return {
+            clip_id: {"iou": iou, "fscore": fscore}
+            for clip_id, iou, fscore in zip(batch.clip_ids, ious.cpu(), fscores.cpu(), strict=True)
+        }
 
     def new_metrics(self, *, detailed: bool = False) -> SegmentationMetrics:
         return SegmentationMetrics(detailed=detailed)

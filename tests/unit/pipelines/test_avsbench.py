@@ -258,7 +258,7 @@ def test_clip_without_any_file_is_listed_without_size(s4):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("name,start,category,split", "name,begin,category,split", "needs the columns name, start, category, split; start"),
+        ("name,start,category,split", "name,begin,category,split", "the columns name, start, category, split; start"),
         ("-aaaaaaaaaa,0,helicopter,train", "-aaaaaaaaaa,0,helicopter", "line 2: needs 4 values"),
         ("-aaaaaaaaaa,0,helicopter,train", "-aaaaaaaaaa,0,helicopter,dev", "one of train, val, test, got 'dev'"),
         ("-aaaaaaaaaa,0,", "-aaaaaaaaaa,x,", "start needs a whole second in 0..9, got 'x'"),

@@ -122,3 +122,20 @@ def test_decoder_needs_a_width_for_every_stage():
 def test_decoder_widths_are_checked(field, message):
     with pytest.raises(ConfigError, match=message):
         MaskDecoderConfig(**field)
+
+
+def test_scores_of_each_clip_average_to_the_metrics(model):
+    model.eval()
+    batch = batch_of(5)
+    task = task_of()
+    with torch.no_grad():
+        outputs = model(batch)
+    metrics = task.new_metrics(detailed=True)
+    metrics.update(outputs, batch)
+    scores = task.per_clip(outputs, batch)
+    assert set(scores) == set(batch.clip_ids)
+    ious = torch.stack([scores[clip]["iou"] for clip in batch.clip_ids])
+    fscores = torch.stack([scores[clip]["fscore"] for clip in batch.clip_ids])
+    assert ious.shape == (2, 5)
+    assert metrics.compute()["miou"] == pytest.approx(ious.mean().item(), abs=1e-6)
+    assert metrics.compute()["fscore"] == pytest.approx(fscores.mean().item(), abs=1e-6)

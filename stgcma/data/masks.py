@@ -1,0 +1,101 @@
+"""AVSBench: one clip is one unit, its target the masks of some of its frames (method section 6.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_png
+
+from stgcma.data.batch import AVBatch, MaskTargets
+from stgcma.data.images import normalize_frames
+from stgcma.data.reader import FRAME_COLUMNS, ReadContext, Reader, stack
+from stgcma.data.sampler import Unit
+from stgcma.errors import ConfigError, ShardMismatchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskExample:
+    """``frames [S, 3, N, N]``, ``fbank [S, T, F]``, ``masks [K, N, N]`` {0, 1} of the frames ``frame_index [K]``."""
+
+    clip_id: str
+    frames: Tensor | None
+    fbank: Tensor | None
+    masks: Tensor
+    frame_index: Tensor
+    category: str
+
+
+class MaskReader(Reader):
+    """Frames and masks at the size the backbone sees, without augmentation, as published."""
+
+    task = "avs"
+
+    def __init__(self, context: ReadContext) -> None:
+        super().__init__(context)
+        if context.augments:
+            raise ConfigError(
+                "data.augment.enabled: segmentation trains without augmentation, as published. Set it to false."
+            )
+
+    @property
+    def num_units(self) -> int:
+        return self.limited(len(self.context.store.clip_ids(self.context.split)))
+
+    def example(self, unit: Unit) -> MaskExample:
+        context, (_, number) = self.context, unit
+        columns: tuple[str, ...] = ("clip_id", "masks", "mask_frames", "category")
+        if context.reads_frames:
+            columns += FRAME_COLUMNS
+        if context.reads_audio:
+            columns += context.fbank_columns
+        row, size = context.row(number, columns), context.spec.image_size
+        return MaskExample(
+            clip_id=row.clip_id,
+            frames=normalize_frames(resize_square(context.decode_frames(row), size)) if context.reads_frames else None,
+            fbank=context.stored_fbank(row) if context.reads_audio else None,
+            masks=torch.stack([decode_mask(mask, size) for mask in row.masks]),
+            frame_index=torch.tensor(list(row.mask_frames), dtype=torch.int64),
+            category=row.category or "",
+        )
+
+    def collate(self, examples: list[MaskExample]) -> AVBatch:
+        first = examples[0].frame_index
+        for example in examples:
+            if not torch.equal(example.frame_index, first):
+                raise ShardMismatchError(
+                    f"Clips of one split need masks of the same frames, got {first.tolist()} on "
+                    f"{examples[0].clip_id!r} and {example.frame_index.tolist()} on {example.clip_id!r} in {self.context.store.uri}."
+                )
+        return AVBatch(
+            clip_ids=tuple(example.clip_id for example in examples),
+            frames=stack([example.frames for example in examples]),
+            fbank=stack([example.fbank for example in examples]),
+            targets=MaskTargets(
+                masks=torch.stack([example.masks for example in examples]),
+                frame_index=first,
+                categories=tuple(example.category for example in examples),
+            ),
+        )
+
+
+def resize_square(frames: Tensor, size: int) -> Tensor:
+    """Both sides to ``size`` whatever the aspect ratio, as AVSBench does: ``[S, H, W, 3] -> [S, size, size, 3]`` uint8.
+
+    Official frames are stored at 224 x 224 and pass unchanged.
+    """
+    if frames.shape[1:3] == (size, size):
+        return frames
+    planes = frames.permute(0, 3, 1, 2).contiguous()
+    return F.interpolate(planes, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1).contiguous()
+
+
+def decode_mask(data: bytes, size: int) -> Tensor:
+    """1-bit PNG -> ``[size, size]`` float32 {0, 1}; other sizes take the nearest pixel."""
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    mask = (decode_png(encoded, mode=ImageReadMode.GRAY) > 0).float()
+    if mask.shape[1:] != (size, size):
+        mask = F.interpolate(mask[None], size=(size, size), mode="nearest-exact")[0]
+    return mask[0]

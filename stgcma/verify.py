@@ -1,23 +1,26 @@
 """Check this machine and this code against golden files of the reference implementation.
 
-A golden file is a ``.safetensors`` file of weights (``param.*``), inputs, outputs and gradients. What it contains decides
-which case checks it, and the model's configuration is read from its metadata, so files of any size can be checked.
+A golden file is a ``.safetensors`` file of weights (``param.*``), inputs, outputs and gradients, or a ``.json`` file of
+numbers. What it contains decides which case checks it, and the model's configuration is read from its metadata: files
+of any size can be checked.
 Tolerances: relative L2 error 1e-5 on outputs, 1e-4 on each gradient tensor, 1e-2 on all gates of a file as one vector
 (their float32 gradients are sums with cancellation).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
 
 from stgcma.data.parity import AUDIO_CASES
-from stgcma.errors import ParityError
+from stgcma.errors import ParityError, StgcmaError
 from stgcma.models.parity import ENCODER_CASES
-from stgcma.parity import Check, read_model_config
+from stgcma.parity import Check, SkippedFile, read_model_config
+from stgcma.scalar_parity import SCALAR_CASES
 from stgcma.tasks.avqa_parity import AVQA_CASES
 from stgcma.tasks.avs_parity import AVS_CASES
 from stgcma.tasks.metrics_parity import METRICS_CASES
@@ -32,6 +35,7 @@ CASES: dict[str, tuple[Recognise, CaseFunction]] = {
     **AVS_CASES,
     **METRICS_CASES,
     **AVQA_CASES,
+    **SCALAR_CASES,
 }
 """Case name -> how its files are recognised and checked; the first that recognises a file is used."""
 
@@ -41,22 +45,28 @@ class FileReport:
     """Result of one golden file."""
 
     file: str
-    case: str
-    checks: tuple[Check, ...]
+    case: str = ""
+    checks: tuple[Check, ...] = ()
+    error: str = ""
+    """Why the file could not be checked; counts as a failure."""
+    skipped: str = ""
+    """Why the file is none of ours to check; not a failure."""
 
     @property
     def passed(self) -> bool:
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        return bool(self.skipped) or (not self.error and bool(self.checks) and all(c.passed for c in self.checks))
 
     def worst(self, kind: str) -> Check | None:
         """The check nearest to (or furthest past) its tolerance among those whose name starts with ``kind``."""
-        checks = [check for check in self.checks if check.name.startswith(kind)]
-        return max(checks, key=lambda check: check.error / check.tolerance, default=None)
+        checks = [check for check in self.checks if check.name.split(".")[0] == kind]
+        return max(checks, key=lambda check: (not check.passed, check.error / (check.tolerance or 1)), default=None)
 
     def line(self) -> str:
-        """One line: verdict, file, case, worst relative errors."""
-        groups = dict.fromkeys(check.name.split(".")[0] for check in self.checks)
-        worst = "  ".join(f"{g} {c.error:.1e}/{c.tolerance:.0e}" for g in groups if (c := self.worst(g)))
+        """One line: verdict, file, case, worst relative error / tolerance of each kind of check."""
+        if self.skipped or self.error:
+            return f"{'skip' if self.skipped else 'FAIL'} {self.file}  {self.skipped or self.error}"
+        kinds = dict.fromkeys(check.name.split(".")[0] for check in self.checks)
+        worst = "  ".join(f"{kind} {c.error:.1e}/{c.tolerance:.0e}" for kind in kinds if (c := self.worst(kind)))
         return f"{'ok  ' if self.passed else 'FAIL'} {self.file}  [{self.case}, {len(self.checks)} checks]  {worst}"
 
     def failures(self) -> list[str]:
@@ -64,35 +74,39 @@ class FileReport:
 
 
 def read_config(file: Path) -> tuple[set[str], dict]:
-    """Tensor names and model configuration of a golden file.
+    """Names of the tensors (or JSON keys) and model configuration of a golden file.
 
     Raises:
-        ParityError: If it is not a safetensors file.
+        ParityError: If it is missing, or neither a safetensors nor a JSON file.
     """
+    if not file.exists():
+        raise ParityError(f"Golden file {file} does not exist.")
     try:
+        if file.suffix == ".json":
+            return set(json.loads(file.read_text())), {}
         with safe_open(file, "pt") as handle:
             return set(handle.keys()), read_model_config(handle.metadata())
-    except FileNotFoundError as error:
-        raise ParityError(f"Golden file {file} does not exist.") from error
     except Exception as error:  # safetensors raises its own untyped errors
-        raise ParityError(f"{file} is no golden file: needed a .safetensors file, got: {error}") from error
+        raise ParityError(f"{file} is no golden file: needed .safetensors or .json, got: {error}") from error
 
 
 def verify_file(file: Path, device: str = "cpu") -> FileReport:
-    """Run the case that recognises ``file``.
-
-    Raises:
-        ParityError: If the file is unreadable or no case recognises it.
-    """
-    names, config = read_config(file)
-    for case, (recognise, check) in CASES.items():
-        if recognise(names, config):
-            return FileReport(str(file), case, tuple(check(file, device)))
-    raise ParityError(
-        f"{file} matches no known case ({', '.join(CASES)}). Needed: a golden file with the tensors of one of them."
+    """Run the case that recognises ``file``; whatever goes wrong is in the report."""
+    try:
+        names, config = read_config(file)
+        for case, (recognise, check) in CASES.items():
+            if recognise(names, config):
+                return FileReport(str(file), case, tuple(check(file, device)))
+    except SkippedFile as reason:
+        return FileReport(str(file), skipped=str(reason))
+    except StgcmaError as error:
+        return FileReport(str(file), error=str(error))
+    return FileReport(
+        str(file), error=f"matches no known case ({', '.join(CASES)}); needed: the tensors of one of them"
     )
 
 
-def verify_files(files: Sequence[Path], device: str = "cpu") -> list[FileReport]:
-    """One report a file, in order."""
-    return [verify_file(Path(file), device) for file in files]
+def verify_files(files: Sequence[Path], device: str = "cpu") -> Iterator[FileReport]:
+    """One report a file, in order, as they are done."""
+    for file in files:
+        yield verify_file(Path(file), device)

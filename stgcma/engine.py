@@ -186,12 +186,14 @@ def evaluate(
         if on_batch is not None:
             on_batch(batch, outputs)
     model.train(was_training)
-    metrics.sums = distributed.total(metrics.sums)
+    everyone = task.new_metrics(detailed=detailed)
+    for sums in distributed.gather(metrics.sums):
+        everyone.merge(sums)
     merged: dict[str, dict[str, Tensor]] = {}
     for part in distributed.gather(per_clip):
         merged.update(part)
     return Evaluation(
-        metrics=metrics,
+        metrics=everyone,
         per_clip=dict(sorted(merged.items())),
         num_clips=sum(distributed.gather(num_clips)),
     )

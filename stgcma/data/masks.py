@@ -66,8 +66,9 @@ class MaskReader(Reader):
         for example in examples:
             if not torch.equal(example.frame_index, first):
                 raise ShardMismatchError(
-                    f"Clips of one split need masks of the same frames, got {first.tolist()} on "
-                    f"{examples[0].clip_id!r} and {example.frame_index.tolist()} on {example.clip_id!r} in {self.context.store.uri}."
+                    f"Clips of one split need masks of the same frames; in {self.context.store.uri} clip "
+                    f"{examples[0].clip_id!r} has {first.tolist()} and {example.clip_id!r} "
+                    f"has {example.frame_index.tolist()}."
                 )
         return AVBatch(
             clip_ids=tuple(example.clip_id for example in examples),

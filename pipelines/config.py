@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from stgcma.data.fbank import FBANK_SPECS
 from stgcma.data.schema import SCHEMA_VERSION, FbankDtype, FrameEncoding
@@ -21,8 +21,16 @@ Resample = Literal["sinc", "nearest_moviepy"]
 CODE_VERSION = 1
 """Raised when the same settings would give different rows than the previous release; part of the fingerprint."""
 
-RUNTIME_FIELDS = ("source", "output", "num_workers", "failure_budget")
+RUNTIME_FIELDS = ("source", "output", "num_workers", "ray_address", "failure_budget")
 """Fields that do not change a row: where and how fast, not what."""
+
+
+_CHOICES = {
+    "channel_mode": get_args(ChannelMode),
+    "resample": get_args(Resample),
+    "frame_encoding": get_args(FrameEncoding),
+    "fbank_dtype": get_args(FbankDtype),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,8 @@ class PreprocessConfig:
     """Root of the shards; this run writes ``<output>/<dataset>/<fingerprint>/``."""
     num_workers: int | None = None
     """Ray actors, each on one CPU. None: one per CPU. 0: in this process, without Ray."""
+    ray_address: str = "local"
+    """``local`` starts Ray on this machine for the run; ``auto`` or an address joins a cluster."""
     failure_budget: float = 0.01
     """Largest fraction of a split that may be lost to bad media."""
 
@@ -61,6 +71,9 @@ class PreprocessConfig:
     labels: str = "auto"
     """*Content.* AVE: ``annotations`` (the event times), a file such as ``right_labels.h5`` under the source, or
     ``auto``: ``labels.h5`` where it is present and the annotations otherwise."""
+    questions: str = "json"
+    """*Content.* MUSIC-AVQA: folder of the question files: ``json`` as the published numbers read it, or the corrected
+    ``json_update``."""
     limit: int | None = None
     """*Content.* Only the first so many clips of each split, in id order."""
     clips_per_shard: int = 32
@@ -70,6 +83,9 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         problems = []
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                problems.append(f"{name} needs one of {', '.join(choices)}; got {getattr(self, name)!r}.")
         unknown = [name for name in self.fbank_specs if name not in FBANK_SPECS]
         if unknown:
             problems.append(f"fbank needs names out of {', '.join(FBANK_SPECS)}; got {', '.join(unknown)}.")
@@ -105,5 +121,6 @@ def fingerprint(config: PreprocessConfig, clips: Sequence[ClipRef]) -> str:
         [clip.clip_id, clip.split, clip.media_uri, clip.counts_in_stats, clip.budget, clip.annotation_values()]
         for clip in sorted(clips, key=lambda clip: clip.clip_id)
     ]
-    text = json.dumps([SCHEMA_VERSION, CODE_VERSION, config.content(), listing], sort_keys=True)
+    fbanks = [asdict(FBANK_SPECS[name]) for name in config.fbank_specs]
+    text = json.dumps([SCHEMA_VERSION, CODE_VERSION, config.content(), fbanks, listing], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

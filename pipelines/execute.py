@@ -6,6 +6,7 @@ writes its own files, so nothing spills and a small store is enough.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -54,14 +55,20 @@ def _make_here(
 
 
 class _ShardActor:
-    """What Ray Data calls: a row with a pickled spec -> a row with two counts."""
+    """What Ray Data calls: a row with a pickled task -> a row with two counts.
 
-    def __init__(self, config: PreprocessConfig, metadata: ShardMetadata, output: str) -> None:
+    The task brings everything with it: constructor arguments would lie in the object store, and an actor whose
+    arguments were lost could not be restarted.
+    """
+
+    def __init__(self) -> None:
         torch.set_num_threads(1)
-        self._writer = ShardWriter(config, metadata, output)
+        self._writer: ShardWriter | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        state = self._writer.write(pickle.loads(row["spec"]))
+        spec, config, metadata, output = pickle.loads(row["task"])
+        self._writer = self._writer or ShardWriter(config, metadata, output)
+        state = self._writer.write(spec)
         return {"made": sum(entry.num_rows for entry in state.entries.values()), "lost": len(state.failures)}
 
 
@@ -72,17 +79,14 @@ def _make_with_ray(
     import ray.data
     from ray.exceptions import RayError
 
-    with _ray_running(config.num_workers) as num_cpus:
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    with _ray_running(config) as num_cpus:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.log_internal_stack_trace_to_stdout = False
+        tasks = [{"task": pickle.dumps((spec, config, metadata, output))} for spec in specs]
         num_actors = min(config.num_workers or num_cpus, len(specs))
-        items = [{"spec": pickle.dumps(spec)} for spec in specs]
-        results = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            _ShardActor,
-            fn_constructor_args=(config, metadata, output),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors),
-            num_cpus=1,
+        results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
+            _ShardActor, compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors), num_cpus=1
         )
         try:
             for row in results.iter_rows():
@@ -96,8 +100,8 @@ def _make_with_ray(
 
 
 @contextmanager
-def _ray_running(num_workers: int | None) -> Iterator[int]:
-    """Use the running Ray or the cluster of ``RAY_ADDRESS``; else a local one that ends with the block.
+def _ray_running(config: PreprocessConfig) -> Iterator[int]:
+    """Use the Ray that is running, or start or join one that is left when the block ends.
 
     Yields:
         The number of CPUs it has.
@@ -105,16 +109,17 @@ def _ray_running(num_workers: int | None) -> Iterator[int]:
     import ray
 
     started = not ray.is_initialized()
-    if started and "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    elif started:
+    if started:
+        local = {
+            "num_cpus": max(config.num_workers or 0, os.cpu_count() or 1),
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
         ray.init(
-            address="local",
-            num_cpus=max(num_workers or 0, os.cpu_count() or 1),
-            include_dashboard=False,
+            address=config.ray_address,
             log_to_driver=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
+            **(local if config.ray_address == "local" else {}),
         )
     try:
         yield int(ray.cluster_resources().get("CPU", 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,52 @@ def preprocess(
         str | None, typer.Option(help="Official layout on disk or s3://  [default: data/raw/DATASET]")
     ] = None,
     output: Annotated[str, typer.Option(help="Root of the shards, directory or s3://")] = "data/shards",
-    fbank: Annotated[list[str] | None, typer.Option(help="Filter bank to store; repeat for several.")] = None,
+    fbank: Annotated[
+        list[str] | None, typer.Option(help="Filter bank to store; repeat for several  [default: the dataset's own]")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N clips of each split.")] = None,
-    num_workers: Annotated[int | None, typer.Option(help="Decoding processes  [default: one a CPU]")] = None,
+    num_workers: Annotated[
+        int | None, typer.Option(help="Decoding processes; 0 works in this one  [default: one a CPU]")
+    ] = None,
     failure_budget: Annotated[float, typer.Option(help="Fraction of a split that may be lost.")] = 0.01,
+    channel_mode: Annotated[str, typer.Option(help="Channels to mono: mean or left.")] = "mean",
+    resample: Annotated[str, typer.Option(help="To 16 kHz: sinc, or nearest_moviepy as published.")] = "sinc",
+    labels: Annotated[
+        str, typer.Option(help="AVE: annotations, an .h5 file in SOURCE, or auto: labels.h5 if there.")
+    ] = "auto",
+    questions: Annotated[str, typer.Option(help="MUSIC-AVQA: folder of the questions, json or json_update.")] = "json",
+    extra_frames: Annotated[
+        int, typer.Option(help="MUSIC-AVQA: denser grid that negatives are drawn from, 60 as published; 0: none.")
+    ] = 0,
+    frame_encoding: Annotated[str, typer.Option(help="jpeg, or raw: 7x the bytes, 10x faster to read.")] = "jpeg",
+    short_side: Annotated[int, typer.Option(help="Pixels of the frames' shorter side; never scaled up.")] = 256,
+    clips_per_shard: Annotated[int, typer.Option(help="Media files per Parquet file.")] = 32,
+    ray_address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="local, auto or an address.")] = "local",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Decode clips once into Parquet shards; a second run makes only what is missing."""
-    raise NotImplementedError
+    from jobs.preprocessing import run
+    from pipelines.config import PreprocessConfig
+
+    choices: dict[str, Any] = {
+        "channel_mode": channel_mode,
+        "resample": resample,
+        "frame_encoding": frame_encoding,
+    }
+    config = PreprocessConfig(
+        dataset=dataset,
+        source=source or f"data/raw/{dataset}",
+        output=output,
+        fbank_specs=tuple(fbank or ()),
+        limit=limit,
+        num_workers=num_workers,
+        failure_budget=failure_budget,
+        labels=labels,
+        questions=questions,
+        extra_frames=extra_frames,
+        short_side=short_side,
+        clips_per_shard=clips_per_shard,
+        ray_address=ray_address,
+        **choices,
+    )
+    run(config, as_json=as_json)

@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for package in ("stgcma", "pipelines", "jobs"):
+        logging.getLogger(package).setLevel(logging.DEBUG if debug else logging.INFO)
     try:
         app(args=arguments, prog_name="stgcma-jobs")
     except StgcmaError as error:

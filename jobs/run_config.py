@@ -35,7 +35,8 @@ class RunConfig:
         problems = []
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             problems.append(
-                f"name: {self.name!r} becomes a folder; it needs letters, digits, '.', '_' or '-', a letter or digit first."
+                f"name: {self.name!r} becomes a folder; it needs letters, digits, '.', '_' or '-', not beginning with "
+                "a sign."
             )
         if self.task not in TASK_NAMES:
             problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASK_NAMES)}.")

@@ -45,6 +45,11 @@ class RunFolder:
     def __repr__(self) -> str:
         return f"RunFolder({self.uri!r})"
 
+    @property
+    def parent_uri(self) -> str:
+        """Where this and other run folders lie."""
+        return self.uri.rpartition("/")[0] or "."
+
     def exists(self, name: str) -> bool:
         return self.storage.exists(name)
 
@@ -117,7 +122,7 @@ def open_run(uri: str) -> RunFolder:
     folder = RunFolder(uri)
     if folder.exists(CONFIG):
         return folder
-    parent = Storage(folder.uri.rpartition("/")[0] or ".")
+    parent = Storage(folder.parent_uri)
     beside = [name for name in parent.list_folders() if parent.exists(f"{name}/{CONFIG}")]
     hint = f" Runs beside it: {', '.join(beside[:12])}." if beside else ""
     raise ConfigError(f"No run at {uri}: it has no {CONFIG}.{hint}")

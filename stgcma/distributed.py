@@ -60,3 +60,8 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def barrier() -> None:
+    """Wait for all workers, e.g. for a file that the first one writes."""
+    gather(None)

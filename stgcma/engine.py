@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stgcma import distributed
 from stgcma.config import OptimConfig
 from stgcma.data.batch import AVBatch
-from stgcma.errors import RunFailedError
+from stgcma.errors import ConfigError, RunFailedError
 from stgcma.models.parameters import trainable_parameters
 from stgcma.optim import Schedule
 from stgcma.tasks.base import Metrics, Outputs, Task
@@ -27,6 +27,18 @@ from stgcma.tasks.base import Metrics, Outputs, Task
 logger = logging.getLogger(__name__)
 
 AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` -> the GPU where there is one; else the device of that name.
+
+    Raises:
+        ConfigError: If a GPU is asked for where torch sees none.
+    """
+    available = torch.cuda.is_available()
+    if name.startswith("cuda") and not available:
+        raise ConfigError("Device 'cuda' was asked for, but torch sees no GPU here. Use auto or cpu.")
+    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Command name -> typer function. One file per group; functions parse and call, and import what they need when called."""
+"""Command name -> typer function. One file per group; functions parse, call, and import what they need when called."""
 
 from __future__ import annotations
 

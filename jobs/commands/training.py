@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -26,18 +29,56 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a recipe. The same command after an interruption goes on from the last checkpoint."""
-    raise NotImplementedError
+    from jobs.configfile import load_run_config
+    from jobs.run_config import with_shards
+
+    config = with_shards(load_run_config(recipe, overrides or ()), shards)
+    from jobs.train import plan_run, train_run
+
+    if dry_run:
+        plan = plan_run(config, num_workers=num_workers)
+        print(json.dumps(asdict(plan), indent=2) if as_json else _plan_text(asdict(plan)))
+        return
+    try:
+        result = train_run(config, output=output, num_workers=num_workers, device=device, tracking=tracking)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps(asdict(result), indent=2))
+        return
+    if result.was_complete:
+        print("This run is complete; nothing was done. Its result:")
+    for name, value in result.metrics.items():
+        if "/class_" not in name:
+            print(f"  {name:<28} {value:.4f}")
+    print(f"  {'best epoch':<28} {result.best_epoch} of {result.epochs_run}")
+    print(f"  {'protocol':<28} {result.protocol}")
+    print(f"Run folder: {result.run}")
 
 
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    weights: Annotated[str, typer.Option(help="best or averaged.")] = "best",
     shards: Annotated[str | None, typer.Option(help="Root of the shards  [default: as trained]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Metrics of a run's best checkpoint on one split, per class, with the confusion matrix as a picture."""
-    raise NotImplementedError
+    """Metrics of a run's weights on one split, per class, with the confusion matrix as a picture."""
+    from jobs.evaluate import evaluate_run
+
+    result = evaluate_run(run, split=split, weights=weights, shards=shards, device=device)
+    if as_json:
+        print(json.dumps(asdict(result), indent=2))
+        return
+    print(f"{result.run}: {result.weights} weights on {result.num_clips} clips of {result.split}")
+    for name, value in result.metrics.items():
+        print(f"  {name:<28} {value:.4f}")
+    for name, value in sorted(result.classes.items(), key=lambda item: item[1]):
+        print(f"    {name:<26} {value:.4f}")
+    for file in result.files:
+        print(f"{result.run}/{file}")
 
 
 def sync(
@@ -45,12 +86,36 @@ def sync(
     tracking: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help=TRACKING_HELP)] = None,
 ) -> None:
     """Send to MLflow what a run recorded and a tracking server missed."""
-    raise NotImplementedError
+    from jobs.run_folder import open_run
+    from jobs.tracking import default_tracking_uri, sync_run
+
+    folder = open_run(run)
+    report = sync_run(folder, tracking or default_tracking_uri(folder.parent_uri))
+    print(
+        f"{report.tracking_uri}: run {report.run_id}, "
+        f"{report.num_metrics} metric values and {report.num_artifacts} files were missing and are there now."
+    )
 
 
 def ui(
     output: Annotated[str, typer.Option(help="Where run folders lie.")] = "data/runs",
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 5000,
 ) -> None:
     """Open MLflow on the loopback interface and print its address."""
-    raise NotImplementedError
+    from jobs.tracking import serve_ui
+
+    raise typer.Exit(serve_ui(output, port))
+
+
+def _plan_text(plan: dict) -> str:
+    """The lines of ``--dry-run``."""
+    counts = plan["parameters"]
+    lines = [
+        f"{plan['run_name']}",
+        f"  shards      {plan['source']}  (digest {plan['digest'][:12]})",
+        "  clips       " + ", ".join(f"{split} {number}" for split, number in plan["num_clips"].items()),
+        f"  steps       {plan['steps_per_epoch']} an epoch",
+        f"  parameters  {counts['trainable']:,} trained of {counts['total']:,}",
+    ]
+    lines += [f"    {role:<28} {number:>12,}" for role, number in counts["by_role"].items()]
+    return "\n".join(lines)

@@ -101,6 +101,8 @@ def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) ->
         output.write_bytes(STATS_NAME, json.dumps({k: asdict(v) for k, v in manifest.stats.items()}, indent=2).encode())
     check_budget(clips, failures, config.failure_budget, output.uri)
     if missing or not output.exists(MANIFEST_NAME):
+        for path, content in listing.files.items():
+            output.write_bytes(path, content)
         output.write_bytes(MANIFEST_NAME, manifest.to_json().encode())
     return PreprocessResult(
         manifest=manifest,

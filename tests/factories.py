@@ -242,7 +242,8 @@ def write_question_shards(
     entry = ShardEntry(path=path, num_rows=num_videos, size_bytes=(folder / path).stat().st_size, digest="0" * 64)
     manifest = ShardManifest(
         dataset=metadata.dataset, fingerprint=metadata.fingerprint, metadata=metadata, splits={"videos": (entry,)},
-        num_failures={"videos": 0}, class_names=vocabulary.answers, question_words=vocabulary.words, settings={"made_by": "tests"},
+        num_failures={"videos": 0}, class_names=vocabulary.answers, question_words=vocabulary.words,
+        settings={"made_by": "tests"},
         stats={name: FbankStats(mean=-5.0, std=4.0, count=1) for name in metadata.fbank_specs},
     )  # fmt: skip
     (folder / MANIFEST_NAME).write_text(manifest.to_json())

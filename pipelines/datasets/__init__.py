@@ -5,9 +5,12 @@ from __future__ import annotations
 from pipelines.datasets.ave import AVE
 from pipelines.datasets.avsbench import AVSBenchMS3, AVSBenchS4
 from pipelines.datasets.base import DatasetSource
+from pipelines.datasets.music_avqa import MusicAVQA
 from stgcma.errors import ConfigError
 
-DATASETS: dict[str, DatasetSource] = {source.name: source for source in (AVE(), AVSBenchS4(), AVSBenchMS3())}
+DATASETS: dict[str, DatasetSource] = {
+    source.name: source for source in (AVE(), AVSBenchS4(), AVSBenchMS3(), MusicAVQA())
+}
 
 
 def dataset_source(name: str) -> DatasetSource:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -57,6 +57,8 @@ class ClipListing:
     question_words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What the user should know: ids in two splits, labels that differ, files that nothing refers to."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Small files to store beside the shards, by path: what is joined to the rows when they are read."""
 
 
 class DatasetSource(ABC):

@@ -209,7 +209,8 @@ class QuestionReader(Reader):
             if context.global_batch // context.world_size < 2:
                 raise ConfigError(
                     "data.negatives: batch takes negatives from the other videos of a worker's batch and needs at "
-                    f"least 2 videos there, got optim.batch_size: {context.global_batch} over {context.world_size} workers. "
+                    f"least 2 videos there, got optim.batch_size: {context.global_batch} over {context.world_size} "
+                    "workers. "
                     "Raise optim.batch_size, or set data.negatives: stored."
                 )
 

@@ -1,0 +1,201 @@
+"""MUSIC-AVQA (Li et al., CVPR 2022): 45,867 questions about 9,288 one-minute music videos.
+
+    <source>/json/avqa-{train,val,test}.json           or json_update/, chosen by --questions
+    <source>/<any folder>/<video_id>.mp4               all in one, or the two of the official download:
+    <source>/MUSIC-AVQA-videos-Real/, MUSIC-AVQA-videos-Synthetic/
+
+``json`` may also lie under ``data/`` or ``MUSIC-AVQA/data/``, as in the official repository. The splits are of
+questions, and share videos: every video that some question is about becomes one row of the split ``videos``, decoded
+once. The questions are stored beside the shards, ``questions/<split>.parquet``, and joined when they are read.
+
+A video that is shorter than a minute is divided into ten segments of its own length, as the reference reads it. One
+without sound is a failure. A failure costs its questions: the failure budget counts them by split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow.parquet as pq
+
+from pipelines.config import PreprocessConfig
+from pipelines.datasets.base import ClipListing, ClipRef, DatasetSource
+from pipelines.rows import video_row
+from pipelines.storage import Storage
+from stgcma.data.question_text import (
+    Question,
+    QuestionVocabulary,
+    build_vocabulary,
+    conflicting_answers,
+    parse_questions,
+    questions_to_table,
+)
+from stgcma.data.questions import QUESTION_FOLDER, VIDEO_SPLIT
+from stgcma.data.schema import ClipRow
+from stgcma.errors import DatasetLayoutError
+
+NUM_SEGMENTS = 10
+SPLITS = ("train", "val", "test")
+JSON_PARENTS = ("", "data", "MUSIC-AVQA/data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionsDigest:
+    """What a row's fingerprint needs to know of its questions."""
+
+    digest: str
+    """sha256 over the video's questions with their places in the files."""
+
+
+class MusicAVQA(DatasetSource):
+    """Question answering about music videos."""
+
+    name = "music-avqa"
+    annotation = "questions"
+    num_segments = NUM_SEGMENTS
+    default_fbanks = ("swin_avqa",)
+    stores_waveform = False
+
+    def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
+        questions = read_splits(source, config.questions)
+        vocabulary = build_vocabulary(questions["train"])
+        media = find_videos(source)
+        asked: dict[str, dict[str, list[tuple[int, Question]]]] = defaultdict(lambda: defaultdict(list))
+        for split, listed in questions.items():
+            for place, question in enumerate(listed):
+                asked[question.video_id][split].append((place, question))
+        clips = []
+        for video_id, of_split in sorted(asked.items()):
+            path, size = media.get(video_id, (f"{video_id}.mp4", None))
+            clips.append(
+                ClipRef(
+                    dataset=self.name,
+                    clip_id=video_id,
+                    split=VIDEO_SPLIT,
+                    video_id=video_id,
+                    media_uri=path,
+                    media_bytes=size,
+                    annotation=QuestionsDigest(digest=_digest(of_split)),
+                    counts_in_stats="train" in of_split,
+                    budget={split: len(listed) for split, listed in of_split.items()},
+                )
+            )
+        return ClipListing(
+            clips=tuple(clips),
+            class_names=vocabulary.answers,
+            question_words=vocabulary.words,
+            notes=tuple(_notes(questions, vocabulary, asked.keys(), media.keys(), config.questions)),
+            files={f"{QUESTION_FOLDER}/{split}.parquet": _parquet(listed) for split, listed in questions.items()},
+        )
+
+    def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        return [video_row(ref, source, config, num_segments=NUM_SEGMENTS, with_waveform=False) for ref in refs]
+
+
+def read_splits(source: Storage, folder: str) -> dict[str, list[Question]]:
+    """Questions of every split that has a file; training is required, the vocabularies are built from it.
+
+    Raises:
+        DatasetLayoutError: If there is no training file, or a file is malformed.
+    """
+    for parent in JSON_PARENTS:
+        path = f"{parent}/{folder}" if parent else folder
+        present = [split for split in SPLITS if source.exists(f"{path}/avqa-{split}.json")]
+        if present:
+            break
+    else:
+        looked = ", ".join(f"{parent}/{folder}" if parent else folder for parent in JSON_PARENTS)
+        raise DatasetLayoutError(
+            f"{source.uri} has no avqa-train.json in {looked}. Point --source at the folder that holds {folder}/ and "
+            "the videos, or name the folder of the json files with --questions."
+        )
+    if "train" not in present:
+        raise DatasetLayoutError(
+            f"{source.uri}/{path} has no avqa-train.json. Question words and answers are numbered by their first "
+            "appearance in it, so nothing can be prepared without it, not even the other splits."
+        )
+    return {
+        split: parse_questions(source.read_text(f"{path}/avqa-{split}.json"), f"{source.uri}/{path}/avqa-{split}.json")
+        for split in present
+    }
+
+
+def find_videos(source: Storage) -> dict[str, tuple[str, int]]:
+    """Video id -> (path relative to the source, bytes), over the source folder and the folders in it.
+
+    Raises:
+        DatasetLayoutError: If an id lies in two folders.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    twice = []
+    for folder in ("", *source.list_folders()):
+        for name, size in source.list_files(folder).items():
+            if not name.endswith(".mp4"):
+                continue
+            video_id, path = name.removesuffix(".mp4"), f"{folder}/{name}" if folder else name
+            if video_id in found:
+                twice.append(f"{found[video_id][0]} and {path}")
+            found[video_id] = (path, size)
+    if twice:
+        raise DatasetLayoutError(
+            f"{len(twice)} videos lie in two folders of {source.uri}, for example {'; '.join(twice[:3])}. "
+            "Remove one of each, or point --source at a folder without the copies."
+        )
+    return found
+
+
+def _digest(of_split: dict[str, list[tuple[int, Question]]]) -> str:
+    listed = [[split, place, asdict(q)] for split, items in sorted(of_split.items()) for place, q in items]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+
+
+def _parquet(questions: Sequence[Question]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(questions_to_table(questions), sink)
+    return sink.getvalue()
+
+
+def _notes(
+    questions: dict[str, list[Question]],
+    vocabulary: QuestionVocabulary,
+    asked: Sequence[str],
+    present: Sequence[str],
+    folder: str,
+) -> list[str]:
+    """What the user should know about the files."""
+    videos = {split: {q.video_id for q in listed} for split, listed in questions.items()}
+    sizes = ", ".join(f"{split} {len(listed)} on {len(videos[split])}" for split, listed in questions.items())
+    notes = [
+        f"questions on videos: {sizes}; {len(vocabulary.words)} words with the pad, {len(vocabulary.answers)} answers",
+    ]
+    notes += [f"no avqa-{split}.json: its questions are not stored" for split in SPLITS if split not in questions]
+    several = sum(count > 1 for count in Counter(v for ids in videos.values() for v in ids).values())
+    if several:
+        notes.append(f"{several} videos serve several splits; each is stored once")
+    conflicts = {split: len(conflicting_answers(listed)) for split, listed in questions.items()}
+    if any(conflicts.values()):
+        counts = ", ".join(f"{split} {count}" for split, count in conflicts.items() if count)
+        notes.append(
+            f"question ids that occur several times in {folder}/ with different answers, all kept as published: "
+            f"{counts}"
+        )
+    known_answers, known_words = set(vocabulary.answers), set(vocabulary.words)
+    for split, listed in questions.items():
+        unknown = sum(question.answer not in known_answers for question in listed)
+        if unknown:
+            notes.append(f"{unknown} {split} questions have answers that no training question has: always wrong")
+        foreign = sum(not known_words.issuperset(question.words) for question in listed)
+        if foreign:
+            notes.append(f"{foreign} {split} questions have words that no training question has: read as padding")
+    missing = sorted(set(asked) - set(present))
+    if missing:
+        notes.append(f"{len(missing)} videos that questions are about are missing: {', '.join(missing[:10])}")
+    spare = len(set(present) - set(asked))
+    if spare:
+        notes.append(f"{spare} videos have no question and are left out")
+    return notes

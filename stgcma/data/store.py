@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -110,8 +111,14 @@ class ShardStore:
                 ) from None
             stored = ShardMetadata.decode(file.schema_arrow, f"{self.uri}/{path}")
             if stored != self.manifest.metadata:
+                differing = ", ".join(
+                    f"{f.name} {mine!r} instead of {theirs!r}"
+                    for f in fields(stored)
+                    if (mine := getattr(stored, f.name)) != (theirs := getattr(self.manifest.metadata, f.name))
+                )
                 raise ShardMismatchError(
-                    f"{self.uri}/{path} was made with {stored}, its manifest says {self.manifest.metadata}."
+                    f"{self.uri}/{path} was made with {differing} in its manifest. "
+                    "Remove the file and run the same stgcma-jobs preprocess again: it makes only what is missing."
                 )
             self._files[path] = file
         return self._files[path]

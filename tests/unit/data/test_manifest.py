@@ -1,0 +1,63 @@
+"""The manifest survives its JSON, and choosing one of several preprocessings never guesses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from stgcma.data.manifest import ShardManifest, find_manifests, select_manifest
+from stgcma.errors import ShardMismatchError
+from tests.factories import tiny_metadata, write_shards
+
+OPTIONS = {"splits": {"train": 2}, "height": 8, "width": 8}
+
+
+def test_a_manifest_survives_its_json(tmp_path):
+    manifest = write_shards(tmp_path, metadata=tiny_metadata(num_segments=2), class_names=("a", "b"), **OPTIONS)
+    manifest = replace(manifest, notes=("one note",), question_words=("<pad>", "is"))
+    text = manifest.to_json()
+    assert ShardManifest.from_json(text) == manifest
+    assert json.loads(text)["digest"] == manifest.digest
+    assert find_manifests(str(tmp_path), "ave")["tiny0000"] == replace(manifest, notes=(), question_words=())
+
+
+def test_the_digest_follows_the_rows_alone(tmp_path):
+    manifest = write_shards(tmp_path, metadata=tiny_metadata(num_segments=2), **OPTIONS)
+    (entry,) = manifest.splits["train"]
+    assert replace(manifest, notes=("other",), num_failures={"train": 5}).digest == manifest.digest
+    assert replace(manifest, splits={"train": (replace(entry, size_bytes=1),)}).digest == manifest.digest
+    assert replace(manifest, splits={"train": (replace(entry, digest="0" * 64),)}).digest != manifest.digest
+
+
+def test_another_schema_version_says_to_preprocess_again(tmp_path):
+    text = write_shards(tmp_path, metadata=tiny_metadata(num_segments=2), **OPTIONS).to_json()
+    with pytest.raises(ShardMismatchError, match=r"schema version 99, this release reads 1.*preprocess again"):
+        ShardManifest.from_json(text.replace('"schema_version": 1', '"schema_version": 99'))
+
+
+def test_selection(tmp_path):
+    root = str(tmp_path)
+    with pytest.raises(ShardMismatchError, match=r"No complete shards of 'ave'.*\n.*--dataset ave .*--fbank demo"):
+        select_manifest(root, "ave", fbank="demo")
+    (tmp_path / "ave" / "unfinished" / "train").mkdir(parents=True)
+    assert find_manifests(root, "ave") == {}, "no manifest.json: not complete"
+    demo = replace(tiny_metadata(num_segments=2), fingerprint="aaaa")
+    clip = replace(tiny_metadata(num_segments=2, fbanks=("clip",)), fingerprint="bbbb")
+    both = replace(tiny_metadata(num_segments=2, fbanks=("clip", "demo")), fingerprint="cccc")
+    write_shards(root, metadata=demo, **OPTIONS)
+    assert select_manifest(root, "ave", fbank="demo").fingerprint == "aaaa"
+    with pytest.raises(ShardMismatchError, match=r"ave/aaaa stores fbank .* of spec 'demo'.*of spec 'swin'"):
+        select_manifest(root, "ave", fbank="swin")
+    write_shards(root, metadata=clip, **OPTIONS)
+    assert select_manifest(root, "ave", fbank="clip").fingerprint == "bbbb"
+    write_shards(root, metadata=both, **OPTIONS)
+    with pytest.raises(
+        ShardMismatchError, match=r"2 preprocessings of 'ave' fit(.|\n)*data.fingerprint=aaaa(.|\n)*=cccc"
+    ):
+        select_manifest(root, "ave", fbank="demo")
+    assert select_manifest(root, "ave", fbank="demo", fingerprint="cccc").fingerprint == "cccc"
+    with pytest.raises(ShardMismatchError, match=r"No complete shards .*ave/dddd; there are: aaaa, bbbb, cccc"):
+        select_manifest(root, "ave", fbank="demo", fingerprint="dddd")
+    assert find_manifests(root, "music-avqa") == {}

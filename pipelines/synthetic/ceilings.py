@@ -1,39 +1,49 @@
 """The best accuracies that knowledge of one modality, of a sum of both, or of both can reach on a synthetic task.
 
-They bound what a result table on synthetic data can show, so the table prints them. Everything is computed from the
-planned scenes (``scenes.py``): an observer of one modality gets exactly its part of the scene, without noise.
+They bound what a result table on synthetic data can show, so the table prints them. They are exact: every combination
+of what the generator draws (``scenes.py``) is enumerated with its chance. An observer of one modality gets exactly its
+part of one second, without noise, and knows the population. (A model also sees the rest of the clip: that tells it
+a little more about where the event lies, and nothing about which object sounds or whether it is an impostor.)
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.synthetic.scenes import BACKGROUND, SHAPES, ClipPlan, Scene, SyntheticTask, plan_clip
+from pipelines.synthetic.scenes import (
+    BACKGROUND,
+    RULES,
+    SHAPES,
+    TIMBRES,
+    Cast,
+    Scene,
+    SyntheticTask,
+    label_of,
+    make_scene,
+)
 
-Observation = Callable[[Scene], Hashable]
+Cell = tuple[Hashable, Hashable, int]
+"""(seen, heard, label)."""
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Accuracies over seconds, of observers that know the second at hand and the population."""
+    """Accuracies over seconds."""
 
     majority: float
     visual: float
     audio: float
     additive: float
-    """Softmax over ``f(seen) + g(heard)``, fitted by maximum likelihood: what two unimodal experts and a linear head
-    can do. By symmetry it tosses a coin between the two objects of t4."""
+    """Softmax over ``f(seen) + g(heard)`` at its maximum likelihood: two perfect experts and a linear head."""
+    additive_limit: float
+    """The most that any rule of that form wins, by treating sizes (t3) or classes (t4) unequally. Its likelihood is lower,
+    so training has no reason to go there."""
     both: float
-
-
-def sample_plans(task: SyntheticTask, num_clips: int, seed: int = 0) -> list[ClipPlan]:
-    """Plans with balanced categories, drawn as the generator draws them."""
-    rng = np.random.default_rng(seed)
-    return [plan_clip(task, index % len(SHAPES), rng) for index in range(num_clips)]
 
 
 def seen(scene: Scene) -> Hashable:
@@ -46,50 +56,76 @@ def heard(scene: Scene) -> Hashable:
     return None if scene.sound is None else (scene.sound.timbre, scene.sound.is_high)
 
 
-def compute_ceilings(plans: list[ClipPlan]) -> Ceilings:
-    """Ceilings of a population of clips; 20,000 clips give two decimals."""
-    cells: Counter = Counter()
-    for plan in plans:
-        cells.update((seen(scene), heard(scene), label) for scene, label in zip(plan.scenes, plan.labels, strict=True))
-    total = sum(cells.values())
+def cell_chances(task: SyntheticTask) -> Counter[Cell]:
+    """Chance of every (seen, heard, label) of one second; they sum to one."""
+    rule, cells = RULES[task], Counter()
+    shapes = range(len(SHAPES))
+    for category, other, is_big in itertools.product(shapes, shapes, (False, True)):
+        timbres = range(len(TIMBRES)) if task == "t4" else (category,)
+        for timbre, (is_event, chance), (kind, share) in itertools.product(
+            timbres, ((True, rule.match), (False, 1 - rule.match)), rule.kinds.items()
+        ):
+            if other == category or not chance:
+                continue
+            scene = make_scene(task, kind, Cast(category, other, timbre, is_event), is_big=is_big)
+            draws = len(SHAPES) * (len(SHAPES) - 1) * 2 * len(timbres)
+            cells[seen(scene), heard(scene), label_of(task, scene)] += chance * share / draws
+    return cells
 
-    def best(key: Callable[[tuple], Hashable]) -> float:
+
+def compute_ceilings(task: SyntheticTask) -> Ceilings:
+    """All ceilings of a task; under a second."""
+    cells = cell_chances(task)
+
+    def best(key: Callable[[Cell], Hashable]) -> float:
         groups: dict[Hashable, Counter] = defaultdict(Counter)
-        for cell, count in cells.items():
-            groups[key(cell)][cell[2]] += count
-        return sum(max(group.values()) for group in groups.values()) / total
+        for cell, chance in cells.items():
+            groups[key(cell)][cell[2]] += chance
+        return sum(max(group.values()) for group in groups.values())
 
     return Ceilings(
         majority=best(lambda cell: None),
         visual=best(lambda cell: cell[0]),
         audio=best(lambda cell: cell[1]),
-        additive=_additive(cells) / total,
+        additive=additive_accuracy(cells),
+        additive_limit=additive_limit(task),
         both=best(lambda cell: cell[:2]),
     )
 
 
-def _additive(cells: Counter, num_steps: int = 3000, step_size: float = 1.0) -> float:
-    """Correct seconds of the maximum likelihood ``softmax(f(seen) + g(heard))``, ties shared equally.
+def additive_limit(task: SyntheticTask) -> float:
+    """An additive rule decides an exclusive or of two bits in three cells of four: it loses the cheapest one.
 
-    Plain accelerated gradient descent on the cell frequencies; the problem is convex and a few dozen rows wide.
+    t3: size and pitch decide between event and impostor; the cheapest cell is half of the impostors. t4: which object is
+    small and the pitch decide between the objects, in pairs of mirrored scenes; all four cells are equally likely.
     """
-    views = sorted({cell[0] for cell in cells}, key=repr)
-    sounds = sorted({cell[1] for cell in cells}, key=repr)
-    counts = np.zeros((len(views), len(sounds), BACKGROUND + 1))
-    for (view, sound, label), count in cells.items():
-        counts[views.index(view), sounds.index(sound), label] += count
-    weights = counts.sum(axis=2, keepdims=True)
-    visual, audio = np.zeros((len(views), 1, BACKGROUND + 1)), np.zeros((1, len(sounds), BACKGROUND + 1))
-    velocity = [np.zeros_like(visual), np.zeros_like(audio)]
+    rule = RULES[task]
+    lost = {"t1": 0.0, "t3": min(rule.match, 1 - rule.match) / 2, "t4": 1 / 4}[task]
+    return 1 - rule.kinds["candidate"] * lost
+
+
+def additive_accuracy(cells: Counter[Cell], num_steps: int = 3000) -> float:
+    """Accuracy of the maximum likelihood ``softmax(f(seen) + g(heard))``, ties shared equally.
+
+    The problem is convex and a few dozen rows wide: gradient descent with momentum, a row's step scaled by its chance.
+    """
+    views = {view: index for index, view in enumerate(sorted({cell[0] for cell in cells}, key=repr))}
+    sounds = {sound: index for index, sound in enumerate(sorted({cell[1] for cell in cells}, key=repr))}
+    chances = np.zeros((len(views), len(sounds), BACKGROUND + 1))
+    for (view, sound, label), chance in cells.items():
+        chances[views[view], sounds[sound], label] += chance
+    weights = chances.sum(axis=2, keepdims=True)
+    tables = [np.zeros((len(views), 1, BACKGROUND + 1)), np.zeros((1, len(sounds), BACKGROUND + 1))]
+    steps = [0.5 / weights.sum(axis=axis, keepdims=True) for axis in (1, 0)]
+    velocities = [np.zeros_like(table) for table in tables]
     for _ in range(num_steps):
-        logits = visual + audio
-        chances = np.exp(logits - logits.max(axis=2, keepdims=True))
-        chances /= chances.sum(axis=2, keepdims=True)
-        slope = weights * chances - counts
-        for index, (table, axis) in enumerate(((visual, 1), (audio, 0))):
-            rows = np.maximum(weights.sum(axis=axis, keepdims=True), 1)
-            velocity[index] = 0.9 * velocity[index] - 0.5 * step_size * slope.sum(axis=axis, keepdims=True) / rows
-            table += velocity[index]
-    logits = visual + audio
-    winners = logits >= logits.max(axis=2, keepdims=True) - 0.05
-    return float((counts * winners / winners.sum(axis=2, keepdims=True)).sum())
+        logits = tables[0] + tables[1]
+        guess = np.exp(logits - logits.max(axis=2, keepdims=True))
+        slope = weights * guess / guess.sum(axis=2, keepdims=True) - chances
+        for axis, table, velocity, step in zip((1, 0), tables, velocities, steps, strict=True):
+            velocity *= 0.9
+            velocity -= step * slope.sum(axis=axis, keepdims=True)
+            table += velocity
+    logits = tables[0] + tables[1]
+    winners = logits > logits.max(axis=2, keepdims=True) - 1e-6
+    return float((chances * winners / winners.sum(axis=2, keepdims=True)).sum())

@@ -87,6 +87,13 @@ class TaskRule:
     fillers: dict[str, float]
     """Weights of the other seconds."""
 
+    @property
+    def kinds(self) -> dict[str, float]:
+        """Chance of each kind of second, fillers and ``candidate``; the same at every position of a clip."""
+        candidate = self.whole_clip + (1 - self.whole_clip - self.nothing) / 2
+        total = sum(self.fillers.values())
+        return {"candidate": candidate} | {k: (1 - candidate) * v / total for k, v in self.fillers.items()}
+
 
 RULES: dict[str, TaskRule] = {
     "t1": TaskRule(
@@ -114,34 +121,47 @@ def label_of(task: SyntheticTask, scene: Scene) -> int:
     return BACKGROUND
 
 
+@dataclass(frozen=True)
+class Cast:
+    """What is fixed for a whole clip; ``other`` is the second shape, which t4 always shows and t1 and t3 mix in."""
+
+    category: int
+    other: int
+    timbre: int
+    is_event: bool
+    """False: the candidate is an impostor."""
+
+
+def make_scene(task: SyntheticTask, kind: str, cast: Cast, *, is_big: bool) -> Scene:
+    """One second of a kind, ``candidate`` or a filler's name; ``is_big`` is the size of the first object."""
+    objects: tuple[SceneObject, ...] = (SceneObject(cast.other if kind == "other_shape" else cast.category, is_big),)
+    if task == "t4":
+        objects += (SceneObject(cast.other, not is_big),)
+    sound = Sound(cast.other if kind == "other_timbre" else cast.timbre, is_high=is_big != cast.is_event)
+    return Scene(
+        objects=() if kind in ("unseen", "empty") else objects,
+        sound=None if kind in ("silent", "empty") else sound,
+    )
+
+
 def plan_clip(task: SyntheticTask, category: int, rng: np.random.Generator) -> ClipPlan:
     """Draw the ten scenes of a clip whose event, if it has one, is of ``category``."""
     rule = RULES[task]
     begin, end = _candidate_interval(rule, rng)
-    is_event = rng.random() < rule.match
-    other = (category + int(rng.integers(1, len(SHAPES)))) % len(SHAPES)
-    timbre = int(rng.integers(len(TIMBRES))) if task == "t4" else category
-    is_big = bool(rng.integers(2))
+    cast = Cast(
+        category=category,
+        other=(category + int(rng.integers(1, len(SHAPES)))) % len(SHAPES),
+        timbre=int(rng.integers(len(TIMBRES))) if task == "t4" else category,
+        is_event=bool(rng.random() < rule.match),
+    )
+    starts_big = bool(rng.integers(2))
     turn = int(rng.integers(1, 2 * NUM_SECONDS))  # sizes and pitch swap together there, in about half of the clips
-    kinds = [
-        *_fill(rule.fillers, begin, rng),
-        *["candidate"] * (end - begin),
-        *_fill(rule.fillers, NUM_SECONDS - end, rng),
-    ]
-    scenes = []
-    for second, kind in enumerate(kinds):
-        big = is_big != (second >= turn)
-        objects = (SceneObject(other if kind == "other_shape" else category, big),)
-        if task == "t4":
-            objects += (SceneObject(other, not big),)
-        sound = Sound(other if kind == "other_timbre" else timbre, is_high=big != is_event)
-        scenes.append(
-            Scene(
-                objects=() if kind in ("unseen", "empty") else objects,
-                sound=None if kind in ("silent", "empty") else sound,
-            )
-        )
-    return ClipPlan(tuple(scenes), category, *((begin, end) if is_event and end > begin else (0, 0)))
+    before, after = _fill(rule.fillers, begin, rng), _fill(rule.fillers, NUM_SECONDS - end, rng)
+    kinds = [*before, *["candidate"] * (end - begin), *after]
+    scenes = tuple(
+        make_scene(task, kind, cast, is_big=starts_big != (second >= turn)) for second, kind in enumerate(kinds)
+    )
+    return ClipPlan(scenes, category, *((begin, end) if cast.is_event and end > begin else (0, 0)))
 
 
 def _candidate_interval(rule: TaskRule, rng: np.random.Generator) -> tuple[int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.datasets.synthetic import HEADER, write_synthetic_ave
-from pipelines.synthetic.ceilings import compute_ceilings, sample_plans
+from pipelines.synthetic.ceilings import cell_chances, compute_ceilings, heard, seen
 from pipelines.synthetic.clips import SyntheticConfig, make_clip, make_plan
 from pipelines.synthetic.render import (
     BIG_RADIUS,
@@ -21,7 +23,7 @@ from pipelines.synthetic.render import (
     SMALL_RADIUS,
     shape_distance,
 )
-from pipelines.synthetic.scenes import BACKGROUND, SHAPES, TASKS, label_of
+from pipelines.synthetic.scenes import BACKGROUND, RULES, SHAPES, TASKS, ClipPlan, label_of, plan_clip
 from stgcma.errors import ConfigError
 
 TINY = SyntheticConfig(task="t4", num_train=8, num_val=2, num_test=3, seed=3, num_workers=1)
@@ -30,6 +32,11 @@ TINY = SyntheticConfig(task="t4", num_train=8, num_val=2, num_test=3, seed=3, nu
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic_ave(TINY, tmp_path_factory.mktemp("synthetic")).root
+
+
+def sample_plans(task: str, num_clips: int) -> list[ClipPlan]:
+    rng = np.random.default_rng(0)
+    return [plan_clip(task, index % len(SHAPES), rng) for index in range(num_clips)]
 
 
 def decode(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -149,16 +156,40 @@ def test_shapes_are_six_different_pictures() -> None:
 
 @pytest.mark.parametrize(
     ("task", "majority", "visual", "audio", "additive"),
-    [("t1", 0.50, 0.65, 0.665, 1.0), ("t3", 0.50, 0.60, 0.60, 0.78), ("t4", 0.275, 0.46, 0.305, 0.66)],
+    [("t1", 0.50, 0.65, 0.665, 1.0), ("t3", 0.50, 0.60, 0.60, 0.78), ("t4", 0.277, 0.454, 0.305, 0.6385)],
 )
 def test_ceilings(task: str, majority: float, visual: float, audio: float, additive: float) -> None:
     """Only t1 is decided by a sum of the modalities; t3 and t4 need their product."""
-    found = compute_ceilings(sample_plans(task, 12_000, seed=1))
-    assert found.majority == pytest.approx(majority, abs=0.02)
-    assert found.visual == pytest.approx(visual, abs=0.02)
-    assert found.audio == pytest.approx(audio, abs=0.02)
-    assert found.additive == pytest.approx(additive, abs=0.03)
-    assert found.both == 1.0
+    found = compute_ceilings(task)
+    assert found.majority == pytest.approx(majority, abs=0.002)
+    assert found.visual == pytest.approx(visual, abs=0.002)
+    assert found.audio == pytest.approx(audio, abs=0.002)
+    assert found.additive == pytest.approx(additive, abs=0.002)
+    assert found.both == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_enumerated_chances_are_those_of_generated_clips(task: str) -> None:
+    chances, counts = cell_chances(task), Counter()
+    for plan in sample_plans(task, 3000):
+        counts.update((seen(s), heard(s), label) for s, label in zip(plan.scenes, plan.labels, strict=True))
+    assert sum(chances.values()) == pytest.approx(1.0)
+    assert set(counts) <= set(chances)
+    assert max(abs(counts[cell] / 30_000 - chance) for cell, chance in chances.items()) < 0.01
+
+
+@pytest.mark.parametrize(("task", "weights"), [("t3", (0.347, 0.347, 0.153, 0.153)), ("t4", (0.25,) * 4)])
+def test_no_additive_rule_passes_its_limit(task: str, weights: tuple[float, ...]) -> None:
+    """Two bits of each modality, one from each: all additive rules tried, none wins more than three cells."""
+    wanted = ((0, 0, True), (1, 1, True), (0, 1, False), (1, 0, False))
+    best = max(
+        sum(w for w, (a, b, yes) in zip(weights, wanted, strict=True) if (values[a] + values[2 + b] > 0.5) == yes)
+        for values in itertools.product(range(-3, 4), repeat=4)
+    )
+    candidate = RULES[task].kinds["candidate"]
+    found = compute_ceilings(task)
+    assert found.additive_limit == pytest.approx(1 - candidate * (1 - best), abs=1e-9)
+    assert found.additive < found.additive_limit < 0.9
 
 
 def test_another_dataset_is_never_mixed_in(root: Path) -> None:

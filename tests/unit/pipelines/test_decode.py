@@ -1,0 +1,141 @@
+"""Which frames are taken, and that they are the right ones."""
+
+import av
+import numpy as np
+import pytest
+
+from pipelines import decode
+from pipelines.clips import probe
+from pipelines.decode import decode_frames, frame_indices
+from stgcma.errors import ClipDecodeError
+from tests.media import COLOURS, colour_frames, write_clip
+from tests.shared_data import shared_dir
+
+
+@pytest.fixture(params=["decord", "pyav"])
+def decoder(request, monkeypatch):
+    if request.param == "pyav":
+        monkeypatch.setattr(decode, "decord", None)
+    elif decode.decord is None:
+        pytest.skip("decord has no wheel for this platform")
+    return request.param
+
+
+def nearest_colour(image):
+    distance = np.abs(np.array(COLOURS, float) - image.reshape(-1, 3).mean(axis=0)).sum(axis=1)
+    assert distance.min() < 40
+    return int(distance.argmin())
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "count"), [(240, 10), (300, 10), (30, 10), (50, 10), (7, 10), (1, 10), (90, 60)]
+)
+def test_constant_rate_equals_truncated_linspace(num_frames, count):
+    starts = np.arange(num_frames) / 23.976
+    expected = np.linspace(0, num_frames - 1, count).astype(int)
+    np.testing.assert_array_equal(frame_indices(starts, count), expected)
+
+
+def test_variable_rate_takes_the_frame_on_screen():
+    starts = np.array([0.0, 0.1, 0.2, 5.0, 8.0])
+    np.testing.assert_array_equal(frame_indices(starts, 5), [0, 2, 2, 3, 4])  # at 0, 2, 4, 6, 8 s
+
+
+def test_every_frame_shows_the_colour_of_its_second(tmp_path, decoder):
+    info = probe(write_clip(tmp_path / "-clip é.mp4", seconds=5, frame_rate=12))
+    frames = decode_frames(info, (5, 9), short_side=256)
+    assert frames.decoder == decoder
+    assert frames.num_video_frames == 60
+    assert frames.end_seconds == pytest.approx(5.0, abs=1e-3)
+    for count, grid in zip((5, 9), frames.grids, strict=True):
+        expected = [index // 12 for index in np.linspace(0, 59, count).astype(int)]
+        assert [nearest_colour(frames.images[i]) for i in grid] == expected
+        np.testing.assert_allclose(frames.times_seconds[grid], np.linspace(0, 59, count).astype(int) / 12, atol=1e-3)
+
+
+def test_both_decoders_give_the_same_bits(tmp_path, monkeypatch):
+    if decode.decord is None:
+        pytest.skip("decord has no wheel for this platform")
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (48, 80, 3), dtype=np.uint8) for _ in range(20)]
+    info = probe(write_clip(tmp_path / "noise.mp4", frames=noise))
+    first = decode_frames(info, (10,), short_side=256)
+    monkeypatch.setattr(decode, "decord", None)
+    second = decode_frames(info, (10,), short_side=256)
+    assert (first.decoder, second.decoder) == ("decord", "pyav")
+    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_allclose(first.times_seconds, second.times_seconds, atol=1e-5)
+
+
+def test_variable_frame_rate_keeps_time(tmp_path, decoder):
+    times = [0.0, 0.05, 0.1, 0.15, 1.2, 2.3, 2.9]
+    shown = [colour_frames(3, 1, 64, 48)[int(time)] for time in times]
+    info = probe(write_clip(tmp_path / "vfr.mp4", frames=shown, frame_times=times))
+    frames = decode_frames(info, (4,), short_side=256)
+    taken = frames.times_seconds[frames.grids[0]] - info.video_start_seconds
+    np.testing.assert_allclose(taken, [0.0, 0.15, 1.2, 2.9], atol=2e-3)  # on screen at 0, 0.97, 1.93, 2.9 s
+    assert [nearest_colour(frames.images[i]) for i in frames.grids[0]] == [0, 0, 1, 2]
+
+
+def test_short_clip_repeats_frames(tmp_path, decoder):
+    info = probe(write_clip(tmp_path / "short.mp4", seconds=0.3))
+    frames = decode_frames(info, (10,), short_side=256)
+    assert len(frames.images) == 3
+    np.testing.assert_array_equal(frames.grids[0], [0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
+
+
+def test_frames_are_scaled_down_but_never_up(tmp_path, decoder):
+    wide = probe(write_clip(tmp_path / "wide.mp4", seconds=0.5, width=200, height=100))
+    assert decode_frames(wide, (2,), short_side=50).images.shape[1:] == (50, 100, 3)
+    assert decode_frames(wide, (2,), short_side=256).images.shape[1:] == (100, 200, 3)
+    tall = probe(write_clip(tmp_path / "tall.mp4", seconds=0.5, width=66, height=100))
+    assert decode_frames(tall, (2,), short_side=50).images.shape[1:] == (75, 50, 3)
+
+
+def test_rotated_clip_is_upright_in_both_decoders(monkeypatch):
+    info = probe(shared_dir() / "media" / "derived" / "rotated90.mp4")
+    assert info.rotation_degrees == 90
+    by_default = decode_frames(info, (3,), short_side=2000)
+    monkeypatch.setattr(decode, "decord", None)
+    by_pyav = decode_frames(info, (3,), short_side=2000)
+    assert by_pyav.images.shape[1:3] == (480, 270)
+    np.testing.assert_array_equal(by_default.images, by_pyav.images)
+
+
+def test_file_cut_between_two_frames_is_truncated_not_shorter(tmp_path, decoder):
+    whole = write_clip(tmp_path / "whole.mp4", seconds=4)
+    faststart = tmp_path / "fast.mp4"
+    with av.open(str(whole)) as source, av.open(str(faststart), "w", options={"movflags": "faststart"}) as target:
+        streams = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    data = faststart.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(data[: int(len(data) * 0.7)])
+    with pytest.raises(ClipDecodeError, match="truncated video|damaged video"):
+        decode_frames(probe(cut), (10,), short_side=256)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("bitflips", "damaged video"), ("truncated_faststart_half", "truncated video")],
+)
+def test_damaged_files_fail_in_both_decoders(name, match, decoder):
+    with pytest.raises(ClipDecodeError, match=match):
+        decode_frames(probe(shared_dir() / "media" / "derived" / f"{name}.mp4"), (10,), short_side=256)
+
+
+def test_format_that_decord_cannot_read_falls_back(tmp_path, monkeypatch):
+    class Failing:
+        DECORDError = ValueError
+        cpu = staticmethod(lambda index: None)
+
+        @staticmethod
+        def VideoReader(*args, **kwargs):
+            raise RuntimeError("no decoder")
+
+    monkeypatch.setattr(decode, "decord", Failing)
+    info = probe(write_clip(tmp_path / "clip.mp4"))
+    assert decode_frames(info, (3,), short_side=256).decoder == "pyav"

@@ -41,8 +41,8 @@ class Ceilings:
     additive: float
     """Softmax over ``f(seen) + g(heard)`` at its maximum likelihood: two perfect experts and a linear head."""
     additive_limit: float
-    """The most that any rule of that form wins, by treating sizes (t3) or classes (t4) unequally. Its likelihood is lower,
-    so training has no reason to go there."""
+    """The most that any rule of that form wins, by treating sizes (t3) or classes (t4) unequally. Its likelihood is
+    lower, so training has no reason to go there."""
     both: float
 
 
@@ -96,8 +96,8 @@ def compute_ceilings(task: SyntheticTask) -> Ceilings:
 def additive_limit(task: SyntheticTask) -> float:
     """An additive rule decides an exclusive or of two bits in three cells of four: it loses the cheapest one.
 
-    t3: size and pitch decide between event and impostor; the cheapest cell is half of the impostors. t4: which object is
-    small and the pitch decide between the objects, in pairs of mirrored scenes; all four cells are equally likely.
+    t3: size and pitch decide between event and impostor; the cheapest cell is half of the impostors. t4: which object
+    is small and the pitch decide between the objects, in pairs of mirrored scenes; all four cells are equally likely.
     """
     rule = RULES[task]
     lost = {"t1": 0.0, "t3": min(rule.match, 1 - rule.match) / 2, "t4": 1 / 4}[task]

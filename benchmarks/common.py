@@ -1,0 +1,143 @@
+"""What every benchmark does: build its rival, check that both give the same, interleave, print medians and ratios."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Check = Callable[[Any, Any], str]
+"""(our result, a rival's result) -> one line saying how equal they are; raises when they are not."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of doing the work. The first of a comparison is ours, the others are rivals."""
+
+    name: str
+    run: Callable[[], Any]
+    target: float | None = None
+    """CPU time of this rival over ours that is to be reached; None: the comparison's."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Medians over the rounds."""
+
+    name: str
+    wall_ms: float
+    cpu_ms: float
+    """All threads and child processes."""
+    peak_mib: float
+    """Resident memory above what the process held when the work began."""
+    ratio: float
+    """CPU time of this variant over ours."""
+    target: float | None
+
+    @property
+    def reached(self) -> bool:
+        return self.target is None or self.ratio >= self.target
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of one benchmark."""
+
+    title: str
+    rounds: int
+    equality: str
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def reached(self) -> bool:
+        """Whether every rival with a target is beaten by it."""
+        return all(measurement.reached for measurement in self.measurements)
+
+    def table(self) -> str:
+        """Aligned text: one line a variant, then how equal the results are."""
+        width = max(len(measurement.name) for measurement in self.measurements)
+        lines = [f"{self.title}  (medians of {self.rounds} interleaved rounds)"]
+        lines.append(f"  {'':{width}}  {'wall ms':>9} {'CPU ms':>9} {'peak MiB':>9} {'CPU ratio':>9}  target")
+        for m in self.measurements:
+            target = "" if m.target is None else f">= {m.target:g}  {'reached' if m.reached else 'MISSED'}"
+            ratio = f"{m.wall_ms:9.1f} {m.cpu_ms:9.1f} {m.peak_mib:9.1f} {m.ratio:9.2f}"
+            lines.append(f"  {m.name:{width}}  {ratio}  {target}".rstrip())
+        return "\n".join([*lines, f"  {self.equality}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(
+    *, title: str, variants: Sequence[Variant], rounds: int, check: Check, target: float | None = None
+) -> Comparison:
+    """Run all variants in turn, ``rounds`` times after one warm-up whose results are compared.
+
+    Args:
+        title: What is measured.
+        variants: Ours first.
+        rounds: Rounds after the warm-up.
+        check: Compares our result with each rival's.
+        target: CPU ratio to reach against rivals without a target of their own.
+
+    Raises:
+        AssertionError: From ``check``, if two variants do not give the same.
+    """
+    ours, *rivals = variants
+    expected = ours.run()
+    equality = "; ".join(dict.fromkeys(check(expected, rival.run()) for rival in rivals))
+    samples: dict[str, list[tuple[float, float, float]]] = {variant.name: [] for variant in variants}
+    for _ in range(rounds):
+        for variant in variants:
+            samples[variant.name].append(measure(variant.run))
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in samples.items()
+    }
+    our_cpu = medians[ours.name][1]
+    measurements = [
+        Measurement(
+            variant.name,
+            *medians[variant.name],
+            ratio=medians[variant.name][1] / our_cpu,
+            target=None if variant is ours else (variant.target or target),
+        )
+        for variant in variants
+    ]
+    return Comparison(title, rounds, equality, tuple(measurements))
+
+
+def measure(run: Callable[[], Any]) -> tuple[float, float, float]:
+    """Wall and CPU milliseconds and peak MiB above the start of one call."""
+    base = _reset_peak()
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    run()
+    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+    return wall * 1e3, cpu * 1e3, max(0.0, _status_mib("VmHWM") - base)
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process, its threads and its finished children."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _reset_peak() -> float:
+    """Forget the peak resident memory so far (Linux) and return what is resident now, MiB."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _status_mib("VmHWM")
+    return _status_mib("VmRSS")
+
+
+def _status_mib(key: str) -> float:
+    """A line of ``/proc/self/status``; other systems have no such file, only the peak since the start."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    line = next(line for line in status.read_text().splitlines() if line.startswith(key + ":"))
+    return int(line.split()[1]) / 1024

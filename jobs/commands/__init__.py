@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jobs.commands import data, inspection, training
+from jobs.commands import data, demo, inspection, training
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "synthesize": demo.synthesize,
     "preprocess": data.preprocess,
     "train": training.train,
     "evaluate": training.evaluate,

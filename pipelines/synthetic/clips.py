@@ -95,7 +95,7 @@ def write_mp4(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
         )
         video.width = video.height = FRAME_SIZE
         video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+        audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options={"aac_coder": "fast"})
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)

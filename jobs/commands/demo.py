@@ -1,0 +1,28 @@
+"""Commands on synthetic clips: synthesize, demo."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+TASK_HELP = "t1: seen and heard; t3: off-screen impostors; t4: two objects, which one sounds."
+
+
+def synthesize(
+    output: Annotated[str, typer.Option(help="Folder to write.")],
+    dataset: Annotated[str, typer.Option(help="Whose layout: ave.")] = "ave",
+    task: Annotated[str, typer.Option(help=TASK_HELP)] = "t4",
+    clips: Annotated[int, typer.Option(help="Training clips.")] = 400,
+    val: Annotated[int, typer.Option(help="Validation clips.")] = 100,
+    test: Annotated[int, typer.Option(help="Test clips.")] = 200,
+    seed: Annotated[int, typer.Option(help="Another seed, other clips.")] = 0,
+    num_workers: Annotated[int | None, typer.Option(help="Encoding processes  [default: one a CPU]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write a synthetic dataset: real mp4 files whose labels need both eyes and ears. A smoke test at any size."""
+    from jobs import synthesis
+    from pipelines.synthetic.clips import SyntheticConfig
+
+    config = SyntheticConfig(task=task, num_train=clips, num_val=val, num_test=test, seed=seed, num_workers=num_workers)
+    synthesis.run(config, output, dataset=dataset, as_json=as_json)

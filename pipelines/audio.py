@@ -155,7 +155,8 @@ def _nearest(chunks: Iterator[np.ndarray], rate: int, layout: str, mode: Channel
     parts += [out.to_ndarray().reshape(-1, 2) for out in resampler.resample(None)]
     stereo = np.concatenate(parts)
     count = int(len(stereo) * SAMPLE_RATE / _MOVIEPY_RATE)
-    index = np.rint(np.arange(count) * (_MOVIEPY_RATE / SAMPLE_RATE)).astype(np.int64).clip(max=len(stereo) - 1)
+    times = 1 / SAMPLE_RATE * np.arange(count)  # multiplied in this order, as moviepy does: halves round the same way
+    index = np.rint(_MOVIEPY_RATE * times).astype(np.int64).clip(max=len(stereo) - 1)
     return _to_int16(_downmix(stereo[index].T.astype(np.float32) / 32768, mode), gain)
 
 

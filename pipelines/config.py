@@ -107,8 +107,9 @@ class PreprocessConfig:
             raise ConfigError("\n".join(problems))
 
     def content(self) -> dict[str, Any]:
-        """The fields that decide what the rows hold, as plain values: recorded in the manifest."""
-        return {name: value for name, value in asdict(self).items() if name not in RUNTIME_FIELDS}
+        """The fields that decide what the rows hold, as JSON values: recorded in the manifest."""
+        values = {name: value for name, value in asdict(self).items() if name not in RUNTIME_FIELDS}
+        return {**values, "fbank_specs": list(self.fbank_specs)}
 
 
 def fingerprint(config: PreprocessConfig, clips: Sequence[ClipRef]) -> str:

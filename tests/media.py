@@ -119,6 +119,7 @@ def write_ave(
     """A tiny AVE in the official layout; ``clips`` are (video id, split), an id may repeat with another category."""
     rows: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     lines = []
+    (root / "AVE").mkdir(parents=True, exist_ok=True)
     for number, (video_id, split) in enumerate(clips):
         path = root / "AVE" / f"{video_id}.mp4"
         if not path.exists():

@@ -114,7 +114,7 @@ def test_file_cut_between_two_frames_is_truncated_not_shorter(tmp_path, decoder)
     data = faststart.read_bytes()
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(data[: int(len(data) * 0.7)])
-    with pytest.raises(ClipDecodeError, match="truncated video|damaged video"):
+    with pytest.raises(ClipDecodeError, match=r"truncated video|damaged video"):
         decode_frames(probe(cut), (10,), short_side=256)
 
 

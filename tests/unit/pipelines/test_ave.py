@@ -1,0 +1,148 @@
+"""The official annotation files, their variants, and what is said about them."""
+
+from collections import Counter
+
+import h5py
+import numpy as np
+import pytest
+
+from pipelines.config import PreprocessConfig
+from pipelines.datasets.ave import AVE, class_order, derived_labels, parse_rows
+from pipelines.storage import Storage
+from stgcma.data.vocab import AVE_CLASSES
+from stgcma.errors import DatasetLayoutError
+from tests.media import write_ave
+from tests.shared_data import shared_dir
+
+
+def listing(root, **options):
+    config = PreprocessConfig(dataset="ave", source=str(root), **options)
+    return AVE().list_clips(Storage(str(root)), config)
+
+
+@pytest.fixture
+def official(tmp_path):
+    """The official lists in a folder of their own, without media."""
+    source = shared_dir() / "annotations" / "ave"
+    for name in ("Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    return tmp_path, source
+
+
+def test_official_counts_splits_and_labels(official):
+    root, source = official
+    found = listing(root)
+    assert Counter(clip.split for clip in found.clips) == {"train": 3339, "val": 402, "test": 402}
+    assert len({clip.video_id for clip in found.clips}) == 4097
+    assert len({clip.clip_id for clip in found.clips}) == 4143
+    assert sum(clip.video_id.startswith("-") for clip in found.clips) > 1000
+    assert found.class_names == AVE_CLASSES
+    labels = np.array([clip.annotation.labels for clip in sorted(found.clips, key=lambda c: int(c.clip_id[12:]))])
+    np.testing.assert_array_equal(labels, np.load(source / "labels_per_second_derived.int8.npy"))
+    assert (labels == 28).sum() == 7078
+    empty = next(clip for clip in found.clips if clip.video_id == "VWi2ENBuTbw")
+    assert set(empty.annotation.labels) == {28}
+
+
+def test_splits_equal_the_order_files(official):
+    root, source = official
+    by_text = {clip.clip_id: clip.split for clip in listing(root).clips}
+    for split in ("train", "val", "test"):
+        (root / f"{split}Set.txt").unlink()
+        (root / f"{split}_order.h5").write_bytes((source / f"{split}_order.h5").read_bytes())
+    assert {clip.clip_id: clip.split for clip in listing(root).clips} == by_text
+
+
+def test_both_header_variants_give_the_same_clips(official):
+    root, source = official
+    without = listing(root).clips
+    (root / "Annotations.txt").write_bytes((source / "Annotations.with_header.txt").read_bytes())
+    assert listing(root).clips == without
+
+
+def test_leaks_repeats_and_missing_files_are_reported(official):
+    notes = "\n".join(listing(official[0]).notes)
+    assert "8 ids are in train and in test" in notes
+    assert "10 ids are in train and in val" in notes
+    assert "in val and in test" not in notes
+    assert "45 ids are annotated more than once: 4143 rows of 4097 files" in notes
+    assert "4097 files are missing" in notes
+
+
+def test_label_file_is_used_and_differences_are_reported(official):
+    root, _ = official
+    derived = np.array([clip.annotation.labels for clip in listing(root, labels="annotations").clips])
+    one_hot = np.zeros((4143, 10, 29), np.float32)
+    rows = parse_rows((root / "Annotations.txt").read_text().splitlines(), "x")
+    np.put_along_axis(one_hot, derived_labels(rows, AVE_CLASSES)[..., None].astype(int), 1, axis=-1)
+    one_hot[171, 2] = 0
+    one_hot[171, 2, 5] = 1
+    one_hot[200, 0, 7:9] = 1
+    with h5py.File(root / "labels.h5", "w") as file:
+        file["avadataset"] = one_hot
+    found = listing(root)
+    clip = next(clip for clip in found.clips if clip.clip_id.endswith(":171"))
+    assert clip.annotation.labels[2] == 5
+    assert any("labels.h5; " in note and "(row 171)" in note for note in found.notes)
+    assert any("several classes in 1 seconds" in note for note in found.notes)
+    ignored = np.array([clip.annotation.labels for clip in listing(root, labels="annotations").clips])
+    np.testing.assert_array_equal(ignored, derived)
+
+
+def test_media_are_found_with_sizes_and_nested_folder(tmp_path):
+    write_ave(tmp_path / "AVE_Dataset", audio_codec=None, seconds=0.2)
+    clips = listing(tmp_path).clips
+    assert [clip.media_uri for clip in clips] == [
+        f"AVE_Dataset/AVE/{video_id}.mp4" for video_id in ("-aaaaaaaaaa", "bbbbbbbbbbb", "ccccccccccc")
+    ]
+    assert all(clip.media_bytes == (tmp_path / clip.media_uri).stat().st_size for clip in clips)
+    assert [clip.counts_in_stats for clip in clips] == [True, False, False]
+
+
+def test_names_with_ampersands_and_own_categories():
+    rows = parse_rows(["red square&a & b&good&0&3", "blue disc&c&good&3&3"], "here")
+    assert [(row.category, row.video_id, row.start, row.end) for row in rows] == [
+        ("red square", "a & b", 0, 3),
+        ("blue disc", "c", 3, 3),
+    ]
+    assert class_order(row.category for row in rows) == ("red square", "blue disc", "background")
+    assert class_order(["Cat"]) == AVE_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("Bark&abc&good&0", "line 2: needs Category&VideoID"),
+        ("Bark&abc&good&0&x", "line 2: needs Category&VideoID"),
+        ("Bark&abc&good&5&11", "EndTime <= 10, got 5 and 11"),
+        ("Bark&abc&good&5&4", "got 5 and 4"),
+    ],
+)
+def test_malformed_line_is_named(line, match):
+    with pytest.raises(DatasetLayoutError, match=match):
+        parse_rows(["Bark&fine&good&0&10", line], "Annotations.txt")
+
+
+def test_layout_errors_say_what_is_needed(tmp_path):
+    with pytest.raises(DatasetLayoutError, match=r"Unzip AVE_Dataset\.zip"):
+        listing(tmp_path)
+    write_ave(tmp_path, audio_codec=None, seconds=0.2)
+    (tmp_path / "testSet.txt").write_text("Bark&nobody&good&0&1")
+    with pytest.raises(DatasetLayoutError, match=r"not in Annotations\.txt, the first is of 'nobody'"):
+        listing(tmp_path)
+    (tmp_path / "testSet.txt").write_text((tmp_path / "trainSet.txt").read_text())
+    with pytest.raises(DatasetLayoutError, match="is listed in train and in test"):
+        listing(tmp_path)
+    (tmp_path / "testSet.txt").unlink()
+    with pytest.raises(DatasetLayoutError, match=r"testSet\.txt \(or test_order\.h5\)"):
+        listing(tmp_path)
+
+
+def test_label_file_of_another_dataset_is_refused(tmp_path):
+    write_ave(tmp_path, audio_codec=None, seconds=0.2)
+    with h5py.File(tmp_path / "labels.h5", "w") as file:
+        file["avadataset"] = np.zeros((4143, 10, 29))
+    with pytest.raises(DatasetLayoutError, match=r"needs shape \[3, 10, 29\]"):
+        listing(tmp_path)
+    with pytest.raises(DatasetLayoutError, match=r"right_labels\.h5, which is not there"):
+        listing(tmp_path, labels="right_labels.h5")

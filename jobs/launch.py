@@ -57,7 +57,7 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
     Raises:
         RunFailedError: If the run failed on the workers, with their reason.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_ENVIRONMENT.items()})
+    _set_ray_environment()
     import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
@@ -66,7 +66,7 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
 
     started_here = not ray.is_initialized()
     if started_here:
-        _start_ray(ray, num_workers)
+        start_ray(num_workers)
     try:
         use_gpu = device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) >= num_workers)
         attempt = f"{config.run_name}-{time.time_ns()}"
@@ -105,8 +105,15 @@ def _worker(arguments: dict[str, Any]) -> None:
             folder.write_json(FAILURE, {"interrupted": False, "message": str(error)})
 
 
-def _start_ray(ray: Any, num_workers: int) -> None:
-    """Join the cluster of ``RAY_ADDRESS``; without one, start Ray on this machine."""
+def _set_ray_environment() -> None:
+    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_ENVIRONMENT.items()})
+
+
+def start_ray(num_workers: int) -> None:
+    """Join the cluster of ``RAY_ADDRESS``; without one, start Ray on this machine with a CPU for every worker."""
+    _set_ray_environment()
+    import ray
+
     options: dict[str, Any] = {
         "log_to_driver": logger.isEnabledFor(logging.DEBUG),
         "logging_level": logging.ERROR,

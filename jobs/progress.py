@@ -102,6 +102,22 @@ class Silent(Reporter):
         super().__init__(epochs=0, console=Console(file=sys.stderr, quiet=True))
 
 
+class Collecting(Silent):
+    """Shows nothing and keeps what a run says after its end: that a tracking server did not answer, for example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warnings: list[str] = []
+        self._is_over = False
+
+    def message(self, text: str) -> None:
+        if self._is_over:
+            self.warnings.append(text)
+
+    def close(self) -> None:
+        self._is_over = True
+
+
 def _selected(metrics: dict[str, float]) -> tuple[str, str, float]:
     """Split, name and value of the selection metric of an epoch row: its first ``val/`` or ``test/`` entry."""
     key = next(key for key in metrics if key.startswith(("val/", "test/")))

@@ -11,6 +11,7 @@ Everything that is logged (a test compares this table with a real run):
 | metric | `params/trainable`, `params/total` | parameters, exact |
 | metric | `params/trainable_millions`, `params/total_millions` | the same as the paper prints them |
 | metric | `params/role/<role>` | parameters by role, frozen ones included |
+| metric | `paper/<key>` | published value of the row (sweeps): fractions, millions of parameters |
 | metric | `train/loss` | mean training loss since the previous row, 20 rows an epoch |
 | metric | `train/clips_per_second` | over all workers, since the previous row |
 | metric | `train/epoch_loss` | mean training loss of the epoch |

@@ -118,6 +118,7 @@ def train_run(
     reporter: Reporter | None = None,
     tags: Mapping[str, str] | None = None,
     experiment: str | None = None,
+    constants: Mapping[str, float] | None = None,
 ) -> RunResult:
     """Train a run to its end, from its last checkpoint where there is one.
 
@@ -130,6 +131,7 @@ def train_run(
         reporter: Shows progress; one for this terminal when None.
         tags: More MLflow tags, e.g. the parent run of a sweep.
         experiment: MLflow experiment; None: the dataset's name.
+        constants: More metrics that hold for the whole run, e.g. the published values of its row.
 
     Raises:
         ConfigError, ShardMismatchError: Before anything is computed, when the run cannot work.
@@ -141,7 +143,16 @@ def train_run(
         return read_result(folder, was_complete=True)
     plan = plan_run(config, num_workers=num_workers)
     reporter = reporter or Reporter(config.optim.epochs)
-    _open_session(folder, config, plan, num_workers=num_workers, device=device, tags=tags or {}, experiment=experiment)
+    _open_session(
+        folder,
+        config,
+        plan,
+        num_workers=num_workers,
+        device=device,
+        tags=tags or {},
+        experiment=experiment,
+        constants=constants or {},
+    )
     reporter.message(
         f"{folder.uri}: {plan.parameters.trainable:,} of {plan.parameters.total:,} parameters, "
         f"{plan.num_clips['train']} clips, {plan.steps_per_epoch} steps an epoch"
@@ -194,6 +205,7 @@ def _open_session(
     device: str,
     tags: Mapping[str, str],
     experiment: str | None,
+    constants: Mapping[str, float],
 ) -> None:
     """Write the configuration and the constant facts of a run, or add a session to those of an interrupted one."""
     session = {
@@ -213,14 +225,19 @@ def _open_session(
         facts["sessions"].append(session)
         facts["tags"].update(tags)
     else:
-        facts = _constant_facts(config, plan, session, tags, experiment)
+        facts = _constant_facts(config, plan, session, tags, experiment, constants)
     folder.delete(FAILURE)
     folder.write(CONFIG, dump_run_config(config).encode())
     folder.write_json(FACTS, facts)
 
 
 def _constant_facts(
-    config: RunConfig, plan: RunPlan, session: dict[str, Any], tags: Mapping[str, str], experiment: str | None
+    config: RunConfig,
+    plan: RunPlan,
+    session: dict[str, Any],
+    tags: Mapping[str, str],
+    experiment: str | None,
+    constants: Mapping[str, float],
 ) -> dict[str, Any]:
     run_id, count = uuid.uuid4().hex, plan.parameters
     return {
@@ -235,6 +252,7 @@ def _constant_facts(
             "params/trainable_millions": count.trainable / 1e6,
             "params/total_millions": count.total / 1e6,
             **{f"params/role/{role}": number for role, number in count.by_role.items()},
+            **constants,
         },
         "data": {
             "dataset": config.data.dataset,

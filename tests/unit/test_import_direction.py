@@ -1,0 +1,106 @@
+"""Who may import whom: ``stgcma`` <- ``pipelines`` <- ``jobs``, read from the source of every file.
+
+Imports inside functions and under ``TYPE_CHECKING`` count as much as those at the top of a file.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("stgcma", "pipelines", "jobs")
+TENSORS = {"torch", "torchvision", "numpy", "timm", "open_clip", "safetensors"}
+PARQUET = {"pyarrow"}
+MEDIA = {"av", "decord", "torchaudio", "simplejpeg", "PIL", "h5py"}
+CLUSTER = {"ray", "fsspec", "s3fs"}
+
+
+def files_of(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names of every module a file imports, wherever the statement stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; the project uses absolute ones"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            found |= {argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)}
+    return found
+
+
+def third_party(modules: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names)
+
+
+def imports_within(modules: set[str], *prefixes: str) -> set[str]:
+    """Those that are one of the given modules or lie below it."""
+    return {name for name in modules if any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)}
+
+
+ALL_FILES = [pytest.param(path, id=str(path.relative_to(ROOT))) for name in PACKAGES for path in files_of(name)]
+
+
+@pytest.mark.parametrize("path", ALL_FILES)
+def test_imports_point_down(path: Path):
+    package = path.relative_to(ROOT).parts[0]
+    modules = imported_modules(path)
+    if package == "stgcma":
+        allowed = {"stgcma"} | TENSORS | (PARQUET if path.is_relative_to(ROOT / "stgcma" / "data") else set())
+        assert third_party(modules) <= allowed
+    elif package == "pipelines":
+        allowed = {"pipelines", "stgcma", "torch", "numpy"} | PARQUET | MEDIA | CLUSTER
+        assert third_party(modules) <= allowed
+        assert not imports_within(modules, "stgcma.models", "stgcma.tasks", "stgcma.engine", "ray.train")
+    if package != "jobs":
+        assert not imports_within(modules, "jobs", "tests", "benchmarks", "infra")
+
+
+def test_mlflow_has_one_home():
+    importing = [path for path in files_of("jobs") if imports_within(imported_modules(path), "mlflow")]
+    assert [path.relative_to(ROOT).as_posix() for path in importing] == ["jobs/tracking.py"]
+
+
+def test_the_packages_were_found():
+    assert {name: len(files_of(name)) > 10 for name in PACKAGES} == dict.fromkeys(PACKAGES, True)
+
+
+BLOCKED = ("ray", "mlflow", "typer", "decord", "torchaudio", "s3fs", "yaml", "av", "pydantic", "rich", "matplotlib")
+
+BARE_MACHINE = f"""
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import stgcma.engine, stgcma.tasks, stgcma.data.dataset
+from stgcma.config import ModelConfig
+from stgcma.tasks import build_model, build_task
+
+config = ModelConfig(backbone="clip_vit_demo", pretrained="none")
+model = build_model(build_task("ave", config), device="meta")
+loaded = [name for name in {BLOCKED!r} if name in sys.modules]
+print(sum(parameter.numel() for parameter in model.parameters()) > 0, loaded)
+"""
+
+
+def test_the_library_works_where_only_torch_timm_and_open_clip_are_installed():
+    """In a process that cannot import anything else, the loop, the tasks and the loader import and a model is built."""
+    done = subprocess.run([sys.executable, "-c", BARE_MACHINE], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "True []"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,17 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from jobs.configfile import build, parse_yaml
+from jobs.figures import GALLERIES, MaskGallery, gallery_pictures, new_gallery
 from jobs.pictures import confusion_picture
 from jobs.run_config import RunConfig, with_shards
 from jobs.run_folder import AVERAGED, BEST, CONFIG, RunFolder, open_run
 from stgcma.checkpoint import decode, load_weights
 from stgcma.data.batch import AVBatch
-from stgcma.data.dataset import build_loader
+from stgcma.data.dataset import ClipLoader, build_loader
 from stgcma.engine import Evaluation, Precision, evaluate, resolve_device
 from stgcma.errors import ConfigError
 from stgcma.presets import backbone_spec
-from stgcma.tasks import AudioVisualModel, Task, build_model, build_task
+from stgcma.tasks import AudioVisualModel, Outputs, Task, build_model, build_task
 
 WEIGHTS = {"best": BEST, "averaged": AVERAGED}
 """Weights a run can be evaluated with."""
@@ -41,7 +42,7 @@ class EvaluationResult:
     metrics: dict[str, float]
     """Fractions in [0, 1]."""
     classes: dict[str, float]
-    """Class name -> accuracy over its segments; classes without segments are left out."""
+    """Class name -> accuracy over its segments (segmentation: mIoU); classes that do not occur are left out."""
     files: tuple[str, ...]
     """Written below the run folder."""
 
@@ -54,17 +55,76 @@ def evaluate_weights(
     batches: Iterable[AVBatch],
     *,
     precision: Precision,
+    on_batch: Callable[[AVBatch, Outputs], None] | None = None,
 ) -> Evaluation:
     """Load a weight file of the run into the model and evaluate it in detail."""
     tensors, _ = decode(folder.read(weights), f"{folder.uri}/{weights}")
     load_weights(model, tensors)
-    return evaluate(model, task, batches, precision=precision, detailed=True)
+    return evaluate(model, task, batches, precision=precision, detailed=True, on_batch=on_batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEvaluator:
+    """A run's model and the clips of one split, ready to evaluate any of its weights."""
+
+    folder: RunFolder
+    config: RunConfig
+    loader: ClipLoader
+    task: Task
+    model: AudioVisualModel
+    precision: Precision
+
+    @classmethod
+    def open(cls, uri: str, split: str, *, shards: str | None, device: str) -> RunEvaluator:
+        folder = open_run(uri)
+        config = with_shards(read_config(folder), shards)
+        loader = build_loader(
+            config.data,
+            config.optim,
+            backbone_spec(config.model.backbone),
+            config.task,
+            split,
+            train=False,
+            branches=config.model.adaptation.running,
+        )
+        task = build_task(config.task, config.model)
+        torch.manual_seed(config.optim.seed)
+        where = resolve_device(device)
+        return cls(
+            folder=folder,
+            config=config,
+            loader=loader,
+            task=task,
+            model=build_model(task).to(where),
+            precision=Precision.choose(config.optim.mixed_precision, where),
+        )
+
+    def evaluate(
+        self, weights: str, batches: Iterable[AVBatch], on_batch: Callable[[AVBatch, Outputs], None] | None = None
+    ) -> Evaluation:
+        return evaluate_weights(
+            self.model, self.task, self.folder, WEIGHTS[weights], batches, precision=self.precision, on_batch=on_batch
+        )
 
 
 def evaluate_run(
-    uri: str, *, split: str = "test", weights: str = "best", shards: str | None = None, device: str = "auto"
+    uri: str,
+    *,
+    split: str = "test",
+    weights: str = "best",
+    shards: str | None = None,
+    device: str = "auto",
+    baseline: str | None = None,
 ) -> EvaluationResult:
     """Evaluate a run's weights on one split and write the tables and pictures into its folder.
+
+    Args:
+        uri: Run folder.
+        split: ``train``, ``val`` or ``test``.
+        weights: ``best`` or ``averaged``.
+        shards: Root of the shards when not where the run was trained.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        baseline: Segmentation only: another run on the same data, drawn below this one's masks.
 
     Raises:
         ConfigError: If there is no such run, split or kind of weights.
@@ -75,28 +135,27 @@ def evaluate_run(
             f"--split needs one of {', '.join(SPLITS)}, --weights one of {', '.join(WEIGHTS)}; "
             f"got {split!r} and {weights!r}."
         )
-    folder = open_run(uri)
-    config = with_shards(read_config(folder), shards)
-    loader = build_loader(
-        config.data,
-        config.optim,
-        backbone_spec(config.model.backbone),
-        config.task,
-        split,
-        train=False,
-        branches=config.model.adaptation.running,
-    )
-    task = build_task(config.task, config.model)
-    torch.manual_seed(config.optim.seed)
-    model = build_model(task).to(resolve_device(device))
-    precision = Precision.choose(config.optim.mixed_precision, resolve_device(device))
-    evaluation = evaluate_weights(model, task, folder, WEIGHTS[weights], loader.epoch(0), precision=precision)
-    names = loader.manifest.class_names
+    run = RunEvaluator.open(uri, split, shards=shards, device=device)
+    task_name = run.config.task
+    if baseline is not None and task_name not in GALLERIES:
+        raise ConfigError(f"--baseline is drawn for segmentation runs only, this run's task is {task_name!r}.")
+    gallery = new_gallery(task_name)
+    evaluation = run.evaluate(weights, run.loader.epoch(0), gallery and gallery.add)
     label = split if weights == "best" else f"{split}-{weights}"
-    files = write_evaluation(folder, label, evaluation, class_names=names)
+    pictures: dict[str, bytes] = {}
+    if gallery is not None:
+        compared = None if baseline is None else _watch_baseline(baseline, gallery, split, shards, device)
+        pictures = gallery_pictures(
+            gallery,
+            title=f"{run.folder.uri.rpartition('/')[2]}, {label}",
+            baseline=compared,
+            baseline_name=read_config(open_run(baseline)).name if baseline else "",
+        )
+    names = run.loader.manifest.class_names
+    files = write_evaluation(run.folder, label, evaluation, class_names=names, pictures=pictures)
     metrics, classes = split_by_class(evaluation.metrics.compute(), names)
     return EvaluationResult(
-        run=folder.uri,
+        run=run.folder.uri,
         split=split,
         weights=weights,
         num_clips=evaluation.num_clips,
@@ -106,6 +165,16 @@ def evaluate_run(
     )
 
 
+def _watch_baseline(uri: str, gallery: MaskGallery, split: str, shards: str | None, device: str) -> MaskGallery:
+    """The masks another run predicts on the gallery's clips; its model sees no other clips."""
+    other = RunEvaluator.open(uri, split, shards=shards, device=device)
+    if other.config.task not in GALLERIES:
+        raise ConfigError(f"--baseline needs a segmentation run, {uri} has the task {other.config.task!r}.")
+    seen = MaskGallery(only=gallery.clip_ids)
+    other.evaluate("best", (b for b in other.loader.epoch(0) if seen.only & set(b.clip_ids)), seen.add)
+    return seen
+
+
 def read_config(folder: RunFolder) -> RunConfig:
     """The configuration a run was started with."""
     where = f"{folder.uri}/{CONFIG}"
@@ -113,11 +182,16 @@ def read_config(folder: RunFolder) -> RunConfig:
 
 
 def write_evaluation(
-    folder: RunFolder, label: str, evaluation: Evaluation, *, class_names: tuple[str, ...]
+    folder: RunFolder,
+    label: str,
+    evaluation: Evaluation,
+    *,
+    class_names: tuple[str, ...],
+    pictures: Mapping[str, bytes] | None = None,
 ) -> tuple[str, ...]:
-    """Write ``evaluation/<label>/``: metrics.json, per_clip.safetensors and, where there is one, confusion.png."""
+    """Write ``evaluation/<label>/``: metrics.json, per_clip.safetensors and the pictures, confusion.png among them."""
     metrics, classes = split_by_class(evaluation.metrics.compute(), class_names)
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = dict(pictures or {})
     values: dict[str, Any] = {"num_clips": evaluation.num_clips, "metrics": metrics, "classes": classes}
     files["metrics.json"] = (json.dumps(values, indent=2) + "\n").encode()
     if evaluation.per_clip:
@@ -140,13 +214,15 @@ def read_per_clip(folder: RunFolder, label: str) -> tuple[tuple[str, ...], dict[
 
 
 def split_by_class(values: dict[str, float], class_names: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics of the whole split, and per-class accuracies by class name."""
+    """Metrics of the whole split, and by class name: accuracy, or mIoU of a segmentation category."""
     metrics, classes = {}, {}
     for name, value in values.items():
         prefix, _, number = name.partition("/class_")
         if number and prefix == "accuracy":
             index = int(number)
             classes[class_names[index] if index < len(class_names) else f"class {index}"] = value
+        elif name.startswith("category/") and name.endswith("/miou"):
+            classes[name.split("/")[1]] = value
         else:
             metrics[name] = value
     return metrics, classes

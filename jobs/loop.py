@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from jobs.evaluate import evaluate_weights, write_evaluation
+from jobs.figures import gallery_pictures, new_gallery
 from jobs.run_config import RunConfig, fingerprint
 from jobs.run_folder import AVERAGED, BEST, FACTS, LAST, RESULT, RunFolder
 from stgcma import distributed
@@ -271,11 +272,15 @@ class TrainingLoop:
             self.folder.write_json(RESULT, outcome)
 
     def _evaluate_on_test(self, weights: str, label: str) -> dict[str, float]:
+        gallery = new_gallery(self.config.task)
         evaluation = evaluate_weights(
-            self.model, self.task, self.folder, weights, self.test_loader.epoch(0), precision=self.precision
-        )
+            self.model, self.task, self.folder, weights, self.test_loader.epoch(0), precision=self.precision,
+            on_batch=gallery and gallery.add,
+        )  # fmt: skip
         if self.is_first:
-            write_evaluation(self.folder, label, evaluation, class_names=self.test_loader.manifest.class_names)
+            names = self.test_loader.manifest.class_names
+            pictures = gallery_pictures(gallery, title=f"{self.config.run_name}, {label}") if gallery else {}
+            write_evaluation(self.folder, label, evaluation, class_names=names, pictures=pictures)
         return {f"{label}/{name}": value for name, value in evaluation.metrics.compute().items()}
 
 

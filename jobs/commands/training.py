@@ -62,13 +62,14 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     weights: Annotated[str, typer.Option(help="best or averaged.")] = "best",
     shards: Annotated[str | None, typer.Option(help="Root of the shards  [default: as trained]")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Segmentation: a run to draw below this one's masks.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Metrics of a run's weights on one split, per class, with the confusion matrix as a picture."""
+    """Metrics of a run's weights on one split, per class, with pictures: confusion matrix, or best and worst masks."""
     from jobs.evaluate import evaluate_run
 
-    result = evaluate_run(run, split=split, weights=weights, shards=shards, device=device)
+    result = evaluate_run(run, split=split, weights=weights, shards=shards, device=device, baseline=baseline)
     if as_json:
         print(json.dumps(asdict(result), indent=2))
         return

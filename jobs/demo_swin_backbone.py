@@ -1,0 +1,171 @@
+"""Pre-trains the small frozen Swin of the demo, ``swin_demo``, on stills: ``python -m jobs.demo_swin_backbone``.
+
+The stills are first frames of synthetic segmentation clips (``pipelines/synthetic/avs_clips.py``); the backbone sees
+no clip, no sound, no time and no mask of a sounding object. It learns which shape, if any, each cell of its second and
+third stage shows (cross-entropy), and which colours and textures the picture has (binary cross-entropy on the pooled
+last stage). The read-outs are thrown away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor, nn
+
+from pipelines.synthetic.avs_clips import draw_objects
+from pipelines.synthetic.render import COLORS, FRAME_SIZE, TEXTURES, draw_look
+from pipelines.synthetic.scenes import SHAPES
+from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
+from stgcma.models.backbones import SwinBackbone
+from stgcma.presets import backbone_spec
+
+BACKBONE = "swin_demo"
+OUTPUT = Path(__file__).parents[1] / "stgcma" / "weights" / f"{BACKBONE}.safetensors"
+NO_SHAPE = len(SHAPES)
+READ_STAGES = (1, 2)
+"""Stages whose cells are read out; the cells of the first are too small to show a shape."""
+MIN_COVER = 0.12
+"""A cell shows the shape that covers most of it, if that is at least this fraction."""
+NOISE_LEVELS = 4.0
+"""Standard deviation of the noise on training pixels, out of 255."""
+
+
+@dataclass(frozen=True)
+class Stills:
+    """``pixels [N, 64, 64, 3]`` and ``shapes [N, 64, 64]`` (or ``NO_SHAPE``) uint8, ``attributes [N, 9]`` {0, 1}."""
+
+    pixels: Tensor
+    shapes: Tensor
+    attributes: Tensor
+
+
+def make_stills(count: int, seed: int) -> Stills:
+    """Pictures of one to three different shapes."""
+    rng = np.random.default_rng(seed)
+    pixels = np.empty((count, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
+    shapes = np.full((count, FRAME_SIZE, FRAME_SIZE), NO_SHAPE, dtype=np.uint8)
+    attributes = np.zeros((count, len(COLORS) + len(TEXTURES)), dtype=np.float32)
+    for index in range(count):
+        chosen = tuple(int(shape) for shape in rng.permutation(len(SHAPES))[: rng.integers(1, 4)])
+        looks = [draw_look(rng) for _ in chosen]
+        frames, objects = draw_objects(chosen, looks, 1, rng)
+        pixels[index] = frames[0]
+        for shape, look, covered in zip(chosen, looks, objects[:, 0], strict=True):
+            shapes[index][covered] = shape
+            attributes[index, [look.color, len(COLORS) + look.texture]] = 1
+    return Stills(torch.from_numpy(pixels), torch.from_numpy(shapes), torch.from_numpy(attributes))
+
+
+def cell_labels(shapes: Tensor, cells: int) -> Tensor:
+    """Shape of every cell of a ``cells x cells`` grid: ``[N, 64, 64] -> [N, cells, cells]``."""
+    one_hot = F.one_hot(shapes.long(), NO_SHAPE + 1)[..., :NO_SHAPE].permute(0, 3, 1, 2).float()
+    cover, owner = F.avg_pool2d(one_hot, FRAME_SIZE // cells).max(dim=1)
+    return torch.where(cover >= MIN_COVER, owner, NO_SHAPE)
+
+
+class Pretraining(nn.Module):
+    """The image transformer with the read-outs of pre-training."""
+
+    def __init__(self, swin: SwinTransformer) -> None:
+        super().__init__()
+        self.swin = swin
+        widths = [info["num_chs"] for info in swin.feature_info]
+        self.cells = nn.ModuleList(nn.Linear(widths[stage], NO_SHAPE + 1) for stage in READ_STAGES)
+        self.attributes = nn.Linear(widths[-1], len(COLORS) + len(TEXTURES))
+
+    def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Normalised ``[N, 3, 64, 64]`` -> cell logits ``[N, h, w, 7]`` per read stage, attribute logits ``[N, 9]``."""
+        x = self.swin.patch_embed(pixels)
+        maps = []
+        for layer in self.swin.layers:
+            x = layer(x)
+            maps.append(x)
+        maps[-1] = self.swin.norm(x)
+        cells = [read_out(maps[stage]) for stage, read_out in zip(READ_STAGES, self.cells, strict=True)]
+        return cells, self.attributes(maps[-1].mean(dim=(1, 2)))
+
+
+def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
+    """``[N, 64, 64, 3]`` uint8 -> ``[N, 3, 64, 64]`` float32, as the reader of the masks does it."""
+    values = pixels.permute(0, 3, 1, 2).float()
+    if noise:
+        values = values + noise * torch.randn_like(values)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGE_MEAN, IMAGE_STD))
+    return (values - mean) / std
+
+
+def pretrain(
+    stills: Stills, *, epochs: int, seed: int, batch_size: int = 64, learning_rate: float = 2e-3
+) -> Pretraining:
+    """AdamW with warm-up and cosine over the stills, turned and flipped at random; prints the losses of every epoch."""
+    torch.manual_seed(seed)
+    model = Pretraining(SwinBackbone(backbone_spec(BACKBONE), None, 0.0).swin).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    steps = len(stills.pixels) // batch_size
+    total, started = epochs * steps, time.monotonic()
+    for epoch in range(epochs):
+        order, sums = torch.randperm(len(stills.pixels)), torch.zeros(2)
+        for step in range(steps):
+            done = epoch * steps + step
+            rate = learning_rate * min(1, (done + 1) / (0.05 * total)) * 0.5 * (1 + math.cos(math.pi * done / total))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            rows = order[step * batch_size : (step + 1) * batch_size]
+            pixels, shapes = stills.pixels[rows], stills.shapes[rows]
+            if torch.rand(()) < 0.5:
+                pixels, shapes = pixels.flip(2), shapes.flip(2)
+            cells, attributes = model(normalise(pixels, NOISE_LEVELS))
+            cell_loss = sum(
+                F.cross_entropy(logits.permute(0, 3, 1, 2), cell_labels(shapes, logits.shape[1])) for logits in cells
+            )
+            attribute_loss = F.binary_cross_entropy_with_logits(attributes, stills.attributes[rows])
+            optimizer.zero_grad()
+            (cell_loss + attribute_loss).backward()
+            optimizer.step()
+            sums += torch.stack([cell_loss.detach(), attribute_loss.detach()])
+        means, seconds = (sums / steps).tolist(), time.monotonic() - started
+        print(f"epoch {epoch + 1:3d}  cells {means[0]:.4f}  attributes {means[1]:.4f}  {seconds:.0f} s", flush=True)
+    return model.eval()
+
+
+@torch.no_grad()
+def accuracies(model: Pretraining, stills: Stills) -> dict[str, float]:
+    """Accuracy of the read-outs; ``shapes in stage n`` counts only cells that show something."""
+    cells, attributes = model(normalise(stills.pixels))
+    right = ((attributes > 0) == (stills.attributes > 0)).float().mean(dim=0)
+    found = {"colours": float(right[: len(COLORS)].mean()), "textures": float(right[len(COLORS) :].mean())}
+    for stage, logits in zip(READ_STAGES, cells, strict=True):
+        labels = cell_labels(stills.shapes, logits.shape[1])
+        shown = labels != NO_SHAPE
+        found[f"shapes in stage {stage + 1}"] = float((logits.argmax(-1) == labels)[shown].float().mean())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stills", type=int, default=16_000)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model = pretrain(make_stills(arguments.stills, arguments.seed), epochs=arguments.epochs, seed=arguments.seed)
+    for name, value in accuracies(model, make_stills(1000, arguments.seed + 1_000_000)).items():
+        print(f"held-out {name}: {value:.3f}")
+    state = {name: value.half().contiguous() for name, value in model.swin.state_dict().items()}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, arguments.output)
+    print(f"{arguments.output}: {arguments.output.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

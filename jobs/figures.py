@@ -1,0 +1,225 @@
+"""The paper's Figure 2 for any segmentation run: frame, ground truth, prediction and baseline, five frames a row.
+
+``MaskGallery`` watches an evaluation and keeps the few best and worst clips; ``mask_figure`` draws them as one PNG.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stgcma.data.batch import AVBatch, MaskTargets
+from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
+from stgcma.errors import ConfigError
+from stgcma.tasks.base import Outputs
+from stgcma.tasks.segmentation_metrics import binary_masks, frame_ious
+
+TILE = 112
+"""Pixels of one picture in the figure."""
+GAP = 3
+TRUTH_COLOR = (255, 196, 0)
+PREDICTION_COLOR = (0, 190, 255)
+BASELINE_COLOR = (255, 90, 160)
+
+
+@dataclass(frozen=True)
+class MaskExample:
+    """One clip to draw. ``K`` frames of ``H x W`` pixels."""
+
+    clip_id: str
+    category: str
+    frames: np.ndarray
+    """``[K, H, W, 3]`` uint8."""
+    truth: np.ndarray
+    """``[K, H, W]`` bool."""
+    prediction: np.ndarray
+    """``[K, H, W]`` bool."""
+    ious: tuple[float, ...]
+    baseline: np.ndarray | None = None
+    baseline_ious: tuple[float, ...] = ()
+
+    @property
+    def miou(self) -> float:
+        return sum(self.ious) / len(self.ious)
+
+
+@dataclass
+class MaskGallery:
+    """The best and worst clips of an evaluation by mIoU; memory for ``2 * size`` clips, whatever the split's length.
+
+    Pass ``gallery.add`` as ``on_batch``. With ``only`` it keeps the clips of those ids instead: the same clips of
+    another run, to be drawn as the baseline.
+    """
+
+    size: int = 3
+    only: frozenset[str] = frozenset()
+    _best: list[tuple[float, str, MaskExample]] = field(default_factory=list)
+    _worst: list[tuple[float, str, MaskExample]] = field(default_factory=list)
+    _chosen: dict[str, MaskExample] = field(default_factory=dict)
+
+    def add(self, batch: AVBatch, outputs: Outputs) -> None:
+        """Look at one batch."""
+        for index, clip_id in enumerate(batch.clip_ids):
+            if self.only and clip_id not in self.only:
+                continue
+            example = _example(batch, outputs["logits"], index)
+            if self.only:
+                self._chosen[clip_id] = example
+                continue
+            for heap, score in ((self._best, example.miou), (self._worst, -example.miou)):
+                heapq.heappush(heap, (score, clip_id, example))
+                if len(heap) > self.size:
+                    heapq.heappop(heap)
+
+    @property
+    def best(self) -> list[MaskExample]:
+        """Highest mIoU first."""
+        return [example for _, _, example in sorted(self._best, key=lambda item: (-item[0], item[1]))]
+
+    @property
+    def worst(self) -> list[MaskExample]:
+        """Lowest mIoU first."""
+        return [example for _, _, example in sorted(self._worst, key=lambda item: (-item[0], item[1]))]
+
+    @property
+    def clip_ids(self) -> frozenset[str]:
+        return frozenset(example.clip_id for example in (*self.best, *self.worst))
+
+    def with_baseline(self, examples: list[MaskExample]) -> list[MaskExample]:
+        """The examples with this gallery's masks of the same clips as their baseline.
+
+        Raises:
+            ConfigError: If a clip was not seen: the two runs evaluate different splits.
+        """
+        missing = sorted(example.clip_id for example in examples if example.clip_id not in self._chosen)
+        if missing:
+            raise ConfigError(
+                f"The baseline run has no clip {missing[0]!r}: needed a run on the same dataset and split. "
+                "Give another --baseline."
+            )
+        return [
+            replace(example, baseline=other.prediction, baseline_ious=other.ious)
+            for example in examples
+            for other in (self._chosen[example.clip_id],)
+        ]
+
+
+def _example(batch: AVBatch, logits: Tensor, index: int) -> MaskExample:
+    targets = batch.targets
+    assert isinstance(targets, MaskTargets)
+    assert batch.frames is not None
+    frames = batch.frames[index, targets.frame_index].permute(0, 2, 3, 1).float()
+    pixels = (frames * torch.tensor(IMAGE_STD) + torch.tensor(IMAGE_MEAN)).clamp(0, 1) * 255
+    masks = targets.masks[index]
+    return MaskExample(
+        clip_id=batch.clip_ids[index],
+        category=targets.categories[index] if targets.categories else "",
+        frames=pixels.round().to(torch.uint8).numpy(),
+        truth=(masks > 0.5).numpy(),
+        prediction=binary_masks(logits[index]).numpy(),
+        ious=tuple(frame_ious(logits[index], masks).tolist()),
+    )
+
+
+GALLERIES = {"avs": MaskGallery}
+"""Task -> what collects the clips to draw."""
+
+
+def new_gallery(task: str) -> MaskGallery | None:
+    """An empty gallery where the task's outputs are pictures."""
+    return GALLERIES[task]() if task in GALLERIES else None
+
+
+def gallery_pictures(
+    gallery: MaskGallery, *, title: str, baseline: MaskGallery | None = None, baseline_name: str = "baseline"
+) -> dict[str, bytes]:
+    """File name -> PNG: the best and the worst clips of an evaluation."""
+    pictures = {}
+    for name, examples in (("best", gallery.best), ("worst", gallery.worst)):
+        if baseline is not None:
+            examples = baseline.with_baseline(examples)
+        if examples:
+            pictures[f"masks_{name}.png"] = mask_figure(
+                examples, title=f"{title}: {name} clips", baseline_name=baseline_name
+            )
+    return pictures
+
+
+def mask_figure(examples: list[MaskExample], *, title: str, baseline_name: str = "baseline") -> bytes:
+    """Draw clips below each other, each with its rows of pictures and the IoU under every predicted mask.
+
+    Args:
+        examples: At least one; those with ``baseline`` get a fourth row.
+        title: Above the figure.
+        baseline_name: Label of the fourth row.
+
+    Returns:
+        A PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [4 if example.baseline is not None else 3 for example in examples]
+    columns = max(len(example.frames) for example in examples)
+    figure = Figure(figsize=(1.25 * columns + 1.2, 1.25 * sum(rows) + 0.55 * len(rows) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(len(examples), 1, squeeze=False, height_ratios=rows)
+    for axes, example in zip(grid[:, 0], examples, strict=True):
+        names = ["frame", "ground truth", "prediction", baseline_name][: 3 + (example.baseline is not None)]
+        axes.imshow(contact_sheet(example), interpolation="nearest")
+        axes.set_yticks([TILE / 2 + row * (TILE + GAP) for row in range(len(names))], names, fontsize=8)
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        heading = f"{example.clip_id}  {example.category}".strip()
+        axes.set_title(f"{heading}   mIoU {example.miou:.2f}", fontsize=8, loc="left")
+        _write_ious(axes, example.ious, row=2)
+        if example.baseline is not None:
+            _write_ious(axes, example.baseline_ious, row=3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
+
+
+def _write_ious(axes, ious: tuple[float, ...], row: int) -> None:
+    for column, iou in enumerate(ious):
+        x, y = column * (TILE + GAP) + 4, (row + 1) * (TILE + GAP) - GAP - 6
+        axes.text(x, y, f"{iou:.2f}", fontsize=7, color="white", va="bottom")
+
+
+def contact_sheet(example: MaskExample) -> np.ndarray:
+    """One clip as an image ``[height, width, 3]`` uint8: a row each for frame, truth, prediction and baseline."""
+    layers = [
+        list(example.frames),
+        [overlay(f, m, TRUTH_COLOR) for f, m in zip(example.frames, example.truth, strict=True)],
+        [overlay(f, m, PREDICTION_COLOR) for f, m in zip(example.frames, example.prediction, strict=True)],
+    ]
+    if example.baseline is not None:
+        layers.append([overlay(f, m, BASELINE_COLOR) for f, m in zip(example.frames, example.baseline, strict=True)])
+    side = TILE + GAP
+    sheet = np.full((len(layers) * side - GAP, len(example.frames) * side - GAP, 3), 255, dtype=np.uint8)
+    for row, pictures in enumerate(layers):
+        for column, picture in enumerate(pictures):
+            sheet[row * side : row * side + TILE, column * side : column * side + TILE] = _to_tile(picture)
+    return sheet
+
+
+def overlay(frame: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """The frame in dim grey with the masked pixels in colour: ``[H, W, 3]``, ``[H, W]`` -> ``[H, W, 3]`` uint8."""
+    grey = frame.mean(axis=2, keepdims=True)
+    dim = np.broadcast_to(0.4 * grey, frame.shape)
+    bright = 0.35 * grey + 0.65 * np.array(color)
+    return np.where(mask[..., None], bright, dim).round().astype(np.uint8)
+
+
+def _to_tile(picture: np.ndarray) -> np.ndarray:
+    """Nearest pixels, so that masks keep hard edges: ``[TILE, TILE, 3]``."""
+    rows, columns = (np.arange(TILE) * length // TILE for length in picture.shape[:2])
+    return picture[rows][:, columns]

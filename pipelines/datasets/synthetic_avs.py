@@ -1,0 +1,168 @@
+"""Writes a synthetic AVSBench-S4 in the official layout: several shapes are seen, the one that is heard has the mask.
+
+    <output>/s4_meta_data.csv                                          name,start,category,split
+    <output>/s4_data/visual_frames/<split>/<category>/<name>/<name>_{1..5}.png     64 x 64
+    <output>/s4_data/audio_wav/<split>/<category>/<name>.wav                       5 s, 16 kHz mono
+    <output>/s4_data/gt_masks/<split>/<category>/<name>/<name>_{k}.png             training: k = 1 only
+
+``pipelines/synthetic/avs_clips.py`` says what happens in a clip. A clip depends on (seed, split, index) alone: the same
+files on every machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines.synthetic.avs_clips import MaskClip, plan_masks, render_masks
+from pipelines.synthetic.render import SAMPLE_RATE
+from pipelines.synthetic.scenes import SHAPES
+from stgcma.errors import ConfigError
+
+SPLITS = ("train", "val", "test")
+HEADER = "name,start,category,split"
+CATEGORIES = tuple(shape.lower() for shape in SHAPES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticAVSConfig:
+    """How many clips are written; categories alternate within a split."""
+
+    num_train: int = 600
+    num_val: int = 100
+    num_test: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} needs at least {least}, got {value}."
+            for name, value, least in (
+                ("num_train", self.num_train, len(SHAPES)),
+                ("num_val", self.num_val, 1),
+                ("num_test", self.num_test, 1),
+            )
+            if value < least
+        ]
+        if problems:
+            raise ConfigError("Synthetic AVS: " + "\n".join(problems))
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
+
+
+@dataclass(frozen=True)
+class SyntheticAVSResult:
+    """What was written and where."""
+
+    root: Path
+    split_sizes: dict[str, int]
+    num_bytes: int
+
+
+def make_mask_clip(config: SyntheticAVSConfig, split: str, index: int) -> MaskClip:
+    """One clip, a pure function of the seed, split and index."""
+    rng = np.random.default_rng((config.seed, 5, SPLITS.index(split), index))
+    return render_masks(plan_masks(index % len(SHAPES), rng), rng)
+
+
+def make_name(config: SyntheticAVSConfig, split: str, index: int) -> str:
+    """11 characters of YouTube's alphabet; every fifth begins with ``-``, which path handling must survive."""
+    digest = hashlib.sha256(f"{config.seed}/avs/{split}/{index}".encode()).digest()
+    name = base64.urlsafe_b64encode(digest).decode()[:11]
+    return f"-{name[1:]}" if index % 5 == 0 else name
+
+
+def write_synthetic_avs(
+    config: SyntheticAVSConfig, output: str | Path, *, on_clip: Callable[[int, int], None] | None = None
+) -> SyntheticAVSResult:
+    """Write the whole set; the table comes last, so a folder with a table is complete.
+
+    Args:
+        config: Sizes and seed.
+        output: Folder to create; one that holds this very set is left as it is.
+        on_clip: Called with (clips written, clips in all), for a progress bar.
+
+    Raises:
+        ConfigError: If ``output`` already holds another set.
+    """
+    root = Path(output)
+    table = root / "s4_meta_data.csv"
+    clips = [(split, index) for split, size in config.split_sizes.items() for index in range(size)]
+    lines = [f"{make_name(config, s, i)},0,{CATEGORIES[i % len(CATEGORIES)]},{s}" for s, i in clips]
+    text = "\n".join([HEADER, *lines]) + "\n"
+    if table.exists():
+        if table.read_text() != text:
+            raise ConfigError(
+                f"{table} belongs to another dataset than this configuration ({config}). "
+                "Choose another --output folder, or remove this one."
+            )
+    else:
+        for count, (split, index) in enumerate(clips, start=1):
+            _write_clip(root / "s4_data", config, split, index)
+            if on_clip:
+                on_clip(count, len(clips))
+        table.write_text(text)
+    num_bytes = sum(path.stat().st_size for path in (root / "s4_data").rglob("*") if path.is_file())
+    return SyntheticAVSResult(root=root, split_sizes=config.split_sizes, num_bytes=num_bytes)
+
+
+def _write_clip(data: Path, config: SyntheticAVSConfig, split: str, index: int) -> None:
+    clip, name = make_mask_clip(config, split, index), make_name(config, split, index)
+    folder = f"{split}/{CATEGORIES[clip.plan.category]}"
+    for second, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
+        _write_png(data / f"visual_frames/{folder}/{name}/{name}_{second + 1}.png", frame)
+        if split != "train" or second == 0:
+            _write_png(data / f"gt_masks/{folder}/{name}/{name}_{second + 1}.png", mask.astype(np.uint8) * 255)
+    sound = data / f"audio_wav/{folder}/{name}.wav"
+    sound.parent.mkdir(parents=True, exist_ok=True)
+    sound.write_bytes(_wav(clip.waveform))
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def _wav(waveform: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(waveform.astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def blind_scores(config: SyntheticAVSConfig, split: str) -> dict[str, float]:
+    """mIoU that needs no listening: every object masked, a random object masked, nothing masked.
+
+    What a segmentation model reaches that sees perfectly and hears nothing lies near the best of them.
+    """
+    rng = np.random.default_rng((config.seed, 6))
+    totals = {"every object": 0.0, "a random object": 0.0, "nothing": 0.0}
+    frames = 0
+    for index in range(config.split_sizes[split]):
+        clip = make_mask_clip(config, split, index)
+        chosen = clip.objects[rng.integers(len(clip.objects))]
+        guesses = {"every object": clip.objects.any(0), "a random object": chosen, "nothing": np.zeros_like(chosen)}
+        for name, guess in guesses.items():
+            totals[name] += _sum_of_ious(guess, clip.masks)
+        frames += len(clip.masks)
+    return {name: total / frames for name, total in totals.items()}
+
+
+def _sum_of_ious(guess: np.ndarray, truth: np.ndarray) -> float:
+    """As the metric scores frames: an empty truth is scored on the background."""
+    union = (guess | truth).sum((1, 2))
+    empty = ~truth.any((1, 2))
+    shared = np.where(empty, (~guess & ~truth).sum((1, 2)), (guess & truth).sum((1, 2)))
+    return float((shared / np.where(empty, guess[0].size, np.maximum(union, 1))).sum())

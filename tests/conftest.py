@@ -1,0 +1,7 @@
+"""One thread per process: tests are small, machines are shared, and sums come out in one order."""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -32,7 +32,7 @@ class DirectTPAVI(TPAVI):
         return self.norm(maps + message)
 
 
-def run(side: int, rounds: int = 3) -> Comparison:
+def run(rounds: int = 3, side: int = SIDES[0]) -> Comparison:
     """Interleaved rounds of both at one scale of ``side x side`` positions."""
     torch.manual_seed(0)
     collapsed = TPAVI(CHANNELS, AUDIO_DIM)
@@ -72,4 +72,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, choices=SIDES, action="append", help="one scale; repeat for several")
     for side in parser.parse_args().side or SIDES:
-        print(run(side).table())
+        print(run(side=side).table())

@@ -10,13 +10,18 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from urllib.parse import quote
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from stgcma.data.schema import SCHEMA_VERSION, ShardMetadata, require_columns
-from stgcma.errors import ShardMismatchError
+from stgcma.errors import ConfigError, ShardMismatchError
 
 MANIFEST_NAME = "manifest.json"
+
+_URI_SYNTAX = ":/?&=@%"
+"""Characters of a URI that are left as they are; others, such as a blank in a folder's name, are quoted for Arrow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +100,16 @@ class ShardManifest:
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """A directory or ``s3://`` URI -> (filesystem, path). S3 settings come from the usual ``AWS_*`` variables."""
     if "://" in uri:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(quote(uri, safe=_URI_SYNTAX))
+        except (pa.ArrowException, ValueError) as error:
+            raise ConfigError(
+                f"{uri} names no place that can be read: {error}. Needed is a directory or s3://BUCKET/FOLDER."
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{uri} cannot be reached: {error}. Check AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the credentials."
+            ) from None
         return filesystem, path.rstrip("/")
     from pathlib import Path
 

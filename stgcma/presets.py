@@ -74,7 +74,7 @@ def _swin(name: str, library_name: str, **numbers) -> BackboneSpec:
     return BackboneSpec(
         name=name, family="swin", library_name=library_name, image_size=224, patch_size=4, depths=(2, 2, 18, 2),
         window_size=7, audio_size=(224, 224), default_tag="ms_in22k",
-        fbanks=(("ave", "swin"), ("avs", "swin_avs"), ("avqa", "swin_avqa")), **numbers,
+        fbanks=(("ave", "swin"), ("avs", "swin_avs"), ("avqa", "swin_avqa"), ("grounding", "swin_avqa")), **numbers,
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         BackboneSpec(
             name="swin_demo", family="swin", library_name="", image_size=64, patch_size=4, width=24, depths=(2, 2, 2),
             num_heads=(2, 4, 8), window_size=4, audio_size=(64, 64), default_tag="builtin",
-            fbanks=(("avs", "swin_demo"),),
+            fbanks=(("avs", "swin_demo"), ("avqa", "swin_demo"), ("grounding", "swin_demo")),
         ),
     )
 }  # fmt: skip
@@ -128,6 +128,7 @@ METRICS: dict[str, tuple[str, ...]] = {
         "visual/location", "audio_visual/existential", "audio_visual/location", "audio_visual/counting",
         "audio_visual/comparative", "audio_visual/temporal",
     ),
+    "grounding": ("match_accuracy",),
 }  # fmt: skip
 """Task -> what it reports on a split, besides values per class or category; the first one selects the checkpoint."""
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jobs.commands import data, demo, inspection, training
+from jobs.commands import data, demo, grounding, inspection, training
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "synthesize": demo.synthesize,
     "preprocess": data.preprocess,
     "train": training.train,
     "evaluate": training.evaluate,
+    "pretrain-grounding": grounding.pretrain_grounding,
     "sync": training.sync,
     "ui": training.ui,
     "verify": inspection.verify,
     "params": inspection.params,
+    "demo": demo.demo,
 }
 """In the order of ``--help``."""

@@ -117,7 +117,7 @@ def build_loader(
         data: Which shards, augmentation, decoding processes.
         optim: ``batch_size`` (over all workers), ``eval_batch_size`` (per worker) and ``seed`` are read.
         spec: Backbone: image size and fbank geometry.
-        task: ``ave``, ``avs`` or ``avqa``.
+        task: ``ave``, ``avs``, ``avqa`` or ``grounding``.
         split: ``train``, ``val`` or ``test``.
         train: Shuffled and augmented, incomplete batches dropped; otherwise every unit once, in order.
         rank: This worker.
@@ -132,10 +132,11 @@ def build_loader(
     manifest = select_manifest(data.shards, data.dataset, fbank=fbank, fingerprint=data.fingerprint)
     annotation = manifest.metadata.annotation
     reader_class = READERS[annotation]
-    if reader_class.task != task:
+    if task not in reader_class.tasks:
         raise ShardMismatchError(
             f"Task {task!r} cannot be trained on {data.dataset!r}, which stores {annotation} for task "
-            f"{reader_class.task!r}. Set data.dataset to a dataset of the task, or task: {reader_class.task}."
+            f"{' or '.join(map(repr, reader_class.tasks))}. Set data.dataset to a dataset of the task, or task: "
+            f"{reader_class.tasks[0]}."
         )
     context = ReadContext(
         data=data, task=task, spec=spec, store=ShardStore(data.shards, manifest), split=split, train=train,

@@ -30,7 +30,7 @@ class EventExample:
 class EventReader(Reader):
     """Training clips are augmented and mixed; others get the central square and the stored filter banks."""
 
-    task = "ave"
+    tasks = ("ave",)
 
     def __init__(self, context: ReadContext) -> None:
         super().__init__(context)

@@ -31,7 +31,7 @@ class MaskExample:
 class MaskReader(Reader):
     """Frames and masks at the size the backbone sees, without augmentation, as published."""
 
-    task = "avs"
+    tasks = ("avs",)
 
     def __init__(self, context: ReadContext) -> None:
         super().__init__(context)

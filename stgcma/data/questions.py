@@ -69,9 +69,12 @@ class _VideoQuestions:
 
 
 class QuestionReader(Reader):
-    """Videos with their questions. Nothing is augmented, as published; negatives are drawn in training only."""
+    """Videos with their questions. Nothing is augmented, as published; negatives are drawn in training only.
 
-    task = "avqa"
+    Grounding pre-training reads the same videos with one question each, which nobody answers, and negatives always.
+    """
+
+    tasks = ("avqa", "grounding")
 
     def __init__(self, context: ReadContext) -> None:
         super().__init__(context)
@@ -79,7 +82,8 @@ class QuestionReader(Reader):
         self.vocabulary = QuestionVocabulary(words=manifest.question_words, answers=manifest.class_names)
         self._answers = {answer: index for index, answer in enumerate(self.vocabulary.answers)}
         self._words = {word: index for index, word in enumerate(self.vocabulary.words)}
-        self.draws_negatives = context.train and len(context.branches) == 2
+        self.only_matches = context.task == "grounding"
+        self.draws_negatives = (context.train or self.only_matches) and len(context.branches) == 2
         self.units = self._plan_units(read_questions(context.store.uri, data.questions, context.split))
         self._videos = sorted({unit.number for unit in self.units})
         if self.draws_negatives:
@@ -170,7 +174,7 @@ class QuestionReader(Reader):
             )
         units = []
         for number in videos:
-            group = of_video[number]
+            group = of_video[number][:1] if self.only_matches else of_video[number]
             step = data.questions_per_video or len(group)
             units += [
                 _VideoQuestions(number=number, questions=tuple(group[i : i + step])) for i in range(0, len(group), step)
@@ -201,6 +205,8 @@ class QuestionReader(Reader):
         if len(self._videos) < 2:
             raise ConfigError(f"The match loss needs frames of another video, but there is only 1 in {context.split}.")
         if data.negatives == "batch":
+            if self.only_matches:
+                raise ConfigError("data.negatives: batch serves task avqa; set negatives: stored for task grounding.")
             if data.questions_per_video is not None:
                 raise ConfigError(
                     "data.negatives: batch takes negatives from the other videos of the batch, and with "

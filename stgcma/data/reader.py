@@ -110,8 +110,8 @@ VISUAL_STREAM, AUDIO_STREAM = 0, 1
 class Reader(ABC):
     """Units of one split of one annotation kind; listed in ``stgcma.data.dataset.READERS``."""
 
-    task: ClassVar[str]
-    """The task that reads this annotation."""
+    tasks: ClassVar[tuple[str, ...]]
+    """The tasks that read this annotation."""
 
     def __init__(self, context: ReadContext) -> None:
         self.context = context

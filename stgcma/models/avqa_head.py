@@ -48,20 +48,79 @@ class QuestionAttention(TrainableModule):
         return self.norm(attended)
 
 
-class AVQAHead(TrainableModule):
-    """Encoder features and questions -> answer logits, and match logits where negatives are given.
+class GroundedHead(TrainableModule):
+    """Grounding and match branch on encoder features: what answering and grounding pre-training share.
 
     A branch that does not run contributes zeros, so that single-modality baselines have the same head; there is
     nothing to match then, and no match logits.
 
     Args:
-        feature_dim: ``C``.
-        variant: Which published head (``Grounding``).
-        config: Widths and vocabulary sizes.
+        grounding: The grounding layers.
         plain_visual: Frames ``[N, 3, H, W]`` -> tokens ``[N, h, w, C]`` of the plain frozen backbone, for negatives.
     """
 
     role: str = "avqa_head"
+
+    def __init__(self, grounding: Grounding, plain_visual: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.grounding = grounding
+        self.plain_visual = plain_visual
+
+    def ground(self, features: AVFeatures) -> tuple[Tensor, Tensor]:
+        """Audio and sound-guided visual feature of every second of every video, ``[B, S, d]`` each."""
+        tokens, pooled = features.tokens.get("visual"), features.pooled.get("audio")
+        if tokens is not None:
+            tokens = tokens.flatten(2, -2)
+        if pooled is None:
+            pooled = torch.zeros_like(tokens[:, :, 0])
+        if tokens is None:
+            tokens = torch.zeros_like(pooled.unsqueeze(2))
+        audio = self.grounding.hear(pooled)
+        return audio, self.grounding.look(self.grounding.visual_projection(tokens), audio)
+
+    def match(self, features: AVFeatures, audio: Tensor, visual: Tensor, batch: AVBatch) -> dict[str, Tensor]:
+        """``match_positive`` and ``match_negative [Q, S, 2]``; nothing without negatives or with one branch."""
+        targets = batch.targets
+        assert isinstance(targets, QuestionTargets)
+        negatives = self._negative_tokens(batch, targets) if len(features.tokens) == 2 else None
+        if negatives is None:
+            return {}
+        asked = targets.video_index
+        return {
+            "match_positive": self.grounding.match(audio, visual)[asked],
+            "match_negative": self.grounding.match(audio[asked], self.grounding.look(negatives, audio[asked])),
+        }
+
+    def _negative_tokens(self, batch: AVBatch, targets: QuestionTargets) -> Tensor | None:
+        """Projected tokens ``[Q, S, P, d]`` of the negative frames, or None where there are none."""
+        project = self.grounding.visual_projection
+        if targets.negatives is not None:
+            tokens = self.plain_visual(targets.negatives.flatten(0, 1)).flatten(1, -2)
+            return project(tokens).unflatten(0, targets.negatives.shape[:2])
+        if targets.negative_index is not None and batch.frames is not None:
+            tokens = self.plain_visual(batch.frames.flatten(0, 1)).flatten(1, -2)
+            video, second = targets.negative_index.unbind(-1)
+            return project(tokens).unflatten(0, batch.frames.shape[:2])[video, second]
+        return None
+
+
+class MatchHead(GroundedHead):
+    """The match branch alone: grounding pre-training."""
+
+    def forward(self, features: AVFeatures, batch: AVBatch) -> dict[str, Tensor]:
+        """``match_positive`` and ``match_negative``, ``[Q, S, 2]``."""
+        return self.match(features, *self.ground(features), batch)
+
+
+class AVQAHead(GroundedHead):
+    """Encoder features and questions -> answer logits, and match logits where negatives are given.
+
+    Args:
+        feature_dim: ``C``.
+        variant: Which published head (``Grounding``).
+        config: Widths and vocabulary sizes.
+        plain_visual: As in ``GroundedHead``.
+    """
 
     def __init__(
         self,
@@ -70,10 +129,8 @@ class AVQAHead(TrainableModule):
         config: AnswerHeadConfig,
         plain_visual: Callable[[Tensor], Tensor],
     ) -> None:
-        super().__init__()
+        super().__init__(Grounding(feature_dim, variant, config), plain_visual)
         self.config = config
-        self.plain_visual = plain_visual
-        self.grounding = Grounding(feature_dim, variant, config)
         dim = self.grounding.dim
         self.question = QuestionEncoder(config.num_words, dim)
         self.ask_visual = QuestionAttention(dim, config.num_attention_heads, config.dropout)
@@ -93,16 +150,10 @@ class AVQAHead(TrainableModule):
         targets = batch.targets
         assert isinstance(targets, QuestionTargets)
         self._check_vocabulary(targets)
-        tokens, pooled = self._branch_features(features)
-        audio = self.grounding.hear(pooled)
-        visual = self.grounding.look(self.grounding.visual_projection(tokens), audio)
+        audio, visual = self.ground(features)
         asked = targets.video_index
-        outputs = {"logits": self.fuse(self.question(targets.questions), audio[asked], visual[asked])}
-        negatives = self._negative_tokens(batch, targets) if len(features.tokens) == 2 else None
-        if negatives is not None:
-            outputs["match_positive"] = self.grounding.match(audio, visual)[asked]
-            outputs["match_negative"] = self.grounding.match(audio[asked], self.grounding.look(negatives, audio[asked]))
-        return outputs
+        logits = self.fuse(self.question(targets.questions), audio[asked], visual[asked])
+        return {"logits": logits, **self.match(features, audio, visual, batch)}
 
     def fuse(self, question: Tensor, audio: Tensor, visual: Tensor) -> Tensor:
         """``question [Q, d]`` with its video's ``audio`` and ``visual [Q, S, d]`` -> logits (step 5; audio first)."""
@@ -110,29 +161,6 @@ class AVQAHead(TrainableModule):
         seen = self.ask_visual(question, visual) + visual.mean(dim=1)
         fused = self.fusion(torch.tanh(torch.cat([heard, seen], dim=-1)))
         return self.answer(torch.tanh(fused * question))
-
-    def _branch_features(self, features: AVFeatures) -> tuple[Tensor, Tensor]:
-        """Visual tokens ``[B, S, P, C]`` and pooled audio ``[B, S, C]``, zeros for a branch that does not run."""
-        tokens, pooled = features.tokens.get("visual"), features.pooled.get("audio")
-        if tokens is not None:
-            tokens = tokens.flatten(2, -2)
-        if pooled is None:
-            pooled = torch.zeros_like(tokens[:, :, 0])
-        if tokens is None:
-            tokens = torch.zeros_like(pooled.unsqueeze(2))
-        return tokens, pooled
-
-    def _negative_tokens(self, batch: AVBatch, targets: QuestionTargets) -> Tensor | None:
-        """Projected tokens ``[Q, S, P, d]`` of the negative frames, or None where there are none."""
-        project = self.grounding.visual_projection
-        if targets.negatives is not None:
-            tokens = self.plain_visual(targets.negatives.flatten(0, 1)).flatten(1, -2)
-            return project(tokens).unflatten(0, targets.negatives.shape[:2])
-        if targets.negative_index is not None and batch.frames is not None:
-            tokens = self.plain_visual(batch.frames.flatten(0, 1)).flatten(1, -2)
-            video, second = targets.negative_index.unbind(-1)
-            return project(tokens).unflatten(0, batch.frames.shape[:2])[video, second]
-        return None
 
     def _check_vocabulary(self, targets: QuestionTargets) -> None:
         self.question.check_vocabulary(targets.num_words)

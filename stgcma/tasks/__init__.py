@@ -6,8 +6,9 @@ from stgcma.tasks.ave import AVETask
 from stgcma.tasks.avqa import AVQATask
 from stgcma.tasks.avs import AVSTask
 from stgcma.tasks.base import AudioVisualModel, Metrics, Outputs, Task, build_model
+from stgcma.tasks.grounding import GroundingTask
 
-TASKS: dict[str, type[Task]] = {"ave": AVETask, "avs": AVSTask, "avqa": AVQATask}
+TASKS: dict[str, type[Task]] = {"ave": AVETask, "avs": AVSTask, "avqa": AVQATask, "grounding": GroundingTask}
 
 __all__ = ["TASKS", "AudioVisualModel", "Metrics", "Outputs", "Task", "build_model", "build_task"]
 

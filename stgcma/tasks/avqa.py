@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.errors import ConfigError
 from stgcma.models.avqa_head import AVQAHead
@@ -29,18 +30,9 @@ class AVQATask(Task):
     num_segments: ClassVar[int] = 10
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
+        require_swin(self.config, encoder, self.name)
         heads = self.config.answer_head.num_attention_heads
         width = encoder.output_dim if self.config.avqa_variant == "l" else self.config.answer_head.dim
-        if self.config.adaptation.full_finetuning:
-            raise ConfigError(
-                "Task 'avqa' takes its negative frames through the frozen backbone, which full fine-tuning does not "
-                "have. Set model.adaptation.full_finetuning: false."
-            )
-        if encoder.spec.family != "swin":
-            raise ConfigError(
-                f"Task 'avqa' grounds sound in a map of visual tokens, as published, got {encoder.spec.name!r}. "
-                "Choose a Swin backbone."
-            )
         if width % heads:
             raise ConfigError(
                 f"model.answer_head.num_attention_heads: {heads} must divide the head's width {width} "
@@ -78,6 +70,20 @@ class AVQATask(Task):
 
     def new_metrics(self, *, detailed: bool = False) -> Metrics:
         return AnswerAccuracy(detailed=detailed)
+
+
+def require_swin(config: ModelConfig, encoder: AudioVisualEncoder, task: str) -> None:
+    """Raise ``ConfigError`` unless the encoder has a map of visual tokens and a frozen path for the negatives."""
+    if config.adaptation.full_finetuning:
+        raise ConfigError(
+            f"Task {task!r} takes its negative frames through the frozen backbone, which full fine-tuning does not "
+            "have. Set model.adaptation.full_finetuning: false."
+        )
+    if encoder.spec.family != "swin":
+        raise ConfigError(
+            f"Task {task!r} grounds sound in a map of visual tokens, as published, got {encoder.spec.name!r}. "
+            "Choose a Swin backbone."
+        )
 
 
 def answer_loss(logits: Tensor, targets: QuestionTargets) -> Tensor:

@@ -1,0 +1,41 @@
+"""Command of grounding pre-training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.commands.training import TRACKING_HELP
+
+
+def pretrain_grounding(
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE", help="A recipe of task grounding or avqa, e.g. grounding_swin_large_l.yaml"),
+    ],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
+    num_workers: Annotated[int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process.")] = 0,
+    shards: Annotated[str | None, typer.Option(help="Root of the shards, directory or s3://")] = None,
+    output: Annotated[str, typer.Option(help="Where run folders lie, directory or s3://")] = "data/runs",
+    tracking: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help=TRACKING_HELP)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train the grounding layers of question answering: which frame does a second of sound belong to?"""
+    from jobs.configfile import load_run_config
+    from jobs.grounding import pretrain_grounding as pretrain
+    from jobs.run_config import with_shards
+
+    config = with_shards(load_run_config(recipe, overrides or ()), shards)
+    result, file = pretrain(config, output=output, num_workers=num_workers, device=device, tracking=tracking)
+    if as_json:
+        print(json.dumps({**asdict(result), "grounding_checkpoint": file}, indent=2))
+        return
+    for name, value in result.metrics.items():
+        print(f"  {name:<28} {value:.4f}")
+    print(f"Run folder: {result.run}")
+    print(f"Use it: --set model.grounding_checkpoint={file}")

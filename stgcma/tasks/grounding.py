@@ -1,0 +1,62 @@
+"""Pre-training of the grounding layers: does this second of sound belong to this frame? (method section 5, step 4)
+
+Reads the shards of question answering and ignores the questions. ``jobs/grounding.py`` saves the layers as a file for
+``model.grounding_checkpoint``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stgcma.data.batch import AVBatch, QuestionTargets
+from stgcma.errors import ConfigError
+from stgcma.models.avqa_head import MatchHead
+from stgcma.models.encoder import AudioVisualEncoder
+from stgcma.models.grounding import Grounding
+from stgcma.tasks.avqa import match_loss, require_swin
+from stgcma.tasks.base import Metrics, Outputs, Task
+
+
+class MatchAccuracy(Metrics):
+    """Fraction of (sound, frame) pairs whose match is told right; half of the pairs match, so 0.5 is chance."""
+
+    def __init__(self) -> None:
+        self.sums = {"correct": torch.zeros((), dtype=torch.float64), "pairs": torch.zeros((), dtype=torch.float64)}
+
+    def update(self, outputs: Outputs, batch: AVBatch) -> None:
+        positive, negative = outputs["match_positive"], outputs["match_negative"]
+        self.sums["correct"] += (positive.argmax(-1) == 1).sum().cpu() + (negative.argmax(-1) == 0).sum().cpu()
+        self.sums["pairs"] += positive[..., 0].numel() + negative[..., 0].numel()
+
+    def compute(self) -> dict[str, float]:
+        return {"match_accuracy": float(self.sums["correct"] / self.sums["pairs"].clamp_min(1))}
+
+
+class GroundingTask(Task):
+    """The match branch on frozen features, as the published grounding models were trained."""
+
+    name: ClassVar[str] = "grounding"
+    annotation: ClassVar[str] = "questions"
+    selection_metric: ClassVar[str] = "match_accuracy"
+    num_segments: ClassVar[int] = 10
+
+    def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
+        require_swin(self.config, encoder, "grounding")
+        if len(encoder.running) != 2:
+            raise ConfigError(
+                "Task 'grounding' matches sound with frames and needs both branches, got branches: "
+                f"{self.config.adaptation.branches}. Set model.adaptation.branches: both."
+            )
+        grounding = Grounding(encoder.output_dim, self.config.avqa_variant, self.config.answer_head)
+        return MatchHead(grounding, encoder.plain_visual)
+
+    def loss(self, outputs: Outputs, batch: AVBatch) -> Tensor:
+        """Cross-entropy over all pairs."""
+        assert isinstance(batch.targets, QuestionTargets)
+        return match_loss(outputs, batch.targets)
+
+    def new_metrics(self, *, detailed: bool = False) -> Metrics:
+        return MatchAccuracy()

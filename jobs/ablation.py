@@ -6,7 +6,8 @@ title: "Table 7: which stages matter"
 base: ../recipes/avs_swin_large_base.yaml   # relative to this file; a run may name its own
 seeds: [0, 1, 2]
 compare_with: full                          # row that the others are compared with; default: the last
-published: table7                           # reference points in jobs/published.yaml
+published: table3                           # rows of jobs/published.yaml that the table repeats
+plot_with: table3                           # and those that the plots show as reference points
 set: {optim.protocol: val}                  # changes of every run
 runs:
   - name: none
@@ -25,18 +26,22 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jobs.configfile import apply_overrides, build, parse_override, read_mapping
-from jobs.run_config import RunConfig, fingerprint, flatten, to_mapping
+from jobs.run_config import RunConfig, fingerprint, flatten, to_mapping, with_shards
 from stgcma.errors import ConfigError
 from stgcma.presets import METRICS
 
 T = TypeVar("T")
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
 
 PARAMETER_KEYS = ("params/trainable_millions", "params/total_millions")
 """Published values besides metrics, in millions as the paper prints them."""
@@ -84,7 +89,14 @@ class Ablation:
     """Columns of the table, e.g. ``test/miou``; the first one is the headline."""
     compare_with: str
     published: str | None
+    """Key of ``jobs/published.yaml``: other methods' rows in the table."""
+    plot_with: str | None
+    """The same for reference points in the plot against parameters."""
     note: str
+    overrides: tuple[str, ...] = ()
+    """``--set`` texts that the base of every row was changed by."""
+    shards: str | None = None
+    """Root of the shards when not where the recipes say."""
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -109,6 +121,34 @@ class Ablation:
         return replace(self, rows=tuple(row for row in self.rows if not wanted or row.name in wanted))
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishedMethod:
+    """Another method's row in the paper, percentages and millions as printed."""
+
+    method: str
+    metrics: dict[str, float]
+    visual: str = ""
+    audio: str = ""
+    trainable_millions: float | None = None
+    total_millions: float | None = None
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        encoders = ", ".join(encoder for encoder in (self.visual, self.audio) if encoder and encoder != "shared")
+        return f"{self.method}, {encoders}" if encoders else self.method
+
+
+@cache
+def published_methods() -> dict[str, tuple[PublishedMethod, ...]]:
+    """Table of the paper -> rows of other methods."""
+    tables = read_mapping(PUBLISHED)
+    return {
+        table: tuple(build(PublishedMethod, row, f"{PUBLISHED.name}, {table}") for row in rows)
+        for table, rows in tables.items()
+    }
+
+
 def with_seed(row: Row, seed: int, ablation: str) -> RunConfig:
     """The configuration of one trial, named after table, row and seed."""
     config = row.config
@@ -129,6 +169,7 @@ class _File:
     metrics: tuple[str, ...] = ()
     compare_with: str | None = None
     published: str | None = None
+    plot_with: str | None = None
     note: str = ""
 
 
@@ -145,32 +186,35 @@ class _Entry:
     note: str = ""
 
 
-def load_ablation(path: str | Path, overrides: Iterable[str] = ()) -> Ablation:
+def load_ablation(path: str | Path, overrides: Iterable[str] = (), *, shards: str | None = None) -> Ablation:
     """Read and check an ablation file.
 
     Args:
         path: The YAML file.
         overrides: ``--set`` texts, applied to the base of every row.
+        shards: Root of the shards; None leaves what the recipes say.
 
     Raises:
         ConfigError: With all problems of the file at once: unknown keys and settings, entries that change nothing, rows
             that are twins, published metrics that the task does not report.
     """
-    path = Path(path)
+    path, overrides = Path(path), tuple(overrides)
     problems: list[str] = []
     mapping = _without_unknown(_File, read_mapping(path), "", problems)
     content = _attempt(problems, "", lambda: build(_File, mapping, str(path)))
     if content is None:
         raise _all_at_once(path, problems)
-    return _Reader(path, content, dict(parse_override(text) for text in overrides), problems).read()
+    ablation = _Reader(path, content, overrides, problems).read()
+    rows = tuple(replace(row, config=with_shards(row.config, shards)) for row in ablation.rows)
+    return replace(ablation, rows=rows, shards=shards)
 
 
 class _Reader:
     """Collects problems while it turns entries into rows."""
 
-    def __init__(self, path: Path, content: _File, overrides: Mapping[str, Any], problems: list[str]) -> None:
-        self.path, self.content, self.problems = path, content, problems
-        self.common = {**content.set, **overrides}
+    def __init__(self, path: Path, content: _File, overrides: tuple[str, ...], problems: list[str]) -> None:
+        self.path, self.content, self.overrides, self.problems = path, content, overrides, problems
+        self.common = {**content.set, **dict(parse_override(text) for text in overrides)}
         self.bases: dict[str, tuple[dict[str, Any], RunConfig] | None] = {}
 
     def read(self) -> Ablation:
@@ -192,6 +236,9 @@ class _Reader:
         compare_with = content.compare_with or (names[-1] if names else "")
         if names and compare_with not in names:
             self.problems.append(f"compare_with: {_no_such(compare_with, names, 'row')}")
+        for key, table in (("published", content.published), ("plot_with", content.plot_with)):
+            if table is not None and table not in published_methods():
+                self.problems.append(f"{key}: {_no_such(table, published_methods(), 'table')}")
         if self.problems:
             raise _all_at_once(self.path, self.problems)
         return Ablation(
@@ -203,7 +250,9 @@ class _Reader:
             metrics=metrics,
             compare_with=compare_with,
             published=content.published,
+            plot_with=content.plot_with,
             note=content.note,
+            overrides=self.overrides,
         )
 
     def _rows(self, number: int, values: dict[str, Any]) -> Iterable[Row]:
@@ -345,3 +394,13 @@ def _no_such(name: str, known: Iterable[str], kind: str, lead: str = "known") ->
 def _slug(value: Any) -> str:
     """A grid value as part of a folder name."""
     return re.sub(r"[^A-Za-z0-9._]+", "_", str(value)).strip("_") or "none"
+
+
+def ablation_to_mapping(ablation: Ablation) -> dict[str, Any]:
+    """Plain values, from which ``ablation_from_mapping`` rebuilds the table without its recipes."""
+    return json.loads(json.dumps(asdict(ablation)))
+
+
+def ablation_from_mapping(mapping: Mapping[str, Any]) -> Ablation:
+    """Inverse of ``ablation_to_mapping``."""
+    return build(Ablation, mapping, f"the recorded sweep {mapping.get('name')!r}")

@@ -112,7 +112,7 @@ class Tracker:
         Raises:
             TrackingUnavailableError: With what could not be reached and how to send it later.
         """
-        with _explained(self.tracking_uri, self.folder.uri):
+        with explained(self.tracking_uri, _advice(self.folder.uri, self.tracking_uri)):
             client = self._client = self._client or open_client(self.tracking_uri)
             facts = self.folder.read_json(FACTS)
             if not self.run_id:
@@ -126,7 +126,7 @@ class Tracker:
 
     def _attach(self, client: MlflowClient, facts: dict[str, Any]) -> None:
         """Find the run in the store or create it, and learn what it already holds."""
-        experiment = _experiment_id(client, self.tracking_uri, facts["experiment"])
+        experiment = experiment_id(client, self.tracking_uri, facts["experiment"])
         known = self.folder.read_json(TRACKING)["runs"] if self.folder.exists(TRACKING) else {}
         found = client.search_runs([experiment], f"tags.`stgcma.run_id` = '{facts['run_id']}'", max_results=1)
         if found:
@@ -293,7 +293,8 @@ def sync_run(folder: RunFolder, tracking_uri: str) -> SyncReport:
     return Tracker(folder, tracking_uri).sync()
 
 
-def _experiment_id(client: MlflowClient, tracking_uri: str, name: str) -> str:
+def experiment_id(client: MlflowClient, tracking_uri: str, name: str) -> str:
+    """The experiment of that name; created when there is none, with artifacts beside a SQLite store."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -325,7 +326,7 @@ def _advice(run: str, tracking_uri: str) -> str:
 
 
 @contextlib.contextmanager
-def _explained(tracking_uri: str, run: str) -> Iterator[None]:
+def explained(tracking_uri: str, advice: str) -> Iterator[None]:
     """MLflow's and the database's errors as ours, with what to do."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -335,7 +336,7 @@ def _explained(tracking_uri: str, run: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         cause = str(error).splitlines()[0][:300]
         raise TrackingUnavailableError(
-            f"MLflow at {tracking_uri} did not answer as needed: {cause}\n{_advice(run, tracking_uri)}"
+            f"MLflow at {tracking_uri} did not answer as needed: {cause}\n{advice}"
         ) from error
 
 

@@ -87,7 +87,7 @@ def trial_states(ablation: Ablation, output: str) -> dict[tuple[str, int], Trial
             folder = RunFolder(f"{output.rstrip('/')}/{runs[trial.fingerprint]}")
             recorded = read_status(folder)
             if folder.exists(RESULT):
-                status = replace(status, state="done")
+                status = replace(status, state="done", notes=recorded.notes if recorded else ())
             elif recorded is not None and recorded.state == "failed":
                 status = replace(recorded, row=trial.row, seed=trial.seed)
             else:

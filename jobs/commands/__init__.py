@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jobs.commands import data, demo, grounding, inspection, training
+from jobs.commands import data, demo, grounding, inspection, tables, training
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "synthesize": demo.synthesize,
@@ -12,6 +12,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
     "evaluate": training.evaluate,
     "pretrain-grounding": grounding.pretrain_grounding,
+    "sweep": tables.sweep,
+    "report": tables.report,
     "sync": training.sync,
     "ui": training.ui,
     "verify": inspection.verify,

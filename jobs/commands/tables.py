@@ -1,0 +1,96 @@
+"""Commands around tables of runs: sweep, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.commands.training import TRACKING_HELP
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ablation, e.g. jobs/ablations/table7.yaml.")],
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Parameters beside the published ones, FLOPs and steps; no weights or data."),
+    ] = False,
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    num_workers: Annotated[int, typer.Option(min=0, help="Ray Train workers of a trial; 0: no Ray.")] = 0,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A row; repeat for several.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every row.")
+    ] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop a trial after so long  [default: never]")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop a trial after so many epochs without a better one  [default: never]")
+    ] = None,
+    shards: Annotated[str | None, typer.Option(help="Root of the shards, directory or s3://")] = None,
+    output: Annotated[str, typer.Option(help="Where run folders lie, directory or s3://")] = "data/runs",
+    tracking: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help=TRACKING_HELP)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan or the report as JSON.")] = False,
+) -> None:
+    """Run the trials of a table that are missing. Finished ones are skipped, half-done ones continued."""
+    from jobs.ablation import load_ablation
+
+    settings = list(overrides or [])
+    for key, value in (("max_minutes", max_minutes), ("patience_epochs", patience)):
+        settings += [] if value is None else [f"optim.{key}={value}"]
+    ablation = load_ablation(file, settings, shards=shards)
+    if dry_run:
+        from jobs.sweep_plan import as_json as plan_as_json
+        from jobs.sweep_plan import format_plan, plan_rows
+
+        chosen = ablation.only(only or [])
+        rows = plan_rows(chosen)
+        print(json.dumps(plan_as_json(chosen, rows), indent=2) if as_json else format_plan(chosen, rows))
+        return
+    from jobs.report_files import render
+    from jobs.sweep import run_sweep
+
+    result = run_sweep(
+        ablation,
+        output=output,
+        num_workers=num_workers,
+        concurrency=concurrency,
+        device=device,
+        tracking=tracking,
+        only=tuple(only or ()),
+        retry_failed=retry_failed,
+    )
+    for warning in result.warnings:
+        print(warning, file=sys.stderr)
+    print(render(result.report, "json" if as_json else "md"), end="")
+    print(f"{result.summary}\nReport: {result.folder}/report.html", file=sys.stderr)
+    result.raise_if_failed()
+
+
+def report(
+    table: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE|NAME]", help="An ablation file, or a sweep that ran  [default: the only one]"),
+    ] = None,
+    runs: Annotated[str, typer.Option(help="Where run folders lie, directory or s3://")] = "data/runs",
+    format_name: Annotated[str, typer.Option("--format", help="md, latex, csv, html or json.")] = "md",
+    output: Annotated[str | None, typer.Option(help="Folder to write into  [default: print]")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As given to the sweep.")
+    ] = None,
+) -> None:
+    """A table as the paper prints it: published, ours over the seeds with intervals, what is missing."""
+    from jobs.report import collect
+    from jobs.report_files import render, write_reports
+    from jobs.sweep import find_table
+
+    made = collect(find_table(table, runs, overrides or ()), runs)
+    text = render(made, format_name)
+    if output is None:
+        print(text, end="")
+        return
+    for location in write_reports(made, output, (format_name,)):
+        print(location)

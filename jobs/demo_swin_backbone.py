@@ -25,6 +25,7 @@ from pipelines.synthetic.avs_clips import draw_objects
 from pipelines.synthetic.render import COLORS, FRAME_SIZE, TEXTURES, draw_look
 from pipelines.synthetic.scenes import SHAPES
 from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
+from stgcma.data.masks import resize_square
 from stgcma.models.backbones import SwinBackbone
 from stgcma.presets import backbone_spec
 
@@ -41,7 +42,7 @@ NOISE_LEVELS = 4.0
 
 @dataclass(frozen=True)
 class Stills:
-    """``pixels [N, 64, 64, 3]`` and ``shapes [N, 64, 64]`` (or ``NO_SHAPE``) uint8, ``attributes [N, 9]`` {0, 1}."""
+    """``pixels [N, 48, 48, 3]`` and ``shapes [N, 48, 48]`` (or ``NO_SHAPE``) uint8, ``attributes [N, 9]`` {0, 1}."""
 
     pixels: Tensor
     shapes: Tensor
@@ -49,7 +50,7 @@ class Stills:
 
 
 def make_stills(count: int, seed: int) -> Stills:
-    """Pictures of one to three different shapes."""
+    """Pictures of one to three different shapes, resized as the reader of the masks resizes them."""
     rng = np.random.default_rng(seed)
     pixels = np.empty((count, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     shapes = np.full((count, FRAME_SIZE, FRAME_SIZE), NO_SHAPE, dtype=np.uint8)
@@ -62,13 +63,15 @@ def make_stills(count: int, seed: int) -> Stills:
         for shape, look, covered in zip(chosen, looks, objects[:, 0], strict=True):
             shapes[index][covered] = shape
             attributes[index, [look.color, len(COLORS) + look.texture]] = 1
-    return Stills(torch.from_numpy(pixels), torch.from_numpy(shapes), torch.from_numpy(attributes))
+    size = backbone_spec(BACKBONE).image_size
+    small = F.interpolate(torch.from_numpy(shapes)[None], size=(size, size), mode="nearest-exact")[0]
+    return Stills(resize_square(torch.from_numpy(pixels), size), small, torch.from_numpy(attributes))
 
 
 def cell_labels(shapes: Tensor, cells: int) -> Tensor:
-    """Shape of every cell of a ``cells x cells`` grid: ``[N, 64, 64] -> [N, cells, cells]``."""
+    """Shape of every cell of a ``cells x cells`` grid: ``[N, 48, 48] -> [N, cells, cells]``."""
     one_hot = F.one_hot(shapes.long(), NO_SHAPE + 1)[..., :NO_SHAPE].permute(0, 3, 1, 2).float()
-    cover, owner = F.avg_pool2d(one_hot, FRAME_SIZE // cells).max(dim=1)
+    cover, owner = F.avg_pool2d(one_hot, shapes.shape[-1] // cells).max(dim=1)
     return torch.where(cover >= MIN_COVER, owner, NO_SHAPE)
 
 
@@ -83,7 +86,7 @@ class Pretraining(nn.Module):
         self.attributes = nn.Linear(widths[-1], len(COLORS) + len(TEXTURES))
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Normalised ``[N, 3, 64, 64]`` -> cell logits ``[N, h, w, 7]`` per read stage, attribute logits ``[N, 9]``."""
+        """Normalised ``[N, 3, 48, 48]`` -> cell logits ``[N, h, w, 7]`` per read stage, attribute logits ``[N, 9]``."""
         x = self.swin.patch_embed(pixels)
         maps = []
         for layer in self.swin.layers:
@@ -95,7 +98,7 @@ class Pretraining(nn.Module):
 
 
 def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
-    """``[N, 64, 64, 3]`` uint8 -> ``[N, 3, 64, 64]`` float32, as the reader of the masks does it."""
+    """``[N, 48, 48, 3]`` uint8 -> ``[N, 3, 48, 48]`` float32, as the reader of the masks does it."""
     values = pixels.permute(0, 3, 1, 2).float()
     if noise:
         values = values + noise * torch.randn_like(values)
@@ -106,7 +109,7 @@ def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
 def pretrain(
     stills: Stills, *, epochs: int, seed: int, batch_size: int = 64, learning_rate: float = 2e-3
 ) -> Pretraining:
-    """AdamW with warm-up and cosine over the stills, turned and flipped at random; prints the losses of every epoch."""
+    """AdamW with warm-up and cosine over the stills, flipped at random; prints the losses of every epoch."""
     torch.manual_seed(seed)
     model = Pretraining(SwinBackbone(backbone_spec(BACKBONE), None, 0.0).swin).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))

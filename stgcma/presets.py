@@ -90,9 +90,9 @@ BACKBONES: dict[str, BackboneSpec] = {
             num_heads=(4,), audio_size=(48, 48), default_tag="builtin", quick_gelu=True, fbanks=(("ave", "demo"),),
         ),
         BackboneSpec(
-            name="swin_demo", family="swin", library_name="", image_size=64, patch_size=4, width=24, depths=(2, 2, 2),
-            num_heads=(2, 4, 8), window_size=4, audio_size=(64, 64), default_tag="builtin",
-            fbanks=(("avs", "swin_demo"), ("avqa", "swin_demo"), ("grounding", "swin_demo")),
+            name="swin_demo", family="swin", library_name="", image_size=48, patch_size=4, width=24, depths=(2, 2, 2),
+            num_heads=(2, 4, 8), window_size=6, audio_size=(48, 48), default_tag="builtin",
+            fbanks=(("avs", "demo"), ("avqa", "demo"), ("grounding", "demo")),
         ),
     )
 }  # fmt: skip

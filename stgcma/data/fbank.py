@@ -64,14 +64,15 @@ FBANK_SPECS: dict[str, FbankSpec] = {
             target_frames=48, published_mean=-4.1426, published_std=3.2001,
         ),
         FbankSpec(
-            name="swin_demo", segment_seconds=1.0, guard_seconds=1.0, num_mel_bins=64, frame_shift_ms=15.4,
-            target_frames=64, published_mean=-4.1426, published_std=3.2001,
+            name="swin_demo", segment_seconds=1.0, guard_seconds=1.0, num_mel_bins=48, frame_shift_ms=20.0,
+            target_frames=48, published_mean=-4.1426, published_std=3.2001,
         ),
     )
 }  # fmt: skip
 
 _PREEMPHASIS = 0.97
 _LOW_HZ = 20.0
+_MEL_GROUPS = 4
 
 
 def segment_starts(num_samples: int, spec: FbankSpec, num_segments: int) -> list[int]:
@@ -153,7 +154,7 @@ def fbank_frames(segments: Tensor, spec: FbankSpec) -> tuple[Tensor, int]:
         )
     valid_frames = min(spec.target_frames, 1 + (num_samples - window_size) // shift)
     segments = segments[..., : (valid_frames - 1) * shift + window_size]
-    window, mel_filters = _window(spec, segments.device), _mel_filters(spec, segments.device)
+    window = _window(spec, segments.device)
     means = segments.unfold(-1, window_size, shift).mean(dim=-1, keepdim=True)
     emphasised = F.pad(segments[..., 1:] - _PREEMPHASIS * segments[..., :-1], (1, 0))
     frames = segments.new_zeros(*segments.shape[:-1], valid_frames, fft_size)
@@ -161,7 +162,8 @@ def fbank_frames(segments: Tensor, spec: FbankSpec) -> tuple[Tensor, int]:
     torch.sub(emphasised.unfold(-1, window_size, shift), (1 - _PREEMPHASIS) * means, out=windowed).mul_(window)
     spectrum = torch.fft.rfft(frames)[..., : fft_size // 2]
     power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-    log_mel = (power @ mel_filters).clamp_(min=torch.finfo(torch.float32).eps).log_()
+    mel = torch.cat([power[..., low:high] @ filters for low, high, filters in _mel_filters(spec, segments.device)], -1)
+    log_mel = mel.clamp_(min=torch.finfo(torch.float32).eps).log_()
     return F.pad(log_mel, (0, 0, 0, spec.target_frames - valid_frames)), valid_frames
 
 
@@ -201,11 +203,13 @@ def _window(spec: FbankSpec, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _mel_filters(spec: FbankSpec, device: torch.device) -> Tensor:
-    """``[fft_size / 2, F]`` triangular filters, equally spaced on Kaldi's mel scale ``1127 ln(1 + f / 700)``.
+def _mel_filters(spec: FbankSpec, device: torch.device) -> tuple[tuple[int, int, Tensor], ...]:
+    """Triangular filters, equally spaced on Kaldi's mel scale ``1127 ln(1 + f / 700)``, in groups of neighbours.
 
-    With many bins the lowest triangles fall between two FFT bins and stay empty (16 of 224): constant log floor.
-    Computed in float32, as Kaldi does: the slopes depend on it in the fifth digit.
+    Each group is (first FFT bin, end, weights ``[bins, filters]``): a filter covers few bins, so the groups need a
+    quarter of the products that one full matrix would. With many filters the lowest fall between two FFT bins and stay
+    empty (16 of 224): constant log floor. Computed in float32, as Kaldi does: the slopes depend on it in the fifth
+    digit.
     """
     fft_size = _frame_geometry(spec)[2]
     low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (_LOW_HZ, SAMPLE_RATE / 2))
@@ -214,4 +218,9 @@ def _mel_filters(spec: FbankSpec, device: torch.device) -> Tensor:
     left, centre, right = low + edges * spacing, low + (edges + 1.0) * spacing, low + (edges + 2.0) * spacing
     mel = 1127.0 * (1.0 + (SAMPLE_RATE / fft_size) * torch.arange(fft_size // 2, dtype=torch.float32) / 700.0).log()
     rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
-    return torch.minimum(rising, falling).clamp_(min=0.0).T.contiguous().to(device)
+    groups = []
+    for filters in torch.minimum(rising, falling).clamp_(min=0.0).chunk(_MEL_GROUPS):
+        used = filters.any(0).nonzero().flatten()
+        begin, end = int(used[0]), int(used[-1]) + 1
+        groups.append((begin, end, filters[:, begin:end].T.contiguous().to(device)))
+    return tuple(groups)

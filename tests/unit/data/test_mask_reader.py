@@ -18,7 +18,7 @@ OPTIM = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
 
 def write(root, **options):
     metadata = tiny_metadata("masks", dataset="avs-s4", num_segments=5, fbanks=("swin_demo",), waveform=False)
-    return write_shards(root, metadata=metadata, **{"height": 64, "width": 64, **options})
+    return write_shards(root, metadata=metadata, **{"height": 48, "width": 48, **options})
 
 
 def loader_of(root, split="train", *, train=True, augment=False):
@@ -29,9 +29,9 @@ def loader_of(root, split="train", *, train=True, augment=False):
 def test_batch_has_the_shapes_of_the_backbone(tmp_path):
     write(tmp_path)
     batch = next(loader_of(tmp_path).epoch(0))
-    assert batch.frames.shape == (2, 5, 3, 64, 64)
-    assert batch.fbank.shape == (2, 5, 64, 64)
-    assert batch.targets.masks.shape == (2, 5, 64, 64)
+    assert batch.frames.shape == (2, 5, 3, 48, 48)
+    assert batch.fbank.shape == (2, 5, 48, 48)
+    assert batch.targets.masks.shape == (2, 5, 48, 48)
     assert set(batch.targets.masks.unique().tolist()) == {0.0, 1.0}
     assert batch.targets.frame_index.tolist() == [0, 1, 2, 3, 4]
     assert all(name.startswith("class ") for name in batch.targets.categories)
@@ -50,15 +50,15 @@ def test_frames_are_only_normalised(tmp_path):
 def test_frames_and_masks_of_another_size_are_resized_together(tmp_path):
     write(tmp_path, height=96, width=128)
     batch = next(loader_of(tmp_path).epoch(0))
-    assert batch.frames.shape[-2:] == batch.targets.masks.shape[-2:] == (64, 64)
+    assert batch.frames.shape[-2:] == batch.targets.masks.shape[-2:] == (48, 48)
 
 
 def test_resizing_keeps_a_mask_on_its_object():
     picture, mask = np.zeros((1, 96, 192, 3), np.uint8), np.zeros((96, 192), bool)
     mask[24:60, 48:120] = True
     picture[0, mask] = 255
-    small = resize_square(torch.from_numpy(picture), 64)[0, ..., 0] > 127
-    torch.testing.assert_close(decode_mask(one_bit_png(mask), 64) > 0, small)
+    small = resize_square(torch.from_numpy(picture), 48)[0, ..., 0] > 127
+    torch.testing.assert_close(decode_mask(one_bit_png(mask), 48) > 0, small)
 
 
 def test_training_one_epoch_twice_gives_the_same_tensors(tmp_path):

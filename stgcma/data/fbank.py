@@ -63,10 +63,6 @@ FBANK_SPECS: dict[str, FbankSpec] = {
             name="demo", segment_seconds=1.0, guard_seconds=1.1, num_mel_bins=48, frame_shift_ms=20.0,
             target_frames=48, published_mean=-4.1426, published_std=3.2001,
         ),
-        FbankSpec(
-            name="swin_demo", segment_seconds=1.0, guard_seconds=1.0, num_mel_bins=48, frame_shift_ms=20.0,
-            target_frames=48, published_mean=-4.1426, published_std=3.2001,
-        ),
     )
 }  # fmt: skip
 

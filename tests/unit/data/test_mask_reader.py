@@ -17,7 +17,7 @@ OPTIM = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
 
 
 def write(root, **options):
-    metadata = tiny_metadata("masks", dataset="avs-s4", num_segments=5, fbanks=("swin_demo",), waveform=False)
+    metadata = tiny_metadata("masks", dataset="avs-s4", num_segments=5, fbanks=("demo",), waveform=False)
     return write_shards(root, metadata=metadata, **{"height": 48, "width": 48, **options})
 
 

@@ -19,7 +19,7 @@ from tests.unit.jobs.helpers import tiny_config, tiny_shards
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     root = tmp_path_factory.mktemp("shards")
-    metadata = tiny_metadata("masks", dataset="avs-s4", num_segments=5, fbanks=("swin_demo",), waveform=False)
+    metadata = tiny_metadata("masks", dataset="avs-s4", num_segments=5, fbanks=("demo",), waveform=False)
     write_shards(root, metadata=metadata, height=64, width=64)
     return str(root)
 

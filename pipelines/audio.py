@@ -77,25 +77,26 @@ def _native_chunks(
 ) -> Iterator[np.ndarray]:
     """The stream as ``[channels, n]`` float32 in [-1, 1] at its own rate, about a second at a time, without holes."""
     rate = stream.codec_context.sample_rate
+    samples_per_tick = float(stream.time_base * rate)
+    origin_samples = origin * rate
     pending: list[np.ndarray] = []
-    pending_samples = 0
-    expected = 0
+    pending_samples = position = 0
     for frame in container.decode(stream):
         if frame.sample_rate != rate:
             raise ClipDecodeError("audio", "sample rate changes within the stream", f"{rate} to {frame.sample_rate}")
         samples = _to_float(frame)
         if frame.pts is not None:
-            hole = round((float(frame.pts * frame.time_base) - origin) * rate) - expected
+            hole = round(frame.pts * samples_per_tick - origin_samples) - position
             if hole > _LONGEST_HOLE_SECONDS * rate:
                 raise ClipDecodeError("audio", "audio timestamps jump", f"by {hole / rate:.1f} s")
-            if hole > (_HOLE_SECONDS * rate if expected else 0):
+            if hole > (_HOLE_SECONDS * rate if position else 0):
                 samples = np.pad(samples, ((0, 0), (hole, 0)))
         if pending and len(pending[0]) != len(samples):
             yield np.concatenate(pending, axis=1)
             pending, pending_samples = [], 0
         pending.append(samples)
         pending_samples += samples.shape[1]
-        expected += samples.shape[1]
+        position += samples.shape[1]
         if pending_samples >= _CHUNK_SAMPLES:
             yield np.concatenate(pending, axis=1)
             pending, pending_samples = [], 0
@@ -106,13 +107,15 @@ def _native_chunks(
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
     """``[channels, n]`` float32 in [-1, 1] from any sample format, packed or planar."""
     values = frame.to_ndarray()
-    if not frame.format.is_planar:
+    if len(values) == 1:  # packed, or planar with one channel, where this changes nothing
         values = values.reshape(-1, frame.layout.nb_channels).T
+    if values.dtype == np.float32:
+        return values
     if values.dtype == np.uint8:
         return (values.astype(np.float32) - 128) / 128
     if np.issubdtype(values.dtype, np.integer):
         return values.astype(np.float32) / -float(np.iinfo(values.dtype).min)
-    return values.astype(np.float32, copy=False)
+    return values.astype(np.float32)
 
 
 def _downmix(channels: np.ndarray, mode: ChannelMode) -> np.ndarray:

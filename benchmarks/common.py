@@ -73,7 +73,13 @@ class Comparison:
 
 
 def compare(
-    *, title: str, variants: Sequence[Variant], rounds: int, check: Check, target: float | None = None
+    *,
+    title: str,
+    variants: Sequence[Variant],
+    rounds: int,
+    check: Check,
+    target: float | None = None,
+    units: int = 1,
 ) -> Comparison:
     """Run all variants in turn, ``rounds`` times after one warm-up whose results are compared.
 
@@ -83,6 +89,7 @@ def compare(
         rounds: Rounds after the warm-up.
         check: Compares our result with each rival's.
         target: CPU ratio to reach against rivals without a target of their own.
+        units: Pieces of work (clips) one call does; times are given per piece.
 
     Raises:
         AssertionError: From ``check``, if two variants do not give the same.
@@ -93,10 +100,9 @@ def compare(
     samples: dict[str, list[tuple[float, float, float]]] = {variant.name: [] for variant in variants}
     for _ in range(rounds):
         for variant in variants:
-            samples[variant.name].append(measure(variant.run))
-    medians = {
-        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in samples.items()
-    }
+            wall, cpu, peak = measure(variant.run)
+            samples[variant.name].append((wall / units, cpu / units, peak))
+    medians = {name: [statistics.median(column) for column in zip(*r, strict=True)] for name, r in samples.items()}
     our_cpu = medians[ours.name][1]
     measurements = [
         Measurement(

@@ -26,3 +26,18 @@ def synthesize(
 
     config = SyntheticConfig(task=task, num_train=clips, num_val=val, num_test=test, seed=seed, num_workers=num_workers)
     synthesis.run(config, output, dataset=dataset, as_json=as_json)
+
+
+def demo(
+    output: Annotated[str, typer.Option(help="Folder for everything the demo writes.")] = "demo",
+    task: Annotated[str, typer.Option(help=TASK_HELP)] = "t4",
+    clips: Annotated[int, typer.Option(help="Training clips; half as many test clips.")] = 400,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time  [default: one a CPU, at most 6]")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
+) -> None:
+    """Synthetic clips, shards, six models with three seeds, one table: the whole project in minutes on two cores."""
+    from jobs.demo import run_demo
+
+    run_demo(output, task, clips=clips, concurrency=concurrency, overrides=tuple(overrides or ()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,15 +46,12 @@ def video_row(
     """
     try:
         with source.local_copy(ref.media_uri) as path:
-            info = probe(path, uri=ref.media_uri)
-            counts = (num_segments, config.extra_frames) if config.extra_frames else (num_segments,)
-            frames = decode_frames(info, counts, short_side=config.short_side)
-            waveform = decode_audio(info, channel_mode=config.channel_mode, resample=config.resample, gain=config.gain)
+            clip = decode_clip(path, config, num_segments=num_segments, uri=ref.media_uri)
     except FileNotFoundError as error:
         raise ClipDecodeError("probe", "media file missing", ref.media_uri) from error
-    _check_end(info, frames, len(waveform))
+    info, frames = clip.info, clip.frames
     duration_seconds = frames.end_seconds - info.origin_seconds
-    waveform, padded = fit_length(waveform, duration_seconds)
+    waveform, padded = fit_length(clip.waveform, duration_seconds)
     fbanks, fbank_frames = all_fbanks(waveform, config, num_segments)
     encoded = [encode_frame(image, config.frame_encoding, config.jpeg_quality) for image in frames.images]
     grid = frames.grids[0]
@@ -72,6 +71,29 @@ def video_row(
         fbank_frames=fbank_frames,
         extra_frames=[encoded[i] for i in frames.grids[1]] if config.extra_frames else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedClip:
+    """What the decoders found: probe, frames of the grids, the whole sound at 16 kHz."""
+
+    info: MediaInfo
+    frames: Frames
+    waveform: np.ndarray
+
+
+def decode_clip(path: Path, config: PreprocessConfig, *, num_segments: int, uri: str = "") -> DecodedClip:
+    """Probe a file and decode both streams.
+
+    Raises:
+        ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
+    """
+    info = probe(path, uri=uri)
+    counts = (num_segments, config.extra_frames) if config.extra_frames else (num_segments,)
+    frames = decode_frames(info, counts, short_side=config.short_side)
+    waveform = decode_audio(info, channel_mode=config.channel_mode, resample=config.resample, gain=config.gain)
+    _check_end(info, frames, len(waveform))
+    return DecodedClip(info=info, frames=frames, waveform=waveform)
 
 
 def all_fbanks(

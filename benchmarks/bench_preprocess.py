@@ -1,0 +1,193 @@
+"""(a) Preprocessing one clip against what a user would write, and against this field's usual recipe.
+
+* Frames at the ten chosen times and 16 kHz mono sound, against decord + AudioReader + torchvision in one thread.
+* The same as JPEG and int16, ready to be stored, against ffmpeg writing 3 jpg a second and a wav file.
+* Peak memory of a fresh process on a 60-second 720p clip.
+
+Run with the paths of clips to measure them instead of the generated ones.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import decord
+import imageio_ffmpeg
+import numpy as np
+import simplejpeg
+import torch
+from torchvision.transforms.v2 import functional as vision
+
+from benchmarks.common import Comparison, Variant, compare
+from benchmarks.media import make_clip
+from pipelines.config import PreprocessConfig
+from pipelines.datasets.base import ClipRef
+from pipelines.rows import decode_clip, video_row
+from pipelines.storage import Storage
+from stgcma.data.schema import SAMPLE_RATE, ClipRow
+
+SEGMENTS = 10
+SHORT_SIDE = 256
+MEMORY_LIMIT_MIB = 1024
+
+Decoded = tuple[np.ndarray, np.ndarray]
+"""``[10, H, W, 3]`` uint8 frames and ``[num_samples]`` int16 sound."""
+
+
+def ours(path: Path) -> Decoded:
+    """The path of ``pipelines.rows``, up to encoding."""
+    clip = decode_clip(path, PreprocessConfig(dataset="ave", source=""), num_segments=SEGMENTS)
+    return clip.frames.images[clip.frames.grids[0]], clip.waveform
+
+
+def decord_and_torchvision(path: Path) -> Decoded:
+    """Both of decord's readers and torchvision's resize on the view that it is fast on."""
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+    frames = reader.get_batch(np.linspace(0, len(reader) - 1, SEGMENTS).astype(int)).asnumpy()
+    small = vision.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), [SHORT_SIDE], antialias=True)
+    sound = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=SAMPLE_RATE, mono=True)[:].asnumpy()[0]
+    return small.permute(0, 2, 3, 1).numpy(), np.clip(sound * 32768, -32768, 32767).astype(np.int16)
+
+
+def equal_decodes(mine: Decoded, theirs: Decoded) -> str:
+    if not np.array_equal(mine[0], theirs[0]):
+        raise AssertionError("frames differ from decord's sequential decode")
+    return f"frames array_equal; {equal_sound(mine[1], theirs[1])}"
+
+
+def equal_sound(mine: np.ndarray, theirs: np.ndarray) -> str:
+    """Same length within 0.1 s, and the same signal up to gain and a delay of at most 2 ms."""
+    length = min(len(mine), len(theirs)) - 100
+    if abs(len(mine) - len(theirs)) > SAMPLE_RATE // 10:
+        raise AssertionError(f"sound of {len(mine)} and of {len(theirs)} samples")
+    a = mine[:length].astype(float)
+    scores = [np.corrcoef(a, theirs[lag : lag + length].astype(float))[0, 1] for lag in range(33)]
+    if max(scores) < 0.99:
+        raise AssertionError(f"sound correlates to {max(scores):.3f} only")
+    return f"sound correlates to {max(scores):.4f} at a delay of {int(np.argmax(scores))} samples"
+
+
+def our_row(path: Path) -> ClipRow:
+    """A row with JPEG frames and waveform, without filter banks, which the rival does not make either."""
+    config = PreprocessConfig(dataset="ave", source=str(path.parent))
+    ref = ClipRef(
+        dataset="ave", clip_id="0", split="train", video_id="0", media_uri=path.name, media_bytes=1,
+        counts_in_stats=True,
+    )  # fmt: skip
+    return video_row(ref, Storage(config.source), config, num_segments=SEGMENTS, with_waveform=True)
+
+
+def ffmpeg_recipe(path: Path) -> tuple[list[bytes], np.ndarray]:
+    """``ffmpeg`` once for pictures and once for sound, as the published data scripts do; one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-threads", "1", "-i", str(path)]
+        subprocess.run([*command, "-vf", "fps=3", "-q:v", "2", f"{folder}/%04d.jpg"], check=True)
+        subprocess.run([*command, "-vn", "-ac", "1", "-ar", str(SAMPLE_RATE), f"{folder}/sound.wav"], check=True)
+        jpgs = [file.read_bytes() for file in sorted(Path(folder).glob("*.jpg"))]
+        wav = Path(folder, "sound.wav").read_bytes()
+    start = wav.index(b"data") + 8
+    return jpgs, np.frombuffer(wav[start : start + (len(wav) - start) // 2 * 2], "<i2")
+
+
+def equal_recipe(row: ClipRow, theirs: tuple[list[bytes], np.ndarray]) -> str:
+    """Ten of the rival's pictures, chosen by its rule, show what our frames show (up to a sixth of a second)."""
+    jpgs, sound = theirs
+    chosen = [jpgs[index - 1] for index in np.linspace(1, len(jpgs), SEGMENTS).astype(int)]
+    size = (row.frame_height, row.frame_width)
+    differences = []
+    for mine, other in zip(row.frames, chosen, strict=True):
+        image = torch.from_numpy(simplejpeg.decode_jpeg(other)).permute(2, 0, 1)
+        small = vision.resize(image, list(size), antialias=True).permute(1, 2, 0).numpy()
+        differences.append(np.abs(simplejpeg.decode_jpeg(mine).astype(int) - small).mean())
+    if np.median(differences) > 40:
+        raise AssertionError(f"pictures differ by {np.median(differences):.0f} grey levels")
+    return f"{len(jpgs)} jpgs against {len(row.frames)}; {equal_sound(row.waveform, sound)}"
+
+
+def peak_mib(path: Path, extra_frames: int) -> float:
+    """Peak resident memory of a fresh process that makes one row with filter banks."""
+    code = "import sys; from benchmarks.bench_preprocess import memory_of; memory_of(sys.argv[1], int(sys.argv[2]))"
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(extra_frames)], check=True, capture_output=True, text=True
+    )
+    return float(result.stdout.split()[-1])
+
+
+def memory_of(path: str, extra_frames: int) -> None:
+    """Runs in the fresh process: make the row, print the peak in MiB."""
+    torch.set_num_threads(1)
+    file = Path(path)
+    config = PreprocessConfig(
+        dataset="ave", source=str(file.parent), fbank_specs=("clip", "swin"), extra_frames=extra_frames
+    )
+    ref = ClipRef(
+        dataset="ave", clip_id="0", split="train", video_id="0", media_uri=file.name, media_bytes=1,
+        counts_in_stats=True,
+    )  # fmt: skip
+    video_row(ref, Storage(config.source), config, num_segments=SEGMENTS, with_waveform=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def run(rounds: int = 7, paths: Sequence[Path] = ()) -> list[Comparison]:
+    """Both comparisons for every clip: one with B-frames and one without, unless paths are given."""
+    torch.set_num_threads(1)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        clips = {path.name: path for path in paths} or {
+            "10 s 360p H.264, B-frames": make_clip(Path(folder, "b.mp4")),
+            "10 s 360p H.264, no B-frames": make_clip(Path(folder, "p.mp4"), b_frames=0),
+        }
+        for name, path in clips.items():
+
+            def on(function: Callable, path: Path = path) -> Callable:
+                return lambda: function(path)
+
+            results.append(
+                compare(
+                    title=f"frames and sound of a clip: {name}",
+                    variants=[
+                        Variant("stgcma", on(ours)),
+                        Variant("decord + AudioReader + torchvision", on(decord_and_torchvision)),
+                    ],
+                    rounds=rounds,
+                    check=equal_decodes,
+                    target=1.0,
+                )
+            )
+            results.append(
+                compare(
+                    title=f"stored pictures and sound of a clip: {name}",
+                    variants=[
+                        Variant("stgcma, 10 JPEG q95 + int16", on(our_row)),
+                        Variant("ffmpeg, 3 jpg a second + wav", on(ffmpeg_recipe)),
+                    ],
+                    rounds=rounds,
+                    check=equal_recipe,
+                    target=1.8,
+                )
+            )
+    return results
+
+
+def memory_report() -> str:
+    """Peak memory on a long clip, beside the limit."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_clip(Path(folder, "long.mp4"), seconds=60, width=1280, height=720, preset="ultrafast")
+        peaks = {f"10 + {extra} frames" if extra else "10 frames": peak_mib(path, extra) for extra in (0, 60)}
+    lines = [
+        f"  {name:14} {peak:6.0f} MiB  {'within' if peak < MEMORY_LIMIT_MIB else 'OVER'} the limit of "
+        f"{MEMORY_LIMIT_MIB} MiB"
+        for name, peak in peaks.items()
+    ]
+    return "\n".join(["peak memory of a process on a 60 s 720p clip, filter banks included", *lines])
+
+
+if __name__ == "__main__":
+    for comparison in run(paths=[Path(argument).resolve() for argument in sys.argv[1:]]):
+        print(comparison.table())
+    print(memory_report())

@@ -49,9 +49,8 @@ def accuracy_picture(table: DemoTable) -> bytes:
     }
     for level, (name, value) in enumerate(sorted(marks.items(), key=lambda item: item[1])):
         axes.axvline(100 * value, color="#aa3377", linewidth=0.9, linestyle=":")
-        axes.text(
-            100 * value, len(rows) - (0.55, 0.3)[level % 2], name, ha="center", va="bottom", fontsize=8, color="#aa3377"
-        )
+        height = len(rows) - (0.55, 0.3)[level % 2]
+        axes.text(100 * value, height, name, ha="center", va="bottom", fontsize=8, color="#aa3377")
     axes.set_yticks(range(len(rows)), [row.title for row in rows])
     axes.set_xlim(0, 100)
     axes.set_ylim(-0.6, len(rows) + 0.05)

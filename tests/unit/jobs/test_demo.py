@@ -27,7 +27,8 @@ from stgcma.errors import RunFailedError
 
 
 def make_table(task: str, differences: dict[str, Interval]) -> DemoTable:
-    rows = [DemoRow(name="stg-cma", title="STG-CMA", trainable=9, accuracy=Interval(0.9, 0.88, 0.92), per_seed=(0.9,), difference=None)]  # fmt: skip
+    reference = Interval(0.9, 0.88, 0.92)
+    rows = [DemoRow(name="stg-cma", title="STG-CMA", trainable=9, accuracy=reference, per_seed=(0.9,), difference=None)]
     for name, difference in differences.items():
         accuracy = Interval(*(0.9 + value for value in (difference.mean, difference.low, difference.high)))
         rows.append(
@@ -101,7 +102,8 @@ def test_a_missing_trial_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_whole_demo_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Real mp4 files, shards, six trained models, table and pictures; the second call finds everything done."""
-    arguments = dict(clips=8, seeds=(0,), concurrency=1, num_workers=0, overrides=("optim.epochs=1", "optim.warmup_epochs=0"))  # fmt: skip
+    overrides = ("optim.epochs=1", "optim.warmup_epochs=0")
+    arguments = {"clips": 8, "seeds": (0,), "concurrency": 1, "num_workers": 0, "overrides": overrides}
     table = run_demo(str(tmp_path), "t1", **arguments)
     assert len(table.rows) == 6
     assert all(0 <= row.accuracy.low <= row.accuracy.mean <= row.accuracy.high <= 1 for row in table.rows)

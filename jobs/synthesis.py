@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.datasets.synthetic import SyntheticResult, write_synthetic_ave
+from pipelines.datasets.synthetic_avs import SyntheticAVSConfig, SyntheticAVSResult, write_synthetic_avs
 from pipelines.synthetic.clips import SyntheticConfig
 from stgcma.errors import ConfigError
 
-WRITERS = {"ave": write_synthetic_ave}
+AnyConfig = SyntheticConfig | SyntheticAVSConfig
+AnyResult = SyntheticResult | SyntheticAVSResult
+
+WRITERS: dict[str, Callable[..., AnyResult]] = {"ave": write_synthetic_ave, "avs-s4": write_synthetic_avs}
 """Whose layout is written -> what writes it."""
 
 
-def synthesize(config: SyntheticConfig, output: str, *, dataset: str = "ave") -> SyntheticResult:
-    """Write the set with a bar on stderr where that is a terminal.
+def build_config(dataset: str, *, task: str, num_workers: int | None, **sizes: int) -> AnyConfig:
+    """The configuration of one synthetic set from the command's options.
+
+    Args:
+        dataset: Whose layout is written.
+        task: AVE only.
+        num_workers: AVE only: encoding processes.
+        sizes: ``num_train``, ``num_val``, ``num_test`` and ``seed``.
 
     Raises:
-        ConfigError: If there is no synthetic set of that layout, or ``output`` holds another one.
+        ConfigError: If there is no synthetic set of that layout, or a value does not fit.
     """
     if dataset not in WRITERS:
         raise ConfigError(f"--dataset needs one of {', '.join(WRITERS)}; got {dataset!r}.")
+    if dataset == "avs-s4":
+        return SyntheticAVSConfig(**sizes)
+    choices: dict[str, Any] = {"task": task, "num_workers": num_workers}
+    return SyntheticConfig(**choices, **sizes)
+
+
+def synthesize(config: AnyConfig, output: str, *, dataset: str = "ave") -> AnyResult:
+    """Write the set with a bar on stderr where that is a terminal.
+
+    Raises:
+        ConfigError: If ``output`` holds another set.
+    """
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("synthesize"),
@@ -35,14 +59,16 @@ def synthesize(config: SyntheticConfig, output: str, *, dataset: str = "ave") ->
         return WRITERS[dataset](config, output, on_clip=lambda done, _: bar.update(task, completed=done))
 
 
-def run(config: SyntheticConfig, output: str, *, dataset: str, as_json: bool) -> None:
+def run(config: AnyConfig, output: str, *, dataset: str, as_json: bool) -> None:
     """Write the set and print what lies there now."""
     result = synthesize(config, output, dataset=dataset)
+    task = {"task": config.task} if isinstance(config, SyntheticConfig) else {}
     if as_json:
         values = {"root": str(result.root), "clips": result.split_sizes, "size_bytes": result.num_bytes}
-        print(json.dumps(values | {"task": config.task, "seed": config.seed}, indent=2))
+        print(json.dumps(values | task | {"seed": config.seed}, indent=2))
         return
     clips = ", ".join(f"{count} {split}" for split, count in result.split_sizes.items())
-    print(f"Synthetic {dataset}, task {config.task}, seed {config.seed}: {clips}; {result.num_bytes / 1e6:,.1f} MB")
+    chosen = ", ".join(f"{name} {value}" for name, value in (task | {"seed": config.seed}).items())
+    print(f"Synthetic {dataset}, {chosen}: {clips}; {result.num_bytes / 1e6:,.1f} MB")
     print(f"  clips    {result.root}")
     print(f"  next     stgcma-jobs preprocess --dataset {dataset} --source {result.root} --output SHARDS --fbank demo")

@@ -11,7 +11,7 @@ TASK_HELP = "t1: seen and heard; t3: off-screen impostors; t4: two objects, whic
 
 def synthesize(
     output: Annotated[str, typer.Option(help="Folder to write.")],
-    dataset: Annotated[str, typer.Option(help="Whose layout: ave.")] = "ave",
+    dataset: Annotated[str, typer.Option(help="Whose layout: ave or avs-s4.")] = "ave",
     task: Annotated[str, typer.Option(help=TASK_HELP)] = "t4",
     clips: Annotated[int, typer.Option(help="Training clips.")] = 400,
     val: Annotated[int, typer.Option(help="Validation clips.")] = 100,
@@ -20,11 +20,12 @@ def synthesize(
     num_workers: Annotated[int | None, typer.Option(help="Encoding processes  [default: one a CPU]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write a synthetic dataset: real mp4 files whose labels need both eyes and ears. A smoke test at any size."""
+    """Write a synthetic dataset whose labels need eyes and ears, in the official layout: a smoke test of any size."""
     from jobs import synthesis
-    from pipelines.synthetic.clips import SyntheticConfig
 
-    config = SyntheticConfig(task=task, num_train=clips, num_val=val, num_test=test, seed=seed, num_workers=num_workers)
+    config = synthesis.build_config(
+        dataset, task=task, num_workers=num_workers, num_train=clips, num_val=val, num_test=test, seed=seed
+    )
     synthesis.run(config, output, dataset=dataset, as_json=as_json)
 
 

@@ -10,14 +10,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.datasets.synthetic import SyntheticResult, write_synthetic_ave
+from pipelines.datasets.synthetic_avqa import SyntheticAVQAConfig, write_synthetic_avqa
 from pipelines.datasets.synthetic_avs import SyntheticAVSConfig, SyntheticAVSResult, write_synthetic_avs
 from pipelines.synthetic.clips import SyntheticConfig
 from stgcma.errors import ConfigError
 
-AnyConfig = SyntheticConfig | SyntheticAVSConfig
+AnyConfig = SyntheticConfig | SyntheticAVSConfig | SyntheticAVQAConfig
 AnyResult = SyntheticResult | SyntheticAVSResult
 
-WRITERS: dict[str, Callable[..., AnyResult]] = {"ave": write_synthetic_ave, "avs-s4": write_synthetic_avs}
+WRITERS: dict[str, Callable[..., AnyResult]] = {
+    "ave": write_synthetic_ave,
+    "avs-s4": write_synthetic_avs,
+    "music-avqa": write_synthetic_avqa,
+}
 """Whose layout is written -> what writes it."""
 
 
@@ -27,7 +32,7 @@ def build_config(dataset: str, *, task: str, num_workers: int | None, **sizes: i
     Args:
         dataset: Whose layout is written.
         task: AVE only.
-        num_workers: AVE only: encoding processes.
+        num_workers: Encoding processes; AVSBench needs none.
         sizes: ``num_train``, ``num_val``, ``num_test`` and ``seed``.
 
     Raises:
@@ -37,6 +42,8 @@ def build_config(dataset: str, *, task: str, num_workers: int | None, **sizes: i
         raise ConfigError(f"--dataset needs one of {', '.join(WRITERS)}; got {dataset!r}.")
     if dataset == "avs-s4":
         return SyntheticAVSConfig(**sizes)
+    if dataset == "music-avqa":
+        return SyntheticAVQAConfig(num_workers=num_workers, **sizes)
     choices: dict[str, Any] = {"task": task, "num_workers": num_workers}
     return SyntheticConfig(**choices, **sizes)
 

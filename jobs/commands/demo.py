@@ -11,7 +11,7 @@ TASK_HELP = "t1: seen and heard; t3: off-screen impostors; t4: two objects, whic
 
 def synthesize(
     output: Annotated[str, typer.Option(help="Folder to write.")],
-    dataset: Annotated[str, typer.Option(help="Whose layout: ave or avs-s4.")] = "ave",
+    dataset: Annotated[str, typer.Option(help="Whose layout: ave, avs-s4 or music-avqa.")] = "ave",
     task: Annotated[str, typer.Option(help=TASK_HELP)] = "t4",
     clips: Annotated[int, typer.Option(help="Training clips.")] = 400,
     val: Annotated[int, typer.Option(help="Validation clips.")] = 100,

@@ -122,7 +122,7 @@ def _ray_running(config: PreprocessConfig) -> Iterator[int]:
             **(local if config.ray_address == "local" else {}),
         )
     try:
-        yield int(ray.cluster_resources().get("CPU", 1))
+        yield max(1, int(ray.cluster_resources().get("CPU", 0)))  # none yet where an autoscaler adds the workers
     finally:
         if started:
             ray.shutdown()

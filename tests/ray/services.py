@@ -7,11 +7,14 @@ Where a server cannot be had, tests skip and say why; with ``STGCMA_REQUIRE_SHAR
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".make" / "moto-env"
 TOOL_CONSTRAINTS = ROOT / "infra" / "tools-constraints.txt"
 TOOL_PACKAGES = ("moto[s3]", "flask", "flask-cors")
+POSTGRESQL_PROGRAMS = ("initdb", "postgres", "createdb")
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "stgcma-tests", "AWS_SECRET_ACCESS_KEY": "stgcma-tests-secret"}
 
 
@@ -58,13 +62,15 @@ def s3_server() -> Iterator[dict[str, str]]:
         yield {**S3_KEYS, "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
 
 
+def has_postgresql() -> bool:
+    """Whether the server's programs and its Python driver are installed."""
+    return all(map(find_postgresql_program, POSTGRESQL_PROGRAMS)) and importlib.util.find_spec("psycopg2") is not None
+
+
 @contextmanager
 def postgresql() -> Iterator[str]:
     """An empty PostgreSQL database; yields its SQLAlchemy address."""
-    programs = {name: find_postgresql_program(name) for name in ("initdb", "postgres", "createdb")}
-    missing = [name for name, path in programs.items() if path is None]
-    if missing:
-        unavailable(f"PostgreSQL is not installed ({', '.join(missing)} not found)")
+    programs = {name: find_postgresql_program(name) for name in POSTGRESQL_PROGRAMS}
     with ExitStack() as stack:
         # A short path: the socket's name below it has at most 107 characters.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp")))
@@ -125,18 +131,19 @@ def wait_for(is_ready: Callable[[], bool], process: subprocess.Popen, log, *, wh
 
 @contextmanager
 def _running(command: Sequence[str | Path], *, log, **options) -> Iterator[subprocess.Popen]:
+    """The server leads a process group of its own, so that its helpers end with it."""
     process = subprocess.Popen(
-        [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options
-    )
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **options,
+    )  # fmt: skip
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        for stop in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, stop)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=20)
 
 
 def _tool_environment() -> Path:

@@ -62,7 +62,7 @@ def test_the_workers_a_job_asks_for_fit_into_the_largest_cluster(job: RayJob):
         if int(group.rayStartParams.get("num-gpus", 0)) == (kind == "num-gpus")
     ]
     room = sum(group.maxReplicas * int(group.rayStartParams[kind]) for group in groups)
-    assert values["num_workers"] <= room
+    assert values["num_workers"] * values.get("concurrency", 1) <= room
 
 
 def test_ray_is_the_version_of_the_image():

@@ -12,6 +12,7 @@
 | failure.json | when it fails | why; removed by the next session |
 | result.json | last | the outcome; its presence means the run is complete |
 | tracking.json | by the tracker | MLflow run id and address |
+| session.lock | while it runs | held by the training process |
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ AVERAGED = "checkpoints/averaged.safetensors"
 FAILURE = "failure.json"
 RESULT = "result.json"
 TRACKING = "tracking.json"
+LOCK = "session.lock"
 
 
 class RunFolder:

@@ -39,14 +39,13 @@ import getpass
 import logging
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jobs.run_folder import CONFIG, FACTS, FAILURE, RESULT, TRACKING, RunFolder
 from pipelines.storage import Storage
@@ -69,6 +68,9 @@ REQUEST_SETTINGS = {
 """MLflow's own defaults retry for minutes (the forwarder retries later instead) and report usage to its makers.
 
 A value set by the user wins."""
+
+SERVER_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Of the server that shows runs: without the seven background processes it would start for other purposes."""
 
 ARTIFACTS_AT_END = (RESULT, "checkpoints/best.safetensors", "checkpoints/averaged.safetensors")
 SQLITE = "sqlite:///"
@@ -257,8 +259,10 @@ def open_client(tracking_uri: str) -> MlflowClient:
     return client
 
 
-def serve_ui(output: str, port: int) -> int:
-    """Run MLflow's server on 127.0.0.1 over the store beside ``output`` until it is stopped; returns its exit code.
+def serve_ui(output: str, port: int) -> NoReturn:
+    """Become MLflow's server on 127.0.0.1 over the store beside ``output``.
+
+    This process is replaced, so that Ctrl-C and signals reach the server itself and leave nothing behind.
 
     Raises:
         ConfigError: If there is no store yet.
@@ -267,19 +271,12 @@ def serve_ui(output: str, port: int) -> int:
     database = Path(uri.removeprefix(SQLITE))
     if not database.is_file():
         raise ConfigError(
-            f"No MLflow store at {database}: no run was tracked under {output}. Train one, or set --output."
+            f"No MLflow store at {database}: no run under {output} was tracked. Train one, or set --output."
         )
-    open_client(uri)
     port = port or _free_port()
     print(f"MLflow: http://127.0.0.1:{port}  (store {database}; Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen([*command, "--backend-store-uri", uri])
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        return 0
+    os.execve(command[0], [*command, "--backend-store-uri", uri], {**os.environ, **SERVER_SETTINGS})
 
 
 def _free_port() -> int:

@@ -10,7 +10,8 @@ import importlib.metadata
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from jobs.launch import run_here, run_on_ray
 from jobs.loop import selection_split
 from jobs.progress import Reporter
 from jobs.run_config import RunConfig, fingerprint, flatten, to_mapping
-from jobs.run_folder import CONFIG, FACTS, FAILURE, RESULT, RunFolder
+from jobs.run_folder import CONFIG, FACTS, FAILURE, LOCK, RESULT, RunFolder
 from jobs.tracking import DISABLED, Forwarder, default_tracking_uri
 from stgcma.data.dataset import ClipLoader, build_loader
 from stgcma.engine import resolve_device
@@ -84,11 +85,6 @@ def plan_run(config: RunConfig, *, num_workers: int = 0) -> RunPlan:
     splits = dict.fromkeys(("train", selection_split(config), "test"))
     loaders = {split: _loader(config, split, num_workers) for split in splits}
     train = loaders["train"]
-    if len(train) == 0:
-        raise ConfigError(
-            f"An epoch has no step: {train.num_clips} training clips do not fill one batch of optim.batch_size: "
-            f"{config.optim.batch_size}. Lower optim.batch_size or preprocess more clips."
-        )
     manifest = train.manifest
     names = manifest.class_names
     if manifest.metadata.annotation == "events" and names and len(names) != config.model.num_classes:
@@ -143,39 +139,64 @@ def train_run(
         return read_result(folder, was_complete=True)
     plan = plan_run(config, num_workers=num_workers)
     reporter = reporter or Reporter(config.optim.epochs)
-    _open_session(
-        folder,
-        config,
-        plan,
-        num_workers=num_workers,
-        device=device,
-        tags=tags or {},
-        experiment=experiment,
-        constants=constants or {},
-    )
-    reporter.message(
-        f"{folder.uri}: {plan.parameters.trainable:,} of {plan.parameters.total:,} parameters, "
-        f"{plan.num_clips['train']} clips, {plan.steps_per_epoch} steps an epoch"
-        + ("" if config.optim.protocol == "val" else "; protocol: paper selects the checkpoint on test")
-    )
-    uri = default_tracking_uri(output) if tracking is None else tracking
-    forwarder = None if uri == DISABLED else Forwarder(folder, uri)
-    if forwarder:
-        forwarder.start()
-    try:
-        if num_workers == 0:
-            run_here(config, folder, device=resolve_device(device), reporter=reporter)
-        else:
-            run_on_ray(config, folder, num_workers=num_workers, device=device, reporter=reporter)
-    except BaseException as error:
-        folder.write_json(FAILURE, {"interrupted": not isinstance(error, Exception), "message": str(error)})
-        raise
-    finally:
-        reporter.close()
-        problem = forwarder.finish() if forwarder else None
-        if problem:
-            reporter.message(problem)
+    with _only_session(folder):
+        _open_session(
+            folder,
+            config,
+            plan,
+            num_workers=num_workers,
+            device=device,
+            tags=tags or {},
+            experiment=experiment,
+            constants=constants or {},
+        )
+        reporter.message(
+            f"{folder.uri}: {plan.parameters.trainable:,} of {plan.parameters.total:,} parameters, "
+            f"{plan.num_clips['train']} clips, {plan.steps_per_epoch} steps an epoch"
+            + ("" if config.optim.protocol == "val" else "; protocol: paper selects the checkpoint on test")
+        )
+        uri = default_tracking_uri(output) if tracking is None else tracking
+        forwarder = None if uri == DISABLED else Forwarder(folder, uri)
+        if forwarder:
+            forwarder.start()
+        try:
+            if num_workers == 0:
+                run_here(config, folder, device=resolve_device(device), reporter=reporter)
+            else:
+                run_on_ray(config, folder, num_workers=num_workers, device=device, reporter=reporter)
+        except BaseException as error:
+            folder.write_json(FAILURE, {"interrupted": not isinstance(error, Exception), "message": str(error)})
+            raise
+        finally:
+            reporter.close()
+            problem = forwarder.finish() if forwarder else None
+            if problem:
+                reporter.message(problem)
     return read_result(folder)
+
+
+@contextmanager
+def _only_session(folder: RunFolder) -> Iterator[None]:
+    """Hold the run folder; the lock ends with its process, however that ends. Folders in a bucket have none.
+
+    Raises:
+        ConfigError: If another process on this machine is training the run.
+    """
+    if not folder.storage.is_local:
+        yield
+        return
+    import fcntl
+
+    path = Path(folder.storage.full_path(LOCK))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"Another process is training {folder.uri}. Wait for it, or give this run another name."
+            ) from None
+        yield
 
 
 def read_result(folder: RunFolder, *, was_complete: bool = False) -> RunResult:

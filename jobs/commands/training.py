@@ -105,7 +105,7 @@ def ui(
     """Open MLflow on the loopback interface and print its address."""
     from jobs.tracking import serve_ui
 
-    raise typer.Exit(serve_ui(output, port))
+    serve_ui(output, port)
 
 
 def _plan_text(plan: dict) -> str:

@@ -22,10 +22,11 @@ from pipelines.clips import MediaInfo, probe
 from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import ClipRef
 from pipelines.images import encode_frame
-from pipelines.masks import Mask, encode_mask, read_mask, read_picture
+from pipelines.masks import Mask, read_mask, read_picture
 from pipelines.rows import all_fbanks
 from pipelines.storage import Storage
 from stgcma.data.fbank import SAMPLE_RATE
+from stgcma.data.png import encode_bits
 from stgcma.data.schema import ClipRow, ClipSource
 from stgcma.errors import ClipDecodeError
 
@@ -120,7 +121,7 @@ def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessC
         fbanks=dict(fbanks),
         fbank_frames=dict(fbank_frames),
         category=ref.annotation.category,
-        masks=[encode_mask(mask.pixels) for mask in masks],
+        masks=[encode_bits(mask.pixels) for mask in masks],
         mask_frames=ref.annotation.mask_frames,
     )
 

@@ -48,13 +48,6 @@ def read_picture(data: bytes, where: str) -> np.ndarray:
     return np.asarray(_open(data, "frames", "frame unreadable", where).convert("RGB"))
 
 
-def encode_mask(pixels: np.ndarray) -> bytes:
-    """``[H, W]`` bool -> 1-bit PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels, dtype=bool)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _open(data: bytes, stage: str, reason: str, where: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))

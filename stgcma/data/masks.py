@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_png
 
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.data.images import normalize_frames
+from stgcma.data.png import decode_bits
 from stgcma.data.reader import FRAME_COLUMNS, ReadContext, Reader, stack
 from stgcma.data.sampler import Unit
 from stgcma.errors import ConfigError, ShardMismatchError
@@ -94,9 +94,8 @@ def resize_square(frames: Tensor, size: int) -> Tensor:
 
 
 def decode_mask(data: bytes, size: int) -> Tensor:
-    """1-bit PNG -> ``[size, size]`` float32 {0, 1}; other sizes take the nearest pixel."""
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    mask = (decode_png(encoded, mode=ImageReadMode.GRAY) > 0).float()
-    if mask.shape[1:] != (size, size):
-        mask = F.interpolate(mask[None], size=(size, size), mode="nearest-exact")[0]
-    return mask[0]
+    """One-bit PNG -> ``[size, size]`` float32 {0, 1}; other sizes take the nearest pixel."""
+    mask = torch.from_numpy(decode_bits(data)).float()
+    if mask.shape != (size, size):
+        mask = F.interpolate(mask[None, None], size=(size, size), mode="nearest-exact")[0, 0]
+    return mask

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.masks import encode_mask, read_mask, read_picture
+from pipelines.masks import read_mask, read_picture
 from stgcma.errors import ClipDecodeError
 
 SHAPE = np.zeros((9, 13), dtype=bool)
@@ -59,12 +59,6 @@ def test_grey_is_thresholded_in_the_middle_and_counted_where_dithering_would_sca
     assert mask.num_non_binary == 40 * 4
     dithered = np.asarray(grey(values).convert("1"))
     assert (dithered != mask.pixels).any()
-
-
-def test_encoded_masks_hold_one_bit_per_pixel():
-    stored = encode_mask(SHAPE)
-    assert Image.open(io.BytesIO(stored)).mode == "1"
-    np.testing.assert_array_equal(read_mask(stored, "x.png").pixels, SHAPE)
 
 
 @pytest.mark.parametrize(("read", "reason"), [(read_mask, "mask unreadable"), (read_picture, "frame unreadable")])

@@ -1,4 +1,7 @@
-"""Frames of a video file at evenly spaced times: decord, and PyAV where decord fails. Never a full decode in memory.
+"""Frames of a video file at evenly spaced times. Never a full decode in memory.
+
+H.264 goes through ``pipelines.selective``, which decodes what the wanted frames need; all else through decord, and
+through PyAV where decord fails. All three give the same bits.
 
 Which frames: ``n`` times are spaced evenly from the first frame's timestamp to the last one's, and at each time the
 frame on screen is taken, turned upright. At a constant frame rate that is ``linspace(0, num_frames - 1, n)`` cut to
@@ -7,7 +10,7 @@ integers, what the published code does with frames extracted at 3 per second: fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import av
@@ -16,6 +19,7 @@ import numpy as np
 
 from pipelines.clips import MediaInfo
 from pipelines.images import shrink
+from pipelines.selective import NotSelectable, Packets, decode_wanted
 from stgcma.errors import ClipDecodeError
 
 try:
@@ -73,12 +77,37 @@ def decode_frames(info: MediaInfo, counts: Sequence[int], *, short_side: int) ->
     Raises:
         ClipDecodeError: Stage ``frames``: no frames, damaged or truncated video.
     """
+    try:
+        return _decode_selectively(info, counts, short_side)
+    except (NotSelectable, ClipDecodeError, av.error.FFmpegError):
+        pass  # the sequential decoders decide, and name the damage where there is one
     if decord is not None and info.video_codec not in _UNREADABLE_BY_DECORD:
         try:
             return _decode_with_decord(info, counts, short_side)
         except (decord.DECORDError, RuntimeError, IndexError, ValueError):
-            pass  # PyAV decides: it reads formats that decord does not, and names the damage where there is one
+            pass  # PyAV decides: it reads formats that decord does not
     return _decode_with_pyav(info, counts, short_side)
+
+
+def _decode_selectively(info: MediaInfo, counts: Sequence[int], short_side: int) -> Frames:
+    with av.open(str(info.path), metadata_errors="replace") as container:
+        stream = container.streams[info.video_index]
+        packets = Packets(container, stream)
+        pts = np.sort(packets.pts)
+        time_base = float(stream.time_base)
+        last = packets.packets[int(packets.pts.argmax())]
+        end_seconds = float(pts[-1] * time_base + _duration(last.duration, time_base, info))
+        _check_complete(info, len(pts), end_seconds)
+        wanted, grids = _union(pts * time_base, counts)
+        images = _collect(info, decode_wanted(stream, packets, pts[wanted].tolist()), len(wanted), short_side)
+    return Frames(
+        images=images,
+        times_seconds=pts[wanted] * time_base,
+        grids=grids,
+        num_video_frames=len(pts),
+        end_seconds=end_seconds,
+        decoder="selective",
+    )
 
 
 def _decode_with_decord(info: MediaInfo, counts: Sequence[int], short_side: int) -> Frames:
@@ -110,8 +139,7 @@ def _decode_with_pyav(info: MediaInfo, counts: Sequence[int], short_side: int) -
             raise ClipDecodeError("frames", "video stream has no frames", str(info.path))
         packets.sort()
         pts = np.array([value for value, _ in packets], dtype=np.int64)
-        last_duration = packets[-1][1] * time_base or 1 / (info.frame_rate or 25.0)
-        end_seconds = float(pts[-1] * time_base + last_duration)
+        end_seconds = float(pts[-1] * time_base + _duration(packets[-1][1], time_base, info))
         _check_complete(info, len(pts), end_seconds)
         wanted, grids = _union(pts * time_base, counts)
         images = _decode_at(info, pts[wanted], short_side)
@@ -129,24 +157,34 @@ def _decode_with_pyav(info: MediaInfo, counts: Sequence[int], short_side: int) -
 
 def _decode_at(info: MediaInfo, wanted_pts: np.ndarray, short_side: int) -> np.ndarray:
     """Sequential decode that keeps the frames with these timestamps: ``[U, H, W, 3]``."""
-    remaining = set(wanted_pts.tolist())
-    kept: dict[int, np.ndarray] = {}
+    wanted = set(wanted_pts.tolist())
     with av.open(str(info.path), metadata_errors="replace") as container:
         stream = container.streams[info.video_index]
-        stream.thread_type = "NONE"
-        for frame in container.decode(stream):
-            if frame.pts in remaining:
-                remaining.remove(frame.pts)
-                turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
-                kept[frame.pts] = shrink(np.ascontiguousarray(turned)[None], short_side)
-                if not remaining:
-                    break
-    if remaining:
-        raise ClipDecodeError("frames", "damaged video", f"{info.path}: {len(remaining)} frames cannot be decoded")
-    images = [kept[pts] for pts in sorted(kept)]
-    if len({image.shape for image in images}) > 1:
+        stream.codec_context.thread_count, stream.thread_type = 1, "NONE"
+        frames = (frame for frame in container.decode(stream) if frame.pts in wanted)
+        return _collect(info, frames, len(wanted), short_side)
+
+
+def _collect(info: MediaInfo, frames: Iterator[av.VideoFrame], count: int, short_side: int) -> np.ndarray:
+    """The next ``count`` frames upright and scaled down, in time order: ``[count, H, W, 3]``."""
+    images: dict[int, np.ndarray] = {}
+    for frame in frames:
+        if frame.is_corrupt:
+            raise ClipDecodeError("frames", "damaged video", f"{info.path}: frame at {frame.time:.2f} s is incomplete")
+        turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
+        images[frame.pts] = shrink(np.ascontiguousarray(turned)[None], short_side)
+        if len(images) == count:
+            break
+    if len(images) < count:
+        raise ClipDecodeError("frames", "damaged video", f"{info.path}: {count - len(images)} frames are not decodable")
+    if len({image.shape for image in images.values()}) > 1:
         raise ClipDecodeError("frames", "frame size changes within the video", str(info.path))
-    return np.concatenate(images)
+    return np.concatenate([images[pts] for pts in sorted(images)])
+
+
+def _duration(ticks: int | None, time_base: float, info: MediaInfo) -> float:
+    """How long the last frame stays on the screen, in seconds; one frame period where its packet does not say."""
+    return (ticks or 0) * time_base or 1 / (info.frame_rate or 25.0)
 
 
 def _union(starts: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:

@@ -40,6 +40,7 @@ def write_clip(
     frames: Sequence[np.ndarray] | None = None,
     frame_times: Sequence[float] | None = None,
     video_codec: str | None = "libx264",
+    video_options: dict[str, str] | None = None,
     waveform: np.ndarray | None = None,
     sample_rate: int = 44_100,
     audio_codec: str | None = "aac",
@@ -56,6 +57,7 @@ def write_clip(
         frames: ``[H, W, 3]`` uint8 each, instead of colours.
         frame_times: Presentation times in seconds, for a variable frame rate.
         video_codec: None: no video stream.
+        video_options: Of the encoder, e.g. ``{"bf": "0"}``.
         waveform: ``[channels, num_samples]`` float, instead of mono tones.
         sample_rate: Of the waveform, in Hz.
         audio_codec: None: no audio stream.
@@ -70,6 +72,7 @@ def write_clip(
             video = container.add_stream(video_codec, rate=frame_rate)
             video.width, video.height = frames[0].shape[1], frames[0].shape[0]
             video.pix_fmt = "yuv420p"
+            video.options = video_options or {}
             video.codec_context.time_base = Fraction(1, 1000 if frame_times else frame_rate)
         if audio_codec:
             layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(waveform)]

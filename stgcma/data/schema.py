@@ -68,7 +68,7 @@ class ClipSource:
     audio_start_seconds: float = 0.0
     audio_duration_seconds: float = 0.0
     frame_decoder: str = ""
-    """``decord``, ``pyav`` or ``png``."""
+    """``selective``, ``decord``, ``pyav`` or ``png``: ``pipelines.decode`` says which when."""
     audio_decoder: str = ""
     padded_audio_samples: int = 0
     """Zeros appended so that the waveform covers ``duration_seconds``; 0 when the audio was long enough."""

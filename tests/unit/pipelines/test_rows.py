@@ -47,7 +47,7 @@ GOOD = {  # seconds, (height, width), appended zeros, start of the sound
     "derived/rotated90.mp4": (10.0, (455, 256), 0, 0.0),
     "derived/short_9.3s.mp4": (9.333, (256, 455), 354, 0.0),
     "derived/very_short_0.3s.mp4": (0.333, (256, 455), 503, 0.0),
-    "derived/vfr.mp4": (9.833, (256, 455), 0, 0.0),
+    "derived/vfr.mp4": (10.0, (256, 455), 0, 0.0),
     "derived/video_starts_0.5s_late.mp4": (10.5, (256, 455), 7875, 0.0),
     "derived/vp9_opus.webm": (5.006, (256, 455), 96, 0.0),
     "pymediainfo_sample.mp4": (1.043, (256, 455), 982, 0.0),

@@ -216,6 +216,7 @@ class _Reader:
         self.path, self.content, self.overrides, self.problems = path, content, overrides, problems
         self.common = {**content.set, **dict(parse_override(text) for text in overrides)}
         self.bases: dict[str, tuple[dict[str, Any], RunConfig] | None] = {}
+        self.points_at_base: dict[str, str] = {}
 
     def read(self) -> Ablation:
         content = self.content
@@ -233,7 +234,7 @@ class _Reader:
         self._check_twins(rows)
         metrics = self._metrics(rows)
         names = [row.name for row in rows]
-        compare_with = content.compare_with or (names[-1] if names else "")
+        compare_with = self._reference(names)
         if names and compare_with not in names:
             self.problems.append(f"compare_with: {_no_such(compare_with, names, 'row')}")
         for key, table in (("published", content.published), ("plot_with", content.plot_with)):
@@ -299,6 +300,8 @@ class _Reader:
                 shown = ", ".join(f"{flat.get(key)}" for key in keys[:3])
                 self.problems.append(f"{where}.set.{setting}: {shown} is what the base says already; remove it.")
         at_base = all(flat.get(key) == flat_base.get(key) for key in place)
+        if at_base:
+            self.points_at_base[entry.name] = name
         return Row(
             name=name,
             title=(entry.title or entry.name) + "".join(f", {k.rpartition('.')[2]} {v}" for k, v in place.items()),
@@ -349,6 +352,13 @@ class _Reader:
             if key in settings:
                 advice = "list seeds under seeds" if key == "optim.seed" else "runs are named by their entry"
                 self.problems.append(f"{where}.{key}: not here; {advice}.")
+
+    def _reference(self, names: list[str]) -> str:
+        """The row others are compared with. Of an entry that the grid multiplied, the point the recipe stands at."""
+        wanted = self.content.compare_with
+        if wanted is None:
+            return names[-1] if names else ""
+        return wanted if wanted in names else self.points_at_base.get(wanted, wanted)
 
     def _check_names(self, rows: list[Row]) -> None:
         names = [row.name for row in rows]

@@ -194,7 +194,7 @@ class ProcessPool(Executor):
 
     def _start(self) -> tuple[Any, Connection]:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(theirs, self.train, self.threads), daemon=False)
+        process = self.context.Process(target=_serve, args=(theirs, self.train))
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(self.threads)
         try:
@@ -208,16 +208,13 @@ class ProcessPool(Executor):
         return process, ours
 
 
-def _serve(connection: Connection, train: Train, threads: int) -> None:
+def _serve(connection: Connection, train: Train) -> None:
     """Body of a pool worker: jobs in, statuses out, until the connection closes."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
     while True:
         try:
             job = connection.recv()
@@ -237,11 +234,9 @@ def _die_with(sentinel: int) -> None:
 
 def _lost(job: Job, exit_code: int | None) -> TrialStatus:
     """A worker died under a job: killed for memory, or a crash in native code."""
-    how = (
-        f"signal {-exit_code} ({signal.Signals(-exit_code).name})"
-        if exit_code and exit_code < 0
-        else f"exit {exit_code}"
-    )
+    how = f"exit code {exit_code}"
+    if exit_code is not None and exit_code < 0:
+        how = f"signal {signal.Signals(-exit_code).name}"
     folder = trial_folder(job.output, job.config)
     recorded = read_status(folder)
     status = TrialStatus(

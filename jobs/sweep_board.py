@@ -109,11 +109,10 @@ class Board:
         line.read()
         self._finished_here += 1
         if self._live is None:
-            seconds = time.monotonic() - line.started
-            outcome = status.message.splitlines()[-1] if status.message else f"{line.metric}"
-            self.message(
-                f"{self._count()}  {status.row} seed {status.seed}: {status.state}  {outcome}  {seconds:.0f} s"
-            )
+            best = f"best {line.metric}" if line.metric else ""
+            outcome = status.message.splitlines()[-1] if status.message else best
+            words = [self._count(), f"{status.row} seed {status.seed}: {status.state}", outcome]
+            self.message("  ".join([*filter(None, words), f"{time.monotonic() - line.started:.0f} s"]))
 
     def render(self, *, everything: bool = False) -> Table:
         """The table as it stands; on a low terminal the finished and the waiting give way first."""

@@ -42,12 +42,12 @@ class TrialStatus:
 
 
 def find_runs(output: str) -> dict[str, str]:
-    """Fingerprint -> name of the run folder under ``output``."""
+    """Fingerprint -> name of the run folder under ``output``; a trial that failed at once has a status alone."""
     storage = Storage(output)
     found: dict[str, str] = {}
     for name in storage.list_folders():
         _, dash, fingerprint = name.rpartition("-")
-        if dash and storage.exists(f"{name}/{CONFIG}"):
+        if dash and (storage.exists(f"{name}/{CONFIG}") or storage.exists(f"{name}/{STATUS}")):
             found.setdefault(fingerprint, name)
     return found
 

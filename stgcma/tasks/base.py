@@ -63,7 +63,10 @@ class Task(ABC):
         """Empty sums; ``detailed`` adds confusion matrices, per-category and per-type tables."""
 
     def per_clip(self, outputs: Outputs, batch: AVBatch) -> dict[str, dict[str, Tensor]]:
-        """clip id -> name -> scores of that clip, e.g. ``correct [S]``: what intervals over clips are drawn from."""
+        """clip id -> name -> scores of that clip, e.g. ``correct [S]``: what intervals over clips are drawn from.
+
+        A name has the same shape on every clip.
+        """
         return {}
 
 

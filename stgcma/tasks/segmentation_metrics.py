@@ -161,8 +161,6 @@ def _ratio(total: float, count: float) -> float:
 
 def category_table(values: dict[str, float]) -> list[tuple[str, float, float]]:
     """``compute()`` -> (category, mIoU, F-score) rows, best mIoU first."""
-    names = [
-        key.split("/")[1] for key in values if key.startswith("category/") and key.endswith("/miou")
-    ]
+    names = [key.split("/")[1] for key in values if key.startswith("category/") and key.endswith("/miou")]
     rows = [(name, values[f"category/{name}/miou"], values[f"category/{name}/fscore"]) for name in names]
     return sorted(rows, key=lambda row: (-row[1], row[0]))

@@ -118,7 +118,7 @@ def http_status(address: str, headers: Mapping[str, str] | None = None) -> int |
         return None
 
 
-def wait_for(is_ready: Callable[[], bool], process: subprocess.Popen, log, *, what: str, seconds: float = 180) -> None:
+def wait_for(is_ready: Callable[[], bool], process: subprocess.Popen, log, *, what: str, seconds: float = 400) -> None:
     """Poll until ready; the server's own output is in the error when it ends or takes too long."""
     deadline = time.monotonic() + seconds
     while not is_ready():

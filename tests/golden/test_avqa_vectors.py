@@ -17,7 +17,10 @@ def test_variant_matches_the_reference(variant):
     assert [check for check in checks if not check.passed] == []
     names = {check.name for check in checks}
     assert {"output.qa", "output.match_interleaved", "output.loss.total", "output.inter.norm_vneg"} <= names
-    assert sum(name.startswith("gradient.avqatask_") for name in names) == {"b_lavish": 47, "b_released": 49, "l": 43}[variant]
+    assert (
+        sum(name.startswith("gradient.avqatask_") for name in names)
+        == {"b_lavish": 47, "b_released": 49, "l": 43}[variant]
+    )
     assert ("gates.all" in names) == (variant != "b_lavish")
 
 

@@ -269,9 +269,7 @@ def test_unknown_weights_list_what_there_is(change, message):
 
 def test_inputs_of_the_wrong_size_say_what_was_needed():
     built, x = encoder("clip"), inputs("clip")
-    with pytest.raises(
-        ValueError, match=r"audio branch reads fbank .* with \[40, 64\] last, got \[2, 3, 64, 40\]"
-    ):
+    with pytest.raises(ValueError, match=r"audio branch reads fbank .* with \[40, 64\] last, got \[2, 3, 64, 40\]"):
         built(visual=x["visual"], audio=x["audio"].transpose(2, 3))
     with pytest.raises(ValueError, match="built for 3 segments"):
         built(visual=x["visual"][:, :2], audio=x["audio"])

@@ -67,7 +67,7 @@ def equal_sound(mine: np.ndarray, theirs: np.ndarray) -> str:
         raise AssertionError(f"sound of {len(mine)} and of {len(theirs)} samples")
     a = mine[:length].astype(float)
     scores = [np.corrcoef(a, theirs[lag : lag + length].astype(float))[0, 1] for lag in range(33)]
-    if max(scores) < 0.99:
+    if max(scores) < 0.97:  # a delay of a fraction of a sample costs the highest frequencies
         raise AssertionError(f"sound correlates to {max(scores):.3f} only")
     return f"sound correlates to {max(scores):.4f} at a delay of {int(np.argmax(scores))} samples"
 

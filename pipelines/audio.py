@@ -14,7 +14,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain
+from typing import NamedTuple
 
 import av
 import av.error
@@ -33,7 +36,22 @@ _TRUNCATION_SECONDS = 0.1
 _MOVIEPY_RATE = 44_100
 
 
-def decode_audio(info: MediaInfo, *, channel_mode: ChannelMode, resample: Resample, gain: float = 1.0) -> np.ndarray:
+class Chunk(NamedTuple):
+    """A stretch of sound: ``samples [channels, n]`` float32 in [-1, 1], Hz, and FFmpeg's name of the channels."""
+
+    samples: np.ndarray
+    rate: int
+    layout: str
+
+
+def decode_audio(
+    info: MediaInfo,
+    *,
+    channel_mode: ChannelMode,
+    resample: Resample,
+    gain: float = 1.0,
+    packets: Iterable[av.Packet] | None = None,
+) -> np.ndarray:
     """Decode the whole audio stream.
 
     Args:
@@ -41,6 +59,7 @@ def decode_audio(info: MediaInfo, *, channel_mode: ChannelMode, resample: Resamp
         channel_mode: How channels become one.
         resample: How the rate becomes 16 kHz.
         gain: Factor after the downmix.
+        packets: All packets of the stream, where the file has been read already; it must still be open.
 
     Returns:
         ``[num_samples]`` int16 at 16 kHz; sample 0 is at the clip's origin.
@@ -49,16 +68,11 @@ def decode_audio(info: MediaInfo, *, channel_mode: ChannelMode, resample: Resamp
         ClipDecodeError: Stage ``audio``: no samples, damaged or truncated stream.
     """
     try:
-        with av.open(str(info.path), metadata_errors="replace") as container:
-            stream = container.streams[info.audio_index]
-            stream.thread_type = "NONE"
-            rate = stream.codec_context.sample_rate
-            chunks = _native_chunks(container, stream, info.origin_seconds)
-            if resample == "sinc":
-                parts = _sinc(chunks, rate, channel_mode, gain)
-            else:
-                parts = [_nearest(chunks, rate, stream.layout.name, channel_mode, gain)]
-            waveform = np.concatenate([np.zeros(0, np.int16), *parts])
+        with ExitStack() as stack:
+            if packets is None:
+                container = stack.enter_context(av.open(str(info.path), metadata_errors="replace"))
+                packets = container.demux(container.streams[info.audio_index])
+            waveform = _resampled(_native_chunks(packets, info.origin_seconds), channel_mode, resample, gain)
     except av.error.FFmpegError as error:
         raise ClipDecodeError("audio", "damaged audio", f"{info.path}: {error}") from error
     _check_complete(info, len(waveform))
@@ -72,16 +86,16 @@ def fit_length(waveform: np.ndarray, duration_seconds: float) -> tuple[np.ndarra
     return np.pad(waveform[:needed], (0, missing)), missing
 
 
-def _native_chunks(
-    container: av.container.InputContainer, stream: av.AudioStream, origin: float
-) -> Iterator[np.ndarray]:
-    """The stream as ``[channels, n]`` float32 in [-1, 1] at its own rate, about a second at a time, without holes."""
-    rate = stream.codec_context.sample_rate
-    samples_per_tick = float(stream.time_base * rate)
-    origin_samples = origin * rate
+def _native_chunks(packets: Iterable[av.Packet], origin: float) -> Iterator[Chunk]:
+    """The stream as it is, float32 in [-1, 1], about a second at a time, without holes."""
+    rate = 0
+    layout = ""
     pending: list[np.ndarray] = []
     pending_samples = position = 0
-    for frame in container.decode(stream):
+    for frame in (frame for packet in packets for frame in packet.decode()):
+        if not rate:
+            rate = frame.sample_rate
+            samples_per_tick, origin_samples = float(frame.time_base * rate), origin * rate
         if frame.sample_rate != rate:
             raise ClipDecodeError("audio", "sample rate changes within the stream", f"{rate} to {frame.sample_rate}")
         samples = _to_float(frame)
@@ -91,17 +105,16 @@ def _native_chunks(
                 raise ClipDecodeError("audio", "audio timestamps jump", f"by {hole / rate:.1f} s")
             if hole > (_HOLE_SECONDS * rate if position else 0):
                 samples = np.pad(samples, ((0, 0), (hole, 0)))
-        if pending and len(pending[0]) != len(samples):
-            yield np.concatenate(pending, axis=1)
+        if pending and (pending_samples >= _CHUNK_SAMPLES or len(pending[0]) != len(samples)):
+            yield Chunk(np.concatenate(pending, axis=1), rate, layout)
             pending, pending_samples = [], 0
+        if not pending:
+            layout = frame.layout.name
         pending.append(samples)
         pending_samples += samples.shape[1]
         position += samples.shape[1]
-        if pending_samples >= _CHUNK_SAMPLES:
-            yield np.concatenate(pending, axis=1)
-            pending, pending_samples = [], 0
     if pending:
-        yield np.concatenate(pending, axis=1)
+        yield Chunk(np.concatenate(pending, axis=1), rate, layout)
 
 
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
@@ -128,35 +141,33 @@ def _to_int16(samples: np.ndarray, gain: float) -> np.ndarray:
     return np.clip(np.rint(samples * (gain * 32768)), -32768, 32767).astype(np.int16)
 
 
-def _sinc(chunks: Iterator[np.ndarray], rate: int, mode: ChannelMode, gain: float) -> list[np.ndarray]:
-    """Downmix at the native rate, then swresample in float."""
-    if rate == SAMPLE_RATE:
-        return [_to_int16(_downmix(chunk, mode), gain) for chunk in chunks]
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-    parts: list[np.ndarray] = []
-    pushed = False
-    for chunk in chunks:
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(_downmix(chunk, mode))[None], "flt", "mono")
-        frame.sample_rate = rate
-        pushed = True
-        parts += [_to_int16(out.to_ndarray()[0], gain) for out in resampler.resample(frame)]
-    if pushed:
-        parts += [_to_int16(out.to_ndarray()[0], gain) for out in resampler.resample(None)]
-    return parts
-
-
-def _nearest(chunks: Iterator[np.ndarray], rate: int, layout: str, mode: ChannelMode, gain: float) -> np.ndarray:
-    """44.1 kHz stereo int16 by swresample, then sample ``round(44100 t)`` at ``t = k / 16000``."""
-    resampler = av.AudioResampler(format="s16", layout="stereo", rate=_MOVIEPY_RATE)
-    parts = []
-    for chunk in chunks:
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk), "fltp", layout)
-        frame.sample_rate = rate
-        parts += [out.to_ndarray().reshape(-1, 2) for out in resampler.resample(frame)]
-    if not parts:
+def _resampled(chunks: Iterator[Chunk], mode: ChannelMode, resample: Resample, gain: float) -> np.ndarray:
+    """``[num_samples]`` int16 at 16 kHz."""
+    first = next(chunks, None)
+    if first is None:
         return np.zeros(0, np.int16)
-    parts += [out.to_ndarray().reshape(-1, 2) for out in resampler.resample(None)]
-    stereo = np.concatenate(parts)
+    chunks = chain([first], chunks)
+    if resample == "nearest_moviepy":
+        return _nearest(chunks, mode, gain)
+    if first.rate == SAMPLE_RATE:
+        return np.concatenate([_to_int16(_downmix(chunk.samples, mode), gain) for chunk in chunks])
+    mono = (Chunk(_downmix(chunk.samples, mode)[None], chunk.rate, "mono") for chunk in chunks)
+    return np.concatenate([_to_int16(part[0], gain) for part in _convert(mono, "fltp", "mono", SAMPLE_RATE)])
+
+
+def _convert(chunks: Iterable[Chunk], sample_format: str, layout: str, rate: int) -> Iterator[np.ndarray]:
+    """Through swresample, whose own low-pass filter is a windowed sinc; with what it holds back at the end."""
+    resampler = av.AudioResampler(format=sample_format, layout=layout, rate=rate)
+    for chunk in chunks:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk.samples), "fltp", chunk.layout)
+        frame.sample_rate = chunk.rate
+        yield from (out.to_ndarray() for out in resampler.resample(frame))
+    yield from (out.to_ndarray() for out in resampler.resample(None))
+
+
+def _nearest(chunks: Iterable[Chunk], mode: ChannelMode, gain: float) -> np.ndarray:
+    """44.1 kHz stereo int16 by swresample, then sample ``round(44100 t)`` at ``t = k / 16000``."""
+    stereo = np.concatenate([part.reshape(-1, 2) for part in _convert(chunks, "s16", "stereo", _MOVIEPY_RATE)])
     count = int(len(stereo) * SAMPLE_RATE / _MOVIEPY_RATE)
     times = 1 / SAMPLE_RATE * np.arange(count)  # multiplied in this order, as moviepy does: halves round the same way
     index = np.rint(_MOVIEPY_RATE * times).astype(np.int64).clip(max=len(stereo) - 1)

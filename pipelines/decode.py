@@ -17,7 +17,7 @@ import av
 import av.error
 import numpy as np
 
-from pipelines.clips import MediaInfo
+from pipelines.clips import MediaInfo, OpenMedia, read_rotation
 from pipelines.images import shrink
 from pipelines.selective import NotSelectable, Packets, decode_wanted
 from stgcma.errors import ClipDecodeError
@@ -48,6 +48,8 @@ class Frames:
     num_video_frames: int
     end_seconds: float
     """When the last frame of the video leaves the screen, on the file's own clock."""
+    rotation_degrees: int
+    """Counter-clockwise turn that the file asks players for and that ``images`` have had."""
     decoder: str
 
 
@@ -66,21 +68,26 @@ def frame_indices(starts: np.ndarray, count: int) -> np.ndarray:
     return np.searchsorted(starts, times + tolerance, side="right") - 1
 
 
-def decode_frames(info: MediaInfo, counts: Sequence[int], *, short_side: int) -> Frames:
+def decode_frames(
+    media: OpenMedia, counts: Sequence[int], *, short_side: int, packets: Sequence[av.Packet] | None
+) -> Frames:
     """Decode the frames of one or several grids in one pass.
 
     Args:
-        info: Probe of the file.
+        media: The file.
         counts: Frames per grid, e.g. ``(10,)`` or ``(10, 60)``.
         short_side: Pixels; frames are scaled down to it as they come.
+        packets: All packets of the video stream, if they have been read already.
 
     Raises:
         ClipDecodeError: Stage ``frames``: no frames, damaged or truncated video.
     """
-    try:
-        return _decode_selectively(info, counts, short_side)
-    except (NotSelectable, ClipDecodeError, av.error.FFmpegError):
-        pass  # the sequential decoders decide, and name the damage where there is one
+    info = media.info
+    if packets is not None:
+        try:
+            return _decode_selectively(media, packets, counts, short_side)
+        except (NotSelectable, ClipDecodeError, av.error.FFmpegError):
+            pass  # the sequential decoders decide, and name the damage where there is one
     if decord is not None and info.video_codec not in _UNREADABLE_BY_DECORD:
         try:
             return _decode_with_decord(info, counts, short_side)
@@ -89,23 +96,26 @@ def decode_frames(info: MediaInfo, counts: Sequence[int], *, short_side: int) ->
     return _decode_with_pyav(info, counts, short_side)
 
 
-def _decode_selectively(info: MediaInfo, counts: Sequence[int], short_side: int) -> Frames:
-    with av.open(str(info.path), metadata_errors="replace") as container:
-        stream = container.streams[info.video_index]
-        packets = Packets(container, stream)
-        pts = np.sort(packets.pts)
-        time_base = float(stream.time_base)
-        last = packets.packets[int(packets.pts.argmax())]
-        end_seconds = float(pts[-1] * time_base + _duration(last.duration, time_base, info))
-        _check_complete(info, len(pts), end_seconds)
-        wanted, grids = _union(pts * time_base, counts)
-        images = _collect(info, decode_wanted(stream, packets, pts[wanted].tolist()), len(wanted), short_side)
+def _decode_selectively(
+    media: OpenMedia, stream_packets: Sequence[av.Packet], counts: Sequence[int], short_side: int
+) -> Frames:
+    info, stream = media.info, media.video
+    packets = Packets(stream, stream_packets)
+    pts = np.sort(packets.pts)
+    time_base = float(stream.time_base)
+    last = packets.packets[int(packets.pts.argmax())]
+    end_seconds = float(pts[-1] * time_base + _duration(last.duration, time_base, info))
+    _check_complete(info, len(pts), end_seconds)
+    wanted, grids = _union(pts * time_base, counts)
+    found = decode_wanted(stream, packets, pts[wanted].tolist())
+    images, rotation_degrees = _collect(info, found, len(wanted), short_side)
     return Frames(
         images=images,
         times_seconds=pts[wanted] * time_base,
         grids=grids,
         num_video_frames=len(pts),
         end_seconds=end_seconds,
+        rotation_degrees=rotation_degrees,
         decoder="selective",
     )
 
@@ -125,6 +135,7 @@ def _decode_with_decord(info: MediaInfo, counts: Sequence[int], short_side: int)
         grids=grids,
         num_video_frames=len(spans),
         end_seconds=float(spans[-1, 1]),
+        rotation_degrees=read_rotation(info.path, info.video_index),
         decoder="decord",
     )
 
@@ -142,7 +153,7 @@ def _decode_with_pyav(info: MediaInfo, counts: Sequence[int], short_side: int) -
         end_seconds = float(pts[-1] * time_base + _duration(packets[-1][1], time_base, info))
         _check_complete(info, len(pts), end_seconds)
         wanted, grids = _union(pts * time_base, counts)
-        images = _decode_at(info, pts[wanted], short_side)
+        images, rotation_degrees = _decode_at(info, pts[wanted], short_side)
     except (av.error.FFmpegError, ValueError) as error:
         raise ClipDecodeError("frames", "damaged video", f"{info.path}: {error}") from error
     return Frames(
@@ -151,12 +162,13 @@ def _decode_with_pyav(info: MediaInfo, counts: Sequence[int], short_side: int) -
         grids=grids,
         num_video_frames=len(pts),
         end_seconds=end_seconds,
+        rotation_degrees=rotation_degrees,
         decoder="pyav",
     )
 
 
-def _decode_at(info: MediaInfo, wanted_pts: np.ndarray, short_side: int) -> np.ndarray:
-    """Sequential decode that keeps the frames with these timestamps: ``[U, H, W, 3]``."""
+def _decode_at(info: MediaInfo, wanted_pts: np.ndarray, short_side: int) -> tuple[np.ndarray, int]:
+    """Sequential decode that keeps the frames with these timestamps; as ``_collect`` returns them."""
     wanted = set(wanted_pts.tolist())
     with av.open(str(info.path), metadata_errors="replace") as container:
         stream = container.streams[info.video_index]
@@ -165,13 +177,15 @@ def _decode_at(info: MediaInfo, wanted_pts: np.ndarray, short_side: int) -> np.n
         return _collect(info, frames, len(wanted), short_side)
 
 
-def _collect(info: MediaInfo, frames: Iterator[av.VideoFrame], count: int, short_side: int) -> np.ndarray:
-    """The next ``count`` frames upright and scaled down, in time order: ``[count, H, W, 3]``."""
+def _collect(info: MediaInfo, frames: Iterator[av.VideoFrame], count: int, short_side: int) -> tuple[np.ndarray, int]:
+    """The next ``count`` frames upright and scaled down, in time order: ``[count, H, W, 3]``; and their rotation."""
     images: dict[int, np.ndarray] = {}
+    rotation = 0
     for frame in frames:
         if frame.is_corrupt:
             raise ClipDecodeError("frames", "damaged video", f"{info.path}: frame at {frame.time:.2f} s is incomplete")
-        turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
+        rotation = frame.rotation
+        turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(rotation / 90) % 4)
         images[frame.pts] = shrink(np.ascontiguousarray(turned)[None], short_side)
         if len(images) == count:
             break
@@ -179,7 +193,7 @@ def _collect(info: MediaInfo, frames: Iterator[av.VideoFrame], count: int, short
         raise ClipDecodeError("frames", "damaged video", f"{info.path}: {count - len(images)} frames are not decodable")
     if len({image.shape for image in images.values()}) > 1:
         raise ClipDecodeError("frames", "frame size changes within the video", str(info.path))
-    return np.concatenate([images[pts] for pts in sorted(images)])
+    return np.concatenate([images[pts] for pts in sorted(images)]), rotation
 
 
 def _duration(ticks: int | None, time_base: float, info: MediaInfo) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipelines.audio import decode_audio, fit_length
-from pipelines.clips import MediaInfo, probe
+from pipelines.clips import MediaInfo, open_media
 from pipelines.config import PreprocessConfig
 from pipelines.decode import Frames, decode_frames
 from pipelines.images import encode_frame
@@ -88,10 +88,18 @@ def decode_clip(path: Path, config: PreprocessConfig, *, num_segments: int, uri:
     Raises:
         ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
     """
-    info = probe(path, uri=uri)
     counts = (num_segments, config.extra_frames) if config.extra_frames else (num_segments,)
-    frames = decode_frames(info, counts, short_side=config.short_side)
-    waveform = decode_audio(info, channel_mode=config.channel_mode, resample=config.resample, gain=config.gain)
+    with open_media(path, uri=uri) as media:
+        video_packets, audio_packets = media.packets() or (None, None)
+        frames = decode_frames(media, counts, short_side=config.short_side, packets=video_packets)
+        waveform = decode_audio(
+            media.info,
+            channel_mode=config.channel_mode,
+            resample=config.resample,
+            gain=config.gain,
+            packets=audio_packets,
+        )
+    info = media.info
     _check_end(info, frames, len(waveform))
     return DecodedClip(info=info, frames=frames, waveform=waveform)
 
@@ -132,7 +140,7 @@ def _clip_source(ref: ClipRef, info: MediaInfo, frames: Frames, padded: int) -> 
         num_video_frames=frames.num_video_frames,
         video_start_seconds=info.video_start_seconds - info.origin_seconds,
         video_duration_seconds=info.video_duration_seconds,
-        rotation_degrees=info.rotation_degrees,
+        rotation_degrees=frames.rotation_degrees,
         audio_codec=info.audio_codec,
         sample_rate=info.sample_rate,
         num_channels=info.num_channels,

@@ -8,15 +8,13 @@ not plainly of this kind, are left to the sequential decoders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import av
 import numpy as np
 
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
 """8 bits a sample: the formats that all decoders turn into the same RGB."""
-_LARGEST_STREAM_BYTES = 256 << 20
-"""Compressed packets are held in memory between reading and decoding."""
 _IDR = 5
 _FIRST_SLICE, _LAST_SLICE = 1, 5
 _AVCC = 1
@@ -35,7 +33,7 @@ class Packets:
             timestamps or no IDR picture at its start.
     """
 
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+    def __init__(self, stream: av.VideoStream, packets: Iterable[av.Packet]) -> None:
         header = stream.codec_context.extradata
         if stream.codec_context.name != "h264" or not header or header[0] != _AVCC:
             raise NotSelectable("not length-prefixed H.264")
@@ -45,13 +43,11 @@ class Packets:
         self.packets: list[av.Packet] = []
         self.is_idr: list[bool] = []
         self.is_reference: list[bool] = []
-        total = 0
-        for packet in container.demux(stream):
+        for packet in packets:
             if packet.size == 0:
                 continue
-            total += packet.size
-            if packet.pts is None or packet.is_discard or packet.is_corrupt or total > _LARGEST_STREAM_BYTES:
-                raise NotSelectable("edited, damaged or very large")
+            if packet.pts is None or packet.is_discard or packet.is_corrupt:
+                raise NotSelectable("edited or damaged")
             units = list(_units(memoryview(packet), prefix_size))
             if not units:
                 raise NotSelectable("a packet without a picture")

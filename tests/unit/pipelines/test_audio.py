@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipelines.audio import decode_audio, fit_length
-from pipelines.clips import probe
+from pipelines.clips import open_media, probe
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.errors import ClipDecodeError
 from tests.media import TONES_HZ, tones, write_clip
@@ -133,3 +133,11 @@ def test_damage_is_an_error_not_a_shorter_waveform(name):
     with pytest.raises(ClipDecodeError, match=r"damaged audio|truncated audio") as error:
         decode_audio(info, channel_mode="mean", resample="sinc")
     assert error.value.stage == "audio"
+
+
+def test_packets_read_before_give_the_same_sound(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", seconds=2, audio_start_seconds=0.4)
+    with open_media(path) as media:
+        _, packets = media.packets()
+        shared = decode_audio(media.info, channel_mode="mean", resample="sinc", packets=packets)
+    np.testing.assert_array_equal(shared, decoded(path))

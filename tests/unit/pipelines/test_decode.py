@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from pipelines import decode
-from pipelines.clips import probe
+from pipelines import clips, decode
+from pipelines.clips import OpenMedia, open_media
 from pipelines.decode import decode_frames, frame_indices
 from pipelines.selective import NotSelectable, Packets
 from stgcma.errors import ClipDecodeError
@@ -27,8 +27,20 @@ def decoder(request, monkeypatch):
     return request.param
 
 
-def not_selectable(container, stream):
+def not_selectable(stream, packets):
     raise NotSelectable("switched off")
+
+
+def frames_of(path, counts, *, short_side=256):
+    with open_media(path) as media:
+        video_packets, _ = media.packets() or (None, None)
+        return decode_frames(media, counts, short_side=short_side, packets=video_packets)
+
+
+def packets_of(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        return Packets(stream, container.demux(stream))
 
 
 def nearest_colour(image):
@@ -52,8 +64,7 @@ def test_variable_rate_takes_the_frame_on_screen():
 
 
 def test_every_frame_shows_the_colour_of_its_second(tmp_path, decoder):
-    info = probe(write_clip(tmp_path / "-clip é.mp4", seconds=5, frame_rate=12))
-    frames = decode_frames(info, (5, 9), short_side=256)
+    frames = frames_of(write_clip(tmp_path / "-clip é.mp4", seconds=5, frame_rate=12), (5, 9))
     assert frames.decoder == decoder
     assert frames.num_video_frames == 60
     assert frames.end_seconds == pytest.approx(5.0, abs=1e-3)
@@ -63,14 +74,14 @@ def test_every_frame_shows_the_colour_of_its_second(tmp_path, decoder):
         np.testing.assert_allclose(frames.times_seconds[grid], np.linspace(0, 59, count).astype(int) / 12, atol=1e-3)
 
 
-def by_all_decoders(info, counts, monkeypatch):
+def by_all_decoders(decode_one, monkeypatch):
     """Name -> frames, of every decoder that can be used."""
-    results = [decode_frames(info, counts, short_side=2000)]
+    results = [decode_one()]
     with monkeypatch.context() as patch:
         patch.setattr(decode, "Packets", not_selectable)
-        results.append(decode_frames(info, counts, short_side=2000))
+        results.append(decode_one())
         patch.setattr(decode, "decord", None)
-        results.append(decode_frames(info, counts, short_side=2000))
+        results.append(decode_one())
     return {result.decoder: result for result in results}
 
 
@@ -83,8 +94,8 @@ def test_all_decoders_give_the_same_bits(tmp_path, monkeypatch, b_frames, keyfra
         np.roll(still, 2 * index, axis=1) + rng.integers(0, 30, (48, 80, 3), dtype=np.uint8) for index in range(40)
     ]
     options = {"bf": str(b_frames), "g": str(keyframe_interval), "sc_threshold": "0"}
-    info = probe(write_clip(tmp_path / "moving.mp4", frames=moving, video_options=options))
-    results = by_all_decoders(info, (10, 3), monkeypatch)
+    path = write_clip(tmp_path / "moving.mp4", frames=moving, video_options=options)
+    results = by_all_decoders(lambda: frames_of(path, (10, 3)), monkeypatch)
     assert set(results) == ({"selective", "decord", "pyav"} if decode.decord else {"selective", "pyav"})
     reference = results["pyav"]
     for result in results.values():
@@ -110,65 +121,63 @@ def test_all_decoders_give_the_same_bits(tmp_path, monkeypatch, b_frames, keyfra
 )
 def test_real_clips_decode_to_the_same_bits_from_fewer_packets(name, monkeypatch):
     path = shared_dir() / "media" / name
-    with av.open(str(path)) as container:
-        packets = Packets(container, container.streams.best("video"))
-        first, last = int(packets.pts.min()), int(packets.pts.max())
-        sent = sum(len(group) for group in packets.needed({first, last}))
-    assert sent < 0.65 * len(packets.pts)
+    packets = packets_of(path)
+    first, last = int(packets.pts.min()), int(packets.pts.max())
+    assert sum(len(group) for group in packets.needed({first, last})) < 0.65 * len(packets.pts)
     if decode.decord is None:
         pytest.skip("decord has no wheel for this platform")
-    results = by_all_decoders(info_without_sound(path), (10,), monkeypatch)
+    results = by_all_decoders(lambda: frames_without_sound(path), monkeypatch)
+    assert set(results) == {"selective", "decord", "pyav"}
     for result in results.values():
         np.testing.assert_array_equal(result.images, results["selective"].images)
 
 
-def info_without_sound(path):
+def frames_without_sound(path):
     """Some of these clips have no audio stream, which is another test's subject."""
     with av.open(str(path)) as container:
         video = container.streams.best("video")
-        frame = next(container.decode(video))
-        return SimpleNamespace(
-            path=path, video_index=video.index, video_codec="h264", declared_frames=0, rotation_degrees=frame.rotation,
+        info = SimpleNamespace(
+            path=path, video_index=video.index, audio_index=video.index, video_codec="h264", declared_frames=0,
             video_start_seconds=float(video.start_time * video.time_base), video_duration_seconds=0.0,
             frame_rate=float(video.average_rate),
         )  # fmt: skip
+        packets = list(container.demux(video))
+        return decode_frames(OpenMedia(container, info), (10,), short_side=2000, packets=packets)
 
 
 def test_variable_frame_rate_keeps_time(tmp_path, decoder):
     times = [0.0, 0.05, 0.1, 0.15, 1.2, 2.3, 2.9]
     shown = [colour_frames(3, 1, 64, 48)[int(time)] for time in times]
-    info = probe(write_clip(tmp_path / "vfr.mp4", frames=shown, frame_times=times))
-    frames = decode_frames(info, (4,), short_side=256)
-    taken = frames.times_seconds[frames.grids[0]] - info.video_start_seconds
+    frames = frames_of(write_clip(tmp_path / "vfr.mp4", frames=shown, frame_times=times), (4,))
+    taken = frames.times_seconds[frames.grids[0]] - frames.times_seconds[0]
     np.testing.assert_allclose(taken, [0.0, 0.15, 1.2, 2.9], atol=2e-3)  # on screen at 0, 0.97, 1.93, 2.9 s
     assert [nearest_colour(frames.images[i]) for i in frames.grids[0]] == [0, 0, 1, 2]
 
 
 def test_short_clip_repeats_frames(tmp_path, decoder):
-    info = probe(write_clip(tmp_path / "short.mp4", seconds=0.3))
-    frames = decode_frames(info, (10,), short_side=256)
+    frames = frames_of(write_clip(tmp_path / "short.mp4", seconds=0.3), (10,))
     assert len(frames.images) == 3
     np.testing.assert_array_equal(frames.grids[0], [0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
 
 
 def test_frames_are_scaled_down_but_never_up(tmp_path, decoder):
-    wide = probe(write_clip(tmp_path / "wide.mp4", seconds=0.5, width=200, height=100))
-    assert decode_frames(wide, (2,), short_side=50).images.shape[1:] == (50, 100, 3)
-    assert decode_frames(wide, (2,), short_side=256).images.shape[1:] == (100, 200, 3)
-    tall = probe(write_clip(tmp_path / "tall.mp4", seconds=0.5, width=66, height=100))
-    assert decode_frames(tall, (2,), short_side=50).images.shape[1:] == (75, 50, 3)
+    wide = write_clip(tmp_path / "wide.mp4", seconds=0.5, width=200, height=100)
+    assert frames_of(wide, (2,), short_side=50).images.shape[1:] == (50, 100, 3)
+    assert frames_of(wide, (2,), short_side=256).images.shape[1:] == (100, 200, 3)
+    tall = write_clip(tmp_path / "tall.mp4", seconds=0.5, width=66, height=100)
+    assert frames_of(tall, (2,), short_side=50).images.shape[1:] == (75, 50, 3)
 
 
 def test_rotated_clip_is_upright(decoder):
-    info = probe(shared_dir() / "media" / "derived" / "rotated90.mp4")
-    assert info.rotation_degrees == 90
-    assert decode_frames(info, (3,), short_side=2000).images.shape[1:3] == (480, 270)
+    frames = frames_of(shared_dir() / "media" / "derived" / "rotated90.mp4", (3,), short_side=2000)
+    assert frames.images.shape[1:3] == (480, 270)
+    assert frames.rotation_degrees == 90
 
 
-def test_ten_bit_and_other_codecs_are_not_selectable():
-    for name in ("torchcodec_h264_10bits.mp4", "torchcodec_h265_video.mp4", "kivy_cityCC0.mpg"):
-        with av.open(str(shared_dir() / "media" / name)) as container, pytest.raises(NotSelectable):
-            Packets(container, container.streams.best("video"))
+@pytest.mark.parametrize("name", ["torchcodec_h264_10bits.mp4", "torchcodec_h265_video.mp4", "kivy_cityCC0.mpg"])
+def test_ten_bit_and_other_codecs_are_not_selectable(name):
+    with pytest.raises(NotSelectable):
+        packets_of(shared_dir() / "media" / name)
 
 
 def test_file_cut_between_two_frames_is_truncated_not_shorter(tmp_path, decoder):
@@ -184,7 +193,7 @@ def test_file_cut_between_two_frames_is_truncated_not_shorter(tmp_path, decoder)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(data[: int(len(data) * 0.7)])
     with pytest.raises(ClipDecodeError, match=r"truncated video|damaged video"):
-        decode_frames(probe(cut), (10,), short_side=256)
+        frames_of(cut, (10,))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +202,7 @@ def test_file_cut_between_two_frames_is_truncated_not_shorter(tmp_path, decoder)
 )
 def test_damaged_files_fail_in_every_decoder(name, match, decoder):
     with pytest.raises(ClipDecodeError, match=match):
-        decode_frames(probe(shared_dir() / "media" / "derived" / f"{name}.mp4"), (10,), short_side=256)
+        frames_of(shared_dir() / "media" / "derived" / f"{name}.mp4", (10,))
 
 
 def test_format_that_decord_cannot_read_falls_back(tmp_path, monkeypatch):
@@ -207,5 +216,13 @@ def test_format_that_decord_cannot_read_falls_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(decode, "Packets", not_selectable)
     monkeypatch.setattr(decode, "decord", Failing)
-    info = probe(write_clip(tmp_path / "clip.mp4"))
-    assert decode_frames(info, (3,), short_side=256).decoder == "pyav"
+    assert frames_of(write_clip(tmp_path / "clip.mp4"), (3,)).decoder == "pyav"
+
+
+def test_large_files_are_not_held_in_memory(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "clip.mp4")
+    small = frames_of(path, (3,))
+    monkeypatch.setattr(clips, "_LARGEST_SHARED_BYTES", 100)
+    large = frames_of(path, (3,))
+    assert (small.decoder, large.decoder) == ("selective", "decord" if decode.decord else "pyav")
+    np.testing.assert_array_equal(small.images, large.images)

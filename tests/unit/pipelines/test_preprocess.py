@@ -129,9 +129,12 @@ def test_other_readers_read_the_shards(config):
 def test_a_file_with_several_rows_is_decoded_once(config, monkeypatch):
     decoded = []
     real = pipelines.rows.decode_frames
-    monkeypatch.setattr(
-        pipelines.rows, "decode_frames", lambda info, *a, **k: decoded.append(info.path.name) or real(info, *a, **k)
-    )
+
+    def counting(media, *args, **kwargs):
+        decoded.append(media.info.path.name)
+        return real(media, *args, **kwargs)
+
+    monkeypatch.setattr(pipelines.rows, "decode_frames", counting)
     result = preprocess(config)
     assert sorted(decoded) == sorted({f"{video_id}.mp4" for video_id, _ in CLIPS})
     twice = [row for row in all_rows(result) if row.video_id == "bbbbbbbbbbb"]
@@ -276,10 +279,10 @@ def test_file_that_kills_the_process_becomes_a_failure(config, monkeypatch):
     """KeyboardInterrupt stands for a crash: nothing after it runs, the note stays."""
     real = pipelines.rows.decode_frames
 
-    def deadly(info, *args, **kwargs):
-        if info.path.name.startswith("eee"):
+    def deadly(media, *args, **kwargs):
+        if media.info.path.name.startswith("eee"):
             raise KeyboardInterrupt
-        return real(info, *args, **kwargs)
+        return real(media, *args, **kwargs)
 
     monkeypatch.setattr(pipelines.rows, "decode_frames", deadly)
     config = replace(config, failure_budget=1.0)

@@ -7,6 +7,7 @@ folder, so the same command continues an interrupted run and returns at once fro
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import time
 import uuid
@@ -29,6 +30,9 @@ from stgcma.errors import ConfigError, ShardMismatchError
 from stgcma.models.parameters import ParameterCount, count_parameters
 from stgcma.presets import backbone_spec
 from stgcma.tasks import build_model, build_task
+
+IMAGE_COMMIT = "STGCMA_GIT_COMMIT"
+"""Set by ``infra/Dockerfile``."""
 
 LIBRARIES = ("torch", "timm", "open_clip_torch", "ray", "mlflow")
 """Versions recorded with every session."""
@@ -299,11 +303,12 @@ def _constant_facts(
 
 
 def git_commit() -> str:
-    """Commit of this source tree, ``-dirty`` when it has changes; ``unknown`` outside of a repository."""
+    """Commit of this source tree, ``-dirty`` when it has changes. In the image, which holds no repository, the commit
+    it was built from; else ``unknown``."""
     here = Path(__file__).resolve().parent
     commit = _git(here, "rev-parse", "HEAD")
     if commit is None:
-        return "unknown"
+        return os.environ.get(IMAGE_COMMIT, "unknown")
     return f"{commit}-dirty" if _git(here, "status", "--porcelain", "--untracked-files=no") else commit
 
 

@@ -58,7 +58,7 @@ def test_the_image_is_built_from_the_dockerfile_with_the_accelerator_chosen():
         built = [service for service in services.values() if service.build]
         assert {service.image for service in built} == {f"stgcma:{accelerator}"}
         for service in built:
-            assert service.build.args == {"ACCELERATOR": accelerator}
+            assert service.build.args == {"ACCELERATOR": accelerator, "GIT_COMMIT": "unknown"}
             assert (INFRA / service.build.context / service.build.dockerfile).is_file()
 
 

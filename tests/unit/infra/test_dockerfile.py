@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 
+from jobs import train
 from tests.unit.infra.files import INFRA, ROOT, pinned
 
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
@@ -61,6 +62,15 @@ def test_it_runs_as_an_ordinary_user_with_the_command_as_entrypoint():
     assert last.index("USER") > max(k for k, name in enumerate(last) if name == "RUN")
     (script,) = PROJECT["scripts"]
     assert f'ENTRYPOINT ["{script}"]' in CODE
+
+
+def test_a_run_in_the_image_records_the_commit_it_was_built_from(tmp_path, monkeypatch):
+    (variable,) = re.findall(r"^ENV (\w+)=\$\{GIT_COMMIT\}$", CODE, flags=re.MULTILINE)
+    assert "ARG GIT_COMMIT=" in CODE
+    monkeypatch.setenv(variable, "0123abcd")
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|0123abcd", train.git_commit())
+    monkeypatch.setattr(train, "__file__", str(tmp_path / "jobs" / "train.py"))
+    assert train.git_commit() == "0123abcd"
 
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "PASSWORD", "TOKEN"])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stgcma.config import AugmentConfig
 from stgcma.data.fbank import FbankSpec, centred_waveform, fbank_frames, segment_length, segment_starts
-from stgcma.data.images import normalize_frames
+from stgcma.data.images import normalize_planes
 from stgcma.data.randaugment import ImageOp, apply_ops, draw_ops
 
 ERASE_AREA = (0.02, 1 / 3)
@@ -102,7 +102,8 @@ def augment_frames(frames: Tensor, draw: VisualDraw, size: int) -> Tensor:
     """Apply one draw to all frames of a clip.
 
     The published order is RandAugment, to float, normalise, crop and resize, flip, erase. Cropping the uint8 frames
-    *before* they become floats gives the same numbers and touches only the pixels that are kept.
+    before they become floats and normalising the resized ones gives the same numbers, because resizing is linear and
+    its weights sum to one, and touches only the pixels that are kept.
 
     Args:
         frames: ``[S, H, W, 3]`` uint8.
@@ -113,8 +114,10 @@ def augment_frames(frames: Tensor, draw: VisualDraw, size: int) -> Tensor:
         ``[S, 3, N, N]`` float32, normalised.
     """
     crop = draw.crop
-    planes = normalize_frames(apply_ops(frames, draw.ops, (crop.top, crop.left, crop.height, crop.width)))
-    planes = F.interpolate(planes, size=(size, size), mode="bilinear", align_corners=False)
+    kept = apply_ops(frames, draw.ops, (crop.top, crop.left, crop.height, crop.width))
+    channels_last = kept.float().permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_last, size=(size, size), mode="bilinear", align_corners=False)
+    planes = normalize_planes(resized.contiguous())
     if draw.flip:
         planes = planes.flip(-1)
     if draw.erase is not None:
@@ -153,9 +156,8 @@ def mixed_fbanks(waveform: Tensor, other: Tensor, weights: tuple[float, ...], sp
     waveform, other = centred_waveform(waveform), centred_waveform(other)
     num_samples = len(waveform)
     other = F.pad(other[:num_samples], (0, max(0, num_samples - len(other))))
-    length = segment_length(num_samples, spec)
     weight = torch.tensor(weights, dtype=torch.float32).unsqueeze(1)
-    means = weight * waveform.mean() + (1 - weight) * other.mean()
-    starts = segment_starts(num_samples, spec, len(weights))
+    means = torch.lerp(other.mean(), waveform.mean(), weight)
+    starts, length = segment_starts(num_samples, spec, len(weights)), segment_length(num_samples, spec)
     main, partner = (torch.stack([sound[start : start + length] for start in starts]) for sound in (waveform, other))
-    return fbank_frames(weight * main + (1 - weight) * partner - means, spec)
+    return fbank_frames(torch.lerp(partner, main, weight).sub_(means), spec)

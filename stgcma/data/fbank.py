@@ -118,7 +118,8 @@ def segment_fbanks(waveform: Tensor, spec: FbankSpec, num_segments: int) -> tupl
 def centred_waveform(waveform: Tensor) -> Tensor:
     """``[..., L]`` int16 or float -> float32 in [-1, 1] with the mean over ``L`` removed."""
     if waveform.dtype == torch.int16:
-        waveform = waveform.float() / 32768
+        samples = waveform.float().mul_(1 / 32768)
+        return samples.sub_(samples.mean(dim=-1, keepdim=True))
     waveform = waveform.float()
     return waveform - waveform.mean(dim=-1, keepdim=True)
 

@@ -48,10 +48,13 @@ def decode_frames(frames: Sequence[bytes], encoding: str, height: int, width: in
 
 def normalize_frames(frames: Tensor) -> Tensor:
     """``(x / 255 - mean) / std``: ``[S, H, W, 3]`` uint8 -> ``[S, 3, H, W]`` float32 (AVSBench's whole transform)."""
+    return normalize_planes(frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format))
+
+
+def normalize_planes(planes: Tensor) -> Tensor:
+    """The same for ``[S, 3, H, W]`` float32 in grey levels 0-255; in place."""
     mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
-    scale, shift = (1 / (255 * std)).view(3, 1, 1), (mean / std).view(3, 1, 1)
-    planes = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    return planes.mul_(scale).sub_(shift)
+    return planes.mul_((1 / (255 * std)).view(3, 1, 1)).sub_((mean / std).view(3, 1, 1))
 
 
 def resize_and_crop(frames: Tensor, size: int) -> Tensor:

@@ -1,8 +1,7 @@
 """RandAugment for clips: timm's operations with one draw shared by all frames (``rand-m7-n4-mstd0.5-inc1``).
 
 timm draws inside each operation from Python's global generator; here the draw is a value, made once per clip by an
-explicit generator, and timm's functions compute the pixels. Only what the crop keeps is computed where that cannot
-change a pixel: see ``apply_ops``.
+explicit generator, and timm's functions compute the pixels, but only those on which the crop depends.
 """
 
 from __future__ import annotations
@@ -19,12 +18,14 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from stgcma.config import AugmentConfig
+from stgcma.data.line_shift import LineShift
 
 Image = Any
 """A Pillow image, as timm's operations take it."""
 
 MAX_MAGNITUDE = 10.0
-FILL = (128, 128, 128)
+FILL = 128
+"""Grey where nothing was."""
 _AFFINE, _BICUBIC = 0, 3
 """Pillow's ``Image.Transform.AFFINE`` and ``Image.Resampling.BICUBIC``."""
 
@@ -65,8 +66,12 @@ ARGUMENTS: dict[str, Callable[[float, int], float | int] | None] = {
 """timm's 15 "increasing" operations and their argument from (magnitude / 10, random sign)."""
 
 GEOMETRIC = {"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"}
-NEEDS_WHOLE_FRAME = GEOMETRIC | {"AutoContrast", "Equalize", "ContrastIncreasing"}
-"""Operations whose pixels depend on others far away: by moving them, or by statistics of the frame."""
+STATISTICAL = {"AutoContrast", "Equalize", "ContrastIncreasing"}
+"""Operations whose look-up table comes from the whole frame."""
+
+_REACH = {"SharpnessIncreasing": 1}
+"""Neighbouring pixels that an operation looks at; bicubic interpolation looks at two."""
+_BICUBIC_REACH = 2
 
 
 def draw_ops(config: AugmentConfig, rng: np.random.Generator) -> tuple[ImageOp, ...]:
@@ -86,11 +91,9 @@ def draw_ops(config: AugmentConfig, rng: np.random.Generator) -> tuple[ImageOp, 
 def apply_ops(frames: Tensor, ops: Sequence[ImageOp], crop: Region) -> Tensor:
     """``crop`` of what ``ops`` make of every frame: the pixels of computing whole frames and cropping at the end.
 
-    Equal but for a grey level or two in one of 60,000 values, where Pillow truncates a bicubic sum that lies on
-    an integer and the coordinates of a region differ from the whole frame's in their last binary digit.
-
-    Whole frames are needed only up to the last operation that moves pixels or takes statistics. That one, if it moves
-    pixels, computes the kept region alone; what follows sees the region and one more pixel per sharpening.
+    Going backwards from the crop, every operation computes only the region on which the next one depends. The result is
+    equal but for one grey level in one of 50,000 values, where Pillow truncates a bicubic sum that lies on an integer
+    and the coordinates of a region differ from the whole frame's in their last binary digit.
 
     Args:
         frames: ``[S, H, W, 3]`` uint8.
@@ -101,47 +104,64 @@ def apply_ops(frames: Tensor, ops: Sequence[ImageOp], crop: Region) -> Tensor:
         ``[S, height, width, 3]`` uint8.
     """
     height, width = frames.shape[1:3]
-    last = max((i for i, op in enumerate(ops) if op.name in NEEDS_WHOLE_FRAME), default=-1)
-    margin = sum(op.name == "SharpnessIncreasing" for op in ops[last + 1 :])
-    region = _dilate(crop, margin, height, width)
-    inner = (crop[0] - region[0], crop[1] - region[1], *crop[2:])
-    if last < 0:
-        frames = _cut(frames, region)
-    if not ops:
-        return frames
-    result = torch.empty(len(frames), *crop[2:], 3, dtype=torch.uint8)
-    for frame, target in zip(frames, result, strict=True):
-        image = to_pil_image(frame.numpy())
-        for position, op in enumerate(ops):
-            if op.name in GEOMETRIC:
-                image = _transform(image, op, region if position == last else (0, 0, height, width))
-            else:
-                image = NAME_TO_OP[op.name](image, *(() if op.argument is None else (op.argument,)))
-                if position == last:
-                    image = image.crop((region[1], region[0], region[1] + region[3], region[0] + region[2]))
-        target.copy_(_cut(torch.from_numpy(np.array(image)), inner))
-    return result
+    regions = [crop]
+    for op in reversed(ops):
+        regions.append(_needed(op, regions[-1], height, width))
+    regions.reverse()
+    top, left, kept_height, kept_width = regions[0]
+    images = list(frames[:, top : top + kept_height, left : left + kept_width].numpy())
+    for op, given, kept in zip(ops, regions, regions[1:], strict=False):
+        images = _apply(images, op, given, kept, height, width)
+    return torch.from_numpy(np.stack(images))
 
 
-def _dilate(region: Region, margin: int, height: int, width: int) -> Region:
-    top, left = max(0, region[0] - margin), max(0, region[1] - margin)
-    bottom = min(height, region[0] + region[2] + margin)
-    right = min(width, region[1] + region[3] + margin)
+def _needed(op: ImageOp, kept: Region, height: int, width: int) -> Region:
+    """The region of an operation's input on which the ``kept`` region of its output depends."""
+    if op.name in STATISTICAL:
+        return 0, 0, height, width
+    top, left, bottom, right = kept[0], kept[1], kept[0] + kept[2], kept[1] + kept[3]
+    if op.name in GEOMETRIC:
+        a, b, c, d, e, f = _affine(op, width, height)
+        corners = [(x, y) for x in (left, right) for y in (top, bottom)]
+        across, down = [a * x + b * y + c for x, y in corners], [d * x + e * y + f for x, y in corners]
+        left, right = math.floor(min(across)), math.ceil(max(across))
+        top, bottom = math.floor(min(down)), math.ceil(max(down))
+    reach = _BICUBIC_REACH if op.name in GEOMETRIC else _REACH.get(op.name, 0)
+    # A region that lies outside the frame keeps one pixel of it: everything it makes is fill.
+    top, left = min(max(0, top - reach), height - 1), min(max(0, left - reach), width - 1)
+    bottom, right = max(min(height, bottom + reach), top + 1), max(min(width, right + reach), left + 1)
     return top, left, bottom - top, right - left
 
 
-def _cut(pixels: Tensor, region: Region) -> Tensor:
-    """``[..., H, W, 3]`` -> the region of it."""
-    top, left, height, width = region
-    return pixels[..., top : top + height, left : left + width, :]
+def _apply(
+    images: list[np.ndarray], op: ImageOp, given: Region, kept: Region, height: int, width: int
+) -> list[np.ndarray]:
+    """The ``kept`` region of an operation's output, ``[h, w, 3]``, from the ``given`` region of its input."""
+    a, b, c, d, e, f = _affine(op, width, height) if op.name in GEOMETRIC else (0.0,) * 6
+    if op.name == "Rotate":
+        top, left, kept_height, kept_width = kept
+        shifted = (a, b, c + a * left + b * top - given[1], d, e, f + d * left + e * top - given[0])
+        return _with_pillow(
+            images,
+            lambda image: image.transform(
+                (kept_width, kept_height), _AFFINE, shifted, resample=_BICUBIC, fillcolor=(FILL,) * 3
+            ),
+        )
+    if op.name in GEOMETRIC:
+        vertical = op.name in ("ShearY", "TranslateYRel")
+        shift = LineShift.build(
+            slope=d if vertical else b, offset=f if vertical else c, vertical=vertical, kept=kept, given=given,
+            length=height if vertical else width,
+        )  # fmt: skip
+        return [shift.apply(np.ascontiguousarray(image), FILL) for image in images]
+    arguments = () if op.argument is None else (op.argument,)
+    images = _with_pillow(images, lambda image: NAME_TO_OP[op.name](image, *arguments))
+    top, left = kept[0] - given[0], kept[1] - given[1]
+    return [image[top : top + kept[2], left : left + kept[3]] for image in images]
 
 
-def _transform(image: Image, op: ImageOp, region: Region) -> Image:
-    """A region of the moved frame, bicubic, grey where nothing was: timm's functions compute whole frames only."""
-    top, left, height, width = region
-    a, b, c, d, e, f = _affine(op, *image.size)
-    shifted = (a, b, c + a * left + b * top, d, e, f + d * left + e * top)
-    return image.transform((width, height), _AFFINE, shifted, resample=_BICUBIC, fillcolor=FILL)
+def _with_pillow(images: list[np.ndarray], function: Callable[[Image], Image]) -> list[np.ndarray]:
+    return [np.asarray(function(to_pil_image(np.ascontiguousarray(image)))) for image in images]
 
 
 def _affine(op: ImageOp, width: int, height: int) -> tuple[float, float, float, float, float, float]:

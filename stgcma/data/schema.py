@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -286,7 +287,13 @@ def _array_value(row: ClipRow, column: str) -> np.ndarray | None:
 
 
 def _array_layout(column: pa.Field) -> tuple[str, list[int]]:
-    return column.metadata[b"dtype"].decode(), json.loads(column.metadata[b"shape"])
+    """dtype and shape of a binary column."""
+    return _parse_layout(column.metadata[b"dtype"], column.metadata[b"shape"])
+
+
+@lru_cache(maxsize=64)
+def _parse_layout(dtype: bytes, shape: bytes) -> tuple[str, list[int]]:
+    return dtype.decode(), json.loads(shape)
 
 
 def _encode_array(value: np.ndarray | None, column: pa.Field, row: ClipRow) -> bytes | None:

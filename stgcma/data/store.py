@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from stgcma.data.manifest import ShardManifest, open_filesystem
-from stgcma.data.schema import ClipRow, ShardMetadata, decode_rows
+from stgcma.data.schema import ClipRow, ShardMetadata, arrow_schema, decode_rows
 from stgcma.errors import ShardMismatchError
 
 CACHE_BYTES = 192 * 2**20
@@ -42,6 +42,7 @@ class ShardStore:
         self._index: dict[str, _SplitIndex] = {}
         self._cache: OrderedDict[tuple[str, int, str], pa.ChunkedArray] = OrderedDict()
         self._cached_bytes = 0
+        self._schema = arrow_schema(self.manifest.metadata)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"manifest": self.manifest, "uri": self.uri, "index": self._index}
@@ -62,11 +63,9 @@ class ShardStore:
     def row(self, split: str, number: int, columns: Sequence[str]) -> ClipRow:
         """One clip with the columns asked for; the others stay at their defaults."""
         path, group, offset = self._split(split).places[number]
-        schema = self._open(path).schema_arrow
-        chosen = [column for column in schema.names if column in columns]
-        arrays = [self._column(path, group, column).slice(offset, 1) for column in chosen]
-        fields = [schema.field(column) for column in chosen]
-        return decode_rows(pa.Table.from_arrays(arrays, schema=pa.schema(fields)))[0]
+        chosen = [column for column in self._schema if column.name in columns]
+        arrays = [self._column(path, group, column.name).slice(offset, 1) for column in chosen]
+        return decode_rows(pa.Table.from_arrays(arrays, schema=pa.schema(chosen)))[0]
 
     def _split(self, split: str) -> _SplitIndex:
         if split not in self._index:

@@ -34,8 +34,10 @@ class Reporter:
         """The run begins or goes on at ``state``."""
         self.steps_per_epoch = steps_per_epoch
         done = state.epoch * steps_per_epoch + state.step
-        if done:
-            self.message(f"Going on from the checkpoint at epoch {state.epoch}, step {state.step}.")
+        if state.epoch >= self.epochs:
+            self.message("All epochs are done; the evaluation is left.")
+        elif done:
+            self.message(f"Going on from the checkpoint at epoch {state.epoch + 1}, step {state.step + 1}.")
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),

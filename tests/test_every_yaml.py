@@ -69,9 +69,8 @@ def test_table_2_recipes_are_the_published_rows(path):
     """Parameters as exact integers, and the header's numbers are those of the paper."""
     config = load_run_config(ROOT / path)
     size = config.model.adaptation.size.title()
-    (row,) = [
-        r for r in COUNTS if r["backbone"] == BACKBONE_TITLES[config.model.backbone] and r["preset"].startswith(size)
-    ]
+    backbone = BACKBONE_TITLES[config.model.backbone]
+    (row,) = [r for r in COUNTS if r["backbone"] == backbone and r["preset"].startswith(size)]
     model = replace(config.model, pretrained="none")
     counts = count_parameters(build_model(build_task(config.task, model), device="meta"))
     assert (counts.trainable, counts.total) == (row["measured_trainable"], row["measured_total"])
@@ -82,8 +81,7 @@ def test_table_2_recipes_are_the_published_rows(path):
     (printed,) = [
         r["accuracy"]
         for r in paper
-        if r["method"] == f"STG-CMA ({size})"
-        and r["visual_encoder"] == encoder.get(config.model.backbone, BACKBONE_TITLES[config.model.backbone])
+        if r["method"] == f"STG-CMA ({size})" and r["visual_encoder"] == encoder.get(config.model.backbone, backbone)
     ]
     assert accuracy == printed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from jobs.run_folder import AVERAGED, BEST, CONFIG, RunFolder, open_run
 from stgcma.checkpoint import decode, load_weights
 from stgcma.data.batch import AVBatch
 from stgcma.data.dataset import ClipLoader, build_loader
-from stgcma.engine import Evaluation, Precision, evaluate, resolve_device
+from stgcma.engine import Evaluation, Precision, evaluate, place_model, resolve_device
 from stgcma.errors import ConfigError
 from stgcma.presets import backbone_spec
 from stgcma.tasks import AudioVisualModel, Outputs, Task, build_model, build_task
@@ -87,16 +87,17 @@ class RunEvaluator:
             train=False,
             branches=config.model.adaptation.running,
         )
-        task = build_task(config.task, config.model)
+        # The run's own weights hold its grounding layers; the file they began from may be gone by now.
+        task = build_task(config.task, replace(config.model, grounding_checkpoint=None))
         torch.manual_seed(config.optim.seed)
-        where = resolve_device(device)
+        precision = Precision.choose(config.optim.mixed_precision, resolve_device(device))
         return cls(
             folder=folder,
             config=config,
             loader=loader,
             task=task,
-            model=build_model(task).to(where),
-            precision=Precision.choose(config.optim.mixed_precision, where),
+            model=place_model(build_model(task), config.model, precision),
+            precision=precision,
         )
 
     def evaluate(

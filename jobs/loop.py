@@ -24,7 +24,7 @@ from jobs.run_folder import AVERAGED, BEST, FACTS, LAST, RESULT, RunFolder
 from stgcma import distributed
 from stgcma.checkpoint import LoopState, decode, encode_run, encode_weights, load_run
 from stgcma.data.dataset import build_loader
-from stgcma.engine import Precision, StepReport, WeightAverage, evaluate, train_one_epoch
+from stgcma.engine import Precision, StepReport, WeightAverage, evaluate, place_model, train_one_epoch
 from stgcma.errors import CheckpointError
 from stgcma.models.parameters import load_trainable_state_dict, trainable_state_dict
 from stgcma.optim import Schedule, build_optimizer
@@ -66,7 +66,8 @@ class TrainingLoop:
         optim, spec = config.optim, backbone_spec(config.model.backbone)
         torch.manual_seed(optim.seed)
         self.task = build_task(config.task, config.model)
-        self.model = build_model(self.task).to(device)
+        self.precision = Precision.choose(optim.mixed_precision, device)
+        self.model = place_model(build_model(self.task), config.model, self.precision)
         self.selection_split = selection_split(config)
 
         def loader(split: str, train: bool):
@@ -86,7 +87,6 @@ class TrainingLoop:
         self.selection_loader = loader(self.selection_split, False)
         self.test_loader = loader("test", False)
         self.steps_per_epoch = len(self.train_loader)
-        self.precision = Precision.choose(optim.mixed_precision, device)
         self.optimizer = build_optimizer(self.model, optim)
         self.schedule = Schedule.of(optim, self.steps_per_epoch)
         self.scaler = self.precision.new_scaler()

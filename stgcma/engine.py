@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from stgcma import distributed
-from stgcma.config import OptimConfig
+from stgcma.config import ModelConfig, OptimConfig
 from stgcma.data.batch import AVBatch
 from stgcma.errors import ConfigError, RunFailedError
-from stgcma.models.parameters import trainable_parameters
+from stgcma.models.parameters import cast_frozen_matrices, trainable_parameters
 from stgcma.optim import Schedule
-from stgcma.tasks.base import Metrics, Outputs, Task
+from stgcma.tasks.base import AudioVisualModel, Metrics, Outputs, Task
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,14 @@ class Precision:
     def new_scaler(self) -> torch.amp.GradScaler:
         """Loss scaling for fp16; does nothing otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
+
+
+def place_model(model: AudioVisualModel, config: ModelConfig, precision: Precision) -> AudioVisualModel:
+    """Move the model to the device; under bf16 autocast also store its frozen matrices as ``frozen_dtype`` says."""
+    model = model.to(precision.device)
+    if config.frozen_dtype == "bfloat16" and precision.autocast_dtype is torch.bfloat16:
+        cast_frozen_matrices(model, torch.bfloat16)
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)

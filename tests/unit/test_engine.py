@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing as mp
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 
 from stgcma import distributed
 from stgcma.config import ModelConfig, OptimConfig
-from stgcma.engine import Precision, WeightAverage, evaluate, resolve_device, step_seed, train_one_epoch
+from stgcma.engine import Precision, WeightAverage, evaluate, place_model, resolve_device, step_seed, train_one_epoch
 from stgcma.errors import ConfigError, RunFailedError
 from stgcma.models.parameters import trainable_parameters
 from stgcma.optim import Schedule, build_optimizer
@@ -155,6 +156,28 @@ def test_a_cpu_computes_in_fp32_and_says_so(caplog):
     assert Precision.choose("bf16", "cuda").autocast_dtype is torch.bfloat16
 
 
+def test_frozen_matrices_are_stored_in_bf16_only_under_bf16_autocast():
+    config = ModelConfig(backbone="clip_vit_demo", pretrained="none", frozen_dtype="bfloat16")
+    batch = tiny_batch()
+
+    def placed(autocast_dtype):
+        torch.manual_seed(0)
+        precision = Precision(device=torch.device("cpu"), autocast_dtype=autocast_dtype)
+        return place_model(build_model(build_task("ave", config)), config, precision), precision
+
+    plain, _ = placed(None)
+    assert {value.dtype for value in plain.state_dict().values()} == {torch.float32}
+    halved, precision = placed(torch.bfloat16)
+    assert {p.dtype for p in trainable_parameters(halved).values()} == {torch.float32}
+    frozen = {name: p.dtype for name, p in halved.encoder.backbone.named_parameters()}
+    assert set(frozen.values()) == {torch.bfloat16, torch.float32}
+    with torch.no_grad(), precision.autocast():
+        got = halved.eval()(batch)["logits"].float()
+    with torch.no_grad():
+        exact = plain.eval()(batch)["logits"]
+    assert (got - exact).norm() / exact.norm() < 0.03
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the error is about machines without a GPU")
 def test_a_gpu_that_is_not_there():
     assert resolve_device("auto").type == "cpu"
@@ -252,3 +275,25 @@ def test_trains_without_ray_and_mlflow():
     done = subprocess.run([sys.executable, "-c", TRAIN_WITHOUT_THE_REST], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "TRAINED"
+
+
+def test_fp16_on_a_gpu_scales_the_loss_and_keeps_weights_in_fp32():
+    if not torch.cuda.is_available():
+        if os.environ.get("STGCMA_REQUIRE_GPU") == "1":
+            pytest.fail("STGCMA_REQUIRE_GPU=1, but torch sees no GPU")
+        pytest.skip("no GPU")
+    model, task, config, _ = setup(mixed_precision="fp16")
+    precision = Precision.choose("fp16", "cuda")
+    model = place_model(model, CONFIG, precision)
+    optimizer, scaler = build_optimizer(model, config), precision.new_scaler()
+    before, losses = snapshot(model), []
+    train_one_epoch(
+        model, task, [tiny_batch(seed=s) for s in range(4)], optimizer, Schedule.of(config, 4), config=config, epoch=0,
+        steps_per_epoch=4, precision=precision, scaler=scaler, on_step=lambda report: losses.append(report.loss),
+    )  # fmt: skip
+    assert scaler.is_enabled()
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
+    assert any(not torch.equal(before[name], p) for name, p in trainable_parameters(model).items())
+    result = evaluate(model, task, [tiny_batch(seed=9)], precision=precision, detailed=True)
+    assert 0 <= result.metrics.compute()["accuracy"] <= 1

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from pipelines.synthetic.render import COLORS, FRAME_SIZE, TEXTURES, Still, render_still
 from pipelines.synthetic.scenes import SHAPES
-from stgcma.data.images import normalize_frames, resize_and_crop
+from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
 from stgcma.models.backbones import CLIPBackbone
 from stgcma.presets import backbone_spec
 
@@ -39,7 +39,7 @@ MIN_PATCH_COVER = 0.12
 
 @dataclass(frozen=True)
 class Stills:
-    """``pixels [N, 48, 48, 3]`` uint8, ``attributes [N, 15]`` {0, 1}, ``patches [N, 16]`` shape or ``NO_SHAPE``."""
+    """``pixels [N, 3, 48, 48]`` uint8, ``attributes [N, 15]`` {0, 1}, ``patches [N, 16]`` shape or ``NO_SHAPE``."""
 
     pixels: Tensor
     attributes: Tensor
@@ -47,16 +47,18 @@ class Stills:
 
 
 def make_stills(count: int, seed: int) -> Stills:
-    """Render ``count`` stills, resized as the evaluation transform resizes frames."""
+    """Render ``count`` stills, resized as the evaluation transform resizes frames, to one grey level."""
     spec = backbone_spec(BACKBONE)
     grid = spec.image_size // spec.patch_size
     rng = np.random.default_rng(seed)
-    pixels = torch.empty(count, spec.image_size, spec.image_size, 3, dtype=torch.uint8)
+    pixels = torch.empty(count, 3, spec.image_size, spec.image_size, dtype=torch.uint8)
     attributes = torch.zeros(count, NUM_ATTRIBUTES)
     patches = torch.full((count, grid * grid), NO_SHAPE)
     for index in range(count):
         still = render_still(rng)
-        pixels[index] = resize_and_crop(torch.from_numpy(still.pixels)[None], spec.image_size)[0]
+        picture = torch.from_numpy(still.pixels).permute(2, 0, 1)[None].float()
+        small = F.interpolate(picture, spec.image_size, mode="bilinear", align_corners=False)
+        pixels[index] = small[0].round().to(torch.uint8)
         attributes[index, attribute_indices(still)] = 1
         patches[index] = patch_labels(still, grid)
     return Stills(pixels, attributes, patches)
@@ -99,10 +101,12 @@ class Pretraining(nn.Module):
 
 
 def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
-    """uint8 ``[N, 48, 48, 3]`` -> model input ``[N, 3, 48, 48]``; ``noise`` (grey levels) stands in for compression."""
+    """uint8 -> normalised float; ``noise`` grey levels stand in for what video compression does to frames."""
+    values = pixels.float()
     if noise:
-        pixels = (pixels + noise * torch.randn(pixels.shape)).clamp_(0, 255).round_().to(torch.uint8)
-    return normalize_frames(pixels)
+        values = values + noise * torch.randn_like(values)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGE_MEAN, IMAGE_STD))
+    return (values - mean) / std
 
 
 def pretrain(
@@ -125,7 +129,7 @@ def pretrain(
             pixels, patches = stills.pixels[rows], stills.patches[rows]
             if torch.rand(()) < 0.5:
                 side = int(patches.shape[1] ** 0.5)
-                pixels, patches = pixels.flip(2), patches.unflatten(1, (side, side)).flip(2).flatten(1)
+                pixels, patches = pixels.flip(-1), patches.unflatten(1, (side, side)).flip(2).flatten(1)
             attribute_logits, patch_logits = model(normalise(pixels, noise=3.0))
             attribute_loss = F.binary_cross_entropy_with_logits(attribute_logits, stills.attributes[rows])
             patch_loss = F.cross_entropy(patch_logits.flatten(0, 1), patches.flatten())

@@ -72,7 +72,7 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
         attempt = f"{config.run_name}-{time.time_ns()}"
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"config": to_mapping(config), "folder": folder.uri},
+            train_loop_config={"config": to_mapping(config), "folder": folder.uri, "directory": os.getcwd()},
             scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
             run_config=RayRunConfig(
                 name=attempt, storage_path=_ray_storage(folder), failure_config=FailureConfig(max_failures=MAX_FAILURES)
@@ -94,6 +94,8 @@ def _worker(arguments: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
+    if os.path.isdir(arguments["directory"]):
+        os.chdir(arguments["directory"])  # relative paths mean what they mean where the command was given
     config = build(RunConfig, arguments["config"], "the run configuration")
     folder = RunFolder(arguments["folder"])
     listener = Listener(on_epoch=lambda metrics: ray.train.report(dict(metrics)))

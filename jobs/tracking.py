@@ -29,7 +29,7 @@ Everything that is logged (a test compares this table with a real run):
 | input | `<dataset>` | the shards: name, source, digest |
 | artifact | `config.yaml`, `run.json`, `result.json` | as in the run folder |
 | artifact | `checkpoints/best.safetensors`, `checkpoints/averaged.safetensors` | trained weights, at the end |
-| artifact | `evaluation/<file>` | per-class tables, scores of every clip, confusion matrix as a picture |
+| artifact | `evaluation/<file>` | per-class tables, scores of every clip, pictures (confusion matrix, masks) |
 """
 
 from __future__ import annotations
@@ -288,6 +288,17 @@ def _free_port() -> int:
 def sync_run(folder: RunFolder, tracking_uri: str) -> SyncReport:
     """Send everything a store has missed of one run (``stgcma-jobs sync``)."""
     return Tracker(folder, tracking_uri).sync()
+
+
+def sync_known(folder: RunFolder) -> list[str]:
+    """Send what is new in a run's folder to the stores that track it; returns what went wrong, one text a store."""
+    problems = []
+    for tracking_uri in folder.read_json(TRACKING)["runs"] if folder.exists(TRACKING) else ():
+        try:
+            sync_run(folder, tracking_uri)
+        except TrackingUnavailableError as error:
+            problems.append(str(error))
+    return problems
 
 
 def experiment_id(client: MlflowClient, tracking_uri: str, name: str) -> str:

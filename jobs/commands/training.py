@@ -68,8 +68,12 @@ def evaluate(
 ) -> None:
     """Metrics of a run's weights on one split, per class, with pictures: confusion matrix, or best and worst masks."""
     from jobs.evaluate import evaluate_run
+    from jobs.run_folder import open_run
+    from jobs.tracking import sync_known
 
     result = evaluate_run(run, split=split, weights=weights, shards=shards, device=device, baseline=baseline)
+    for problem in sync_known(open_run(run)):
+        print(problem, file=sys.stderr)
     if as_json:
         print(json.dumps(asdict(result), indent=2))
         return

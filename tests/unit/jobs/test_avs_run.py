@@ -10,6 +10,8 @@ from PIL import Image
 from jobs.configfile import build
 from jobs.evaluate import evaluate_run
 from jobs.run_config import RunConfig
+from jobs.run_folder import open_run
+from jobs.tracking import default_tracking_uri, open_client, sync_known
 from jobs.train import train_run
 from stgcma.errors import ConfigError
 from tests.factories import tiny_metadata, write_shards
@@ -81,3 +83,14 @@ def test_baseline_of_another_task_is_refused(runs, tmp_path):
         evaluate_run(runs[0].run, baseline=other.run, device="cpu")
     with pytest.raises(ConfigError, match="--baseline is drawn for segmentation runs only"):
         evaluate_run(other.run, baseline=runs[0].run, device="cpu")
+
+
+def test_pictures_of_a_later_evaluation_reach_mlflow(shards, tmp_path):
+    run = train_run(config_of(shards, "tracked"), output=str(tmp_path))
+    evaluate_run(run.run, split="val", device="cpu")
+    assert sync_known(open_run(run.run)) == []
+    client = open_client(default_tracking_uri(str(tmp_path)))
+    (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    names = {file.path for file in client.list_artifacts(tracked.info.run_id, "evaluation/val")}
+    assert {"evaluation/val/masks_best.png", "evaluation/val/masks_worst.png"} <= names

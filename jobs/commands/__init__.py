@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jobs.commands import data, demo, grounding, inspection, tables, training
+from jobs.commands import answers, data, demo, inspection, tables, training
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "synthesize": demo.synthesize,
     "preprocess": data.preprocess,
     "train": training.train,
     "evaluate": training.evaluate,
-    "pretrain-grounding": grounding.pretrain_grounding,
+    "pretrain-grounding": answers.pretrain_grounding,
+    "ask": answers.ask,
     "sweep": tables.sweep,
     "report": tables.report,
     "sync": training.sync,

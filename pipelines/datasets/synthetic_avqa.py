@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -141,6 +142,26 @@ def write_synthetic_avqa(
         (root / name).write_text(text, encoding="utf-8")
     num_bytes = sum(path.stat().st_size for path in root.glob("*/*.mp4"))
     return SyntheticResult(root=root, split_sizes=config.split_sizes, num_bytes=num_bytes)
+
+
+def question_only_scores(config: SyntheticAVQAConfig, split: str) -> dict[str, float]:
+    """Accuracy of the best guess from the words alone: the most frequent training answer to the same question.
+
+    A question that training never asked gets the most frequent answer to its template. ``overall``, the groups and the
+    types as Table 6 names them.
+    """
+    answers: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for entry in questions_of(config, "train"):
+        answers[entry["question_content"],][entry["anser"]] += 1
+        answers[entry["question_content"], entry["templ_values"]][entry["anser"]] += 1
+    right: dict[str, list[bool]] = defaultdict(list)
+    for entry in questions_of(config, split):
+        known = answers.get((entry["question_content"], entry["templ_values"])) or answers[entry["question_content"],]
+        guessed = bool(known) and known.most_common(1)[0][0] == entry["anser"]
+        group, kind = (part.lower().replace("-", "_") for part in json.loads(entry["type"]))
+        for name in ("overall", group, f"{group}/{kind}"):
+            right[name].append(guessed)
+    return {name: sum(values) / len(values) for name, values in right.items()}
 
 
 def _generator(config: SyntheticAVQAConfig, split: str, index: int, *, stream: int) -> np.random.Generator:

@@ -87,6 +87,11 @@ def question_words(content: str, values: Sequence[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
+def free_question_words(text: str) -> tuple[str, ...]:
+    """Words of a question typed by a person: a question mark of either width at the end is optional."""
+    return tuple(text.strip().rstrip("?？").split())
+
+
 def parse_questions(text: str, where: str) -> list[Question]:
     """Questions of one official file, in file order; entries marked ``question_deleted`` are left out.
 

@@ -27,7 +27,7 @@ def load_grounding(grounding: Grounding, file: str | Path) -> list[str]:
     this variant does not have (``fc_a1`` in ``b_lavish`` and ``l``).
 
     Args:
-        grounding: Layers to initialise, in place.
+        grounding: Layers to initialise, in place; on the meta device the file is checked only.
         file: A ``.safetensors`` file, or a torch file of tensors; nothing else in it is ever executed.
 
     Returns:
@@ -52,7 +52,8 @@ def load_grounding(grounding: Grounding, file: str | Path) -> list[str]:
             f"{file} was made for another width: {'; '.join(wrong)}. Checkpoints of MUSIC-AVQA and LAVISH fit "
             "model.avqa_variant b_released (and, apart from fc_a1, b_lavish), those of DG-SCT fit l on a Swin-L."
         )
-    grounding.load_state_dict({**own, **found})
+    if not grounding.audio_output.weight.is_meta:
+        grounding.load_state_dict({**own, **found})
     logger.info("grounding layers from %s: %s", file, ", ".join(sorted(found)))
     return sorted(found)
 

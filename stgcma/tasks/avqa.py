@@ -39,7 +39,7 @@ class AVQATask(Task):
                 f"(variant {self.config.avqa_variant!r})."
             )
         head = AVQAHead(encoder.output_dim, self.config.avqa_variant, self.config.answer_head, encoder.plain_visual)
-        if self.config.grounding_checkpoint is not None and head.answer.weight.device.type != "meta":
+        if self.config.grounding_checkpoint is not None:
             load_grounding(head.grounding, self.config.grounding_checkpoint)
         return head
 

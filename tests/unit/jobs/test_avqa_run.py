@@ -4,16 +4,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from jobs.ask import ask
 from jobs.configfile import build
+from jobs.evaluate import evaluate_run
 from jobs.grounding import pretrain_grounding
 from jobs.run_config import RunConfig
 from jobs.train import plan_run, train_run
+from pipelines.synthetic.clips import write_mp4
 from stgcma import checkpoint
-from stgcma.errors import ConfigError, RunFailedError
+from stgcma.errors import CheckpointError, ClipDecodeError, ConfigError, RunFailedError
 from stgcma.tasks import build_model, build_task
 from tests.factories import write_question_shards
 
@@ -98,6 +102,41 @@ def test_grounding_layers_are_trained_saved_and_taken_up(shards, tmp_path):
     again, same_file = pretrain_grounding(config_of(shards), output=str(tmp_path), tracking="none")
     assert again.was_complete
     assert same_file == file
+
+
+def test_a_run_outlives_the_grounding_file_it_began_from(shards, tmp_path):
+    config = config_of(shards)
+    head = build_model(build_task("avqa", config.model)).head
+    file = tmp_path / "grounding.safetensors"
+    save_file(head.grounding.state_dict(), file)
+    result = train_run(
+        replace(config, model=replace(config.model, grounding_checkpoint=str(file))),
+        output=str(tmp_path),
+        tracking="none",
+    )
+    file.unlink()
+    assert evaluate_run(result.run, split="test").metrics["overall"] == pytest.approx(result.metrics["test/overall"])
+    with pytest.raises(CheckpointError, match="No grounding checkpoint"):
+        plan_run(replace(config, model=replace(config.model, grounding_checkpoint=str(file))))
+
+
+def test_a_person_asks_about_a_video(shards, tmp_path):
+    result = train_run(config_of(shards), output=str(tmp_path), tracking="none")
+    rng = np.random.default_rng(0)
+    video = tmp_path / "my video.mp4"
+    write_mp4(video, rng.integers(0, 255, (10, 64, 64, 3), dtype=np.uint8), rng.normal(0, 900, 32000).astype(np.int16))
+    asked = ["Is a video old?", "Is a video new"]
+    found = ask(result.run, video, asked)
+    assert [answer.question for answer in found] == asked
+    for answer in found:
+        names, probabilities = zip(*answer.answers, strict=True)
+        assert set(names) == {"yes", "no", "two"}
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
+        assert list(probabilities) == sorted(probabilities, reverse=True)
+    with pytest.raises(ConfigError, match=r"'vidoe' \(did you mean video\?\)"):
+        ask(result.run, video, ["Is a vidoe old?"])
+    with pytest.raises(ClipDecodeError, match="media file missing"):
+        ask(result.run, tmp_path / "none.mp4", asked)
 
 
 def test_only_question_answering_has_grounding_layers(shards):

@@ -1,4 +1,4 @@
-"""Command of grounding pre-training."""
+"""Commands of question answering: grounding pre-training, and asking a trained run."""
 
 from __future__ import annotations
 
@@ -39,3 +39,27 @@ def pretrain_grounding(
         print(f"  {name:<28} {value:.4f}")
     print(f"Run folder: {result.run}")
     print(f"Use it: --set model.grounding_checkpoint={file}")
+
+
+def ask(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder of task avqa.")],
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file with sound.")],
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTION...", help="In the words of the training questions.")
+    ],
+    shards: Annotated[str | None, typer.Option(help="Root of the run's shards  [default: as trained]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    top: Annotated[int, typer.Option(min=1, help="Answers shown per question.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
+) -> None:
+    """Ask a trained run questions about a video."""
+    from jobs.ask import ask as answer
+
+    found = answer(run, video, questions, shards=shards, device=device, top=top)
+    if as_json:
+        print(json.dumps([asdict(item) for item in found], indent=2))
+        return
+    for item in found:
+        print(item.question)
+        for word, probability in item.answers:
+            print(f"  {word:<20} {probability:.3f}")

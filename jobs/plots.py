@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jobs.report import Report, RowReport
-from jobs.report_formats import metric_title
+from jobs.report_formats import full_title, metric_title
 
 COLORS = ("#2c6e9b", "#c8553d", "#4f8a3c", "#8a5a9e", "#b58a1b", "#3b8f8a", "#7a4b2a", "#c2477f", "#5b6770", "#1f3d7a")
 """One per row, then again."""
@@ -47,6 +47,8 @@ def pictures(report: Report) -> dict[str, tuple[str, str]]:
 
 def parameter_plot(report: Report) -> str | None:
     """Metric against trainable parameters: ours with intervals, published values of our rows, other methods."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     metric = report.headline
     ours = [row for row in report.rows if metric in row.estimates]
     paper = [row for row in report.rows if metric in row.row.paper and "params/trainable_millions" in row.row.paper]
@@ -57,30 +59,34 @@ def parameter_plot(report: Report) -> str | None:
     ]
     if not ours and not paper:
         return None
-    figure, axes = _figure(7.6, 4.6)
-    labels: list[tuple[float, float, str, str]] = []
+    figure, axes = _figure(10.4, 6.0)
+    labels: list[Label] = []
     for method in others:
         x, y = method.trainable_millions, method.metrics[metric.removeprefix("test/")]
         axes.plot(x, y, "s", color=FAINT, markersize=4, zorder=2)
-        labels.append((x, y, method.title, FAINT))
+        is_unique = sum(other.method == method.method for other in others) == 1
+        labels.append((x, y, method.method if is_unique else f"{method.method}, {method.visual}", FAINT))
     for row in paper:
         x, y = row.row.paper["params/trainable_millions"], row.row.paper[metric]
         color = _color(report, row)
         axes.plot(x, y, "o", markerfacecolor="white", markeredgecolor=color, markersize=6, zorder=3)
         if metric not in row.estimates:
-            labels.append((x, y, row.row.title, color))
+            labels.append((x, y, full_title(report, row.row), color))
     for row in ours:
         estimate, color = row.estimates[metric], _color(report, row)
         x, y = row.trainable / 1e6, 100 * estimate.mean
         if estimate.low is not None:
             axes.vlines(x, 100 * estimate.low, 100 * estimate.high, color=color, linewidth=1.4, zorder=4)
         axes.plot(x, y, "o", color=color, markersize=6.5, zorder=5)
-        labels.append((x, y, row.row.title, color))
+        labels.append((x, y, full_title(report, row.row), color))
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("trained parameters, millions")
     axes.set_ylabel(f"{metric_title(metric)} %")
-    axes.margins(x=0.16, y=0.1)
-    _place_labels(figure, axes, labels)
+    axes.margins(x=0.1, y=0.1)
+    _label_points(figure, axes, [*reversed(labels)])
     keys = [("o", True, "ours, with 95 % interval")] if ours else []
     keys += [("o", False, "published, this paper")] if paper else []
     keys += [("s", True, "published, other methods")] if others else []
@@ -98,7 +104,7 @@ def learning_curves(report: Report) -> str | None:
     rows = [row for row in report.rows if any(len(trial.curve) > 1 for trial in row.trials)]
     if not rows:
         return None
-    figure, axes = _figure(7.6, 4.2)
+    figure, axes = _figure(10.4, 4.6)
     ends = []
     for row in rows:
         length = max(len(trial.curve) for trial in row.trials)
@@ -110,14 +116,14 @@ def learning_curves(report: Report) -> str | None:
         color = _color(report, row)
         axes.fill_between(epochs, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=color, alpha=0.12, lw=0)
         axes.plot(epochs, mean, "-", color=color, linewidth=1.6)
-        ends.append((float(length), float(mean[-1]), row.row.title, color))
+        ends.append((float(length), float(mean[-1]), full_title(report, row.row), color))
     splits = sorted({"val" if trial.protocol == "val" else "test" for row in rows for trial in row.trials})
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{'/'.join(splits)} {metric_title(report.headline)} %")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.margins(x=0.02)
     figure.get_layout_engine().set(rect=(0, 0, 0.74, 1))
-    _place_labels(figure, axes, ends, beside=True)
+    _label_ends(figure, axes, ends)
     return _svg(figure)
 
 
@@ -127,7 +133,7 @@ def gates_plot(report: Report) -> str | None:
     if not rows:
         return None
     titles = {"audio_to_visual": "α: audio to visual", "visual_to_audio": "β: visual to audio"}
-    figure, panels = _figure(7.6, 3.4, panels=2)
+    figure, panels = _figure(10.4, 3.8, panels=2)
     for axes, (direction, title) in zip(panels, titles.items(), strict=True):
         for row in rows:
             gates = np.array([trial.gates[direction] for trial in row.trials if direction in trial.gates])
@@ -136,7 +142,15 @@ def gates_plot(report: Report) -> str | None:
             blocks = np.arange(1, gates.shape[1] + 1)
             color = _color(report, row)
             axes.fill_between(blocks, gates.min(axis=0), gates.max(axis=0), color=color, alpha=0.12, lw=0)
-            axes.plot(blocks, gates.mean(axis=0), "-o", color=color, markersize=3.5, linewidth=1.4, label=row.row.title)
+            axes.plot(
+                blocks,
+                gates.mean(axis=0),
+                "-o",
+                color=color,
+                markersize=3.5,
+                linewidth=1.4,
+                label=full_title(report, row.row),
+            )
         axes.axhline(0, color=FAINT, linewidth=0.8)
         axes.set_title(title, fontsize=9.5, loc="left", color=INK)
         axes.set_xlabel("block")
@@ -166,49 +180,79 @@ def _figure(width: float, height: float, *, panels: int = 1) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _place_labels(
-    figure: Any, axes: Any, labels: Sequence[tuple[float, float, str, str]], *, beside: bool = False
-) -> None:
-    """Write each label beside its point and push neighbours apart vertically; a thin line joins those that moved.
+Label = tuple[float, float, str, str]
+"""x, y in data coordinates, text, color."""
 
-    Args:
-        figure: For the size of a pixel.
-        axes: Whose limits are final.
-        labels: (x, y, text, color) in data coordinates.
-        beside: All labels in one column right of the axes, as for the ends of curves.
-    """
+FONT_SIZE, LINE_HEIGHT = 8, 11.0
+"""Of labels, in points, which are pixels here."""
+
+
+def _label_points(figure: Any, axes: Any, labels: Sequence[Label]) -> None:
+    """Write each label at the nearest free place around its point; earlier labels choose first."""
+    to_pixels = _freeze(figure, axes)
+    points = [to_pixels((x, y)) for x, y, _, _ in labels]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    area = axes.bbox
+    for (x, y), (_, _, text, color) in zip(points, labels, strict=True):
+        width = _text_width(text)
+        places = [
+            (x + 8 if side > 0 else x - 8 - width, y + lines * LINE_HEIGHT)
+            for lines in (0, 1, -1, 2, -2, 3, -3, 4, -4)
+            for side in (1, -1)
+        ]
+
+        def cost(place: tuple[float, float], width: float = width) -> float:
+            box = (place[0], place[1] - LINE_HEIGHT / 2, place[0] + width, place[1] + LINE_HEIGHT / 2)
+            outside = max(0.0, area.x0 - box[0], box[2] - area.x1) + max(0.0, area.y0 - box[1], box[3] - area.y1)
+            return 10 * outside + sum(_overlap(box, other) for other in taken)
+
+        place = min(places, key=cost)  # the first of equals, so the nearest
+        taken.append((place[0], place[1] - LINE_HEIGHT / 2, place[0] + width, place[1] + LINE_HEIGHT / 2))
+        is_right = place[0] > x
+        anchor = place if is_right else (place[0] + width, place[1])
+        _write(axes, text, color, anchor, (x, y), align="left" if is_right else "right")
+
+
+def _label_ends(figure: Any, axes: Any, labels: Sequence[Label]) -> None:
+    """Write the labels of curves in one column right of the axes, pushed apart, each joined to its curve's end."""
+    to_pixels = _freeze(figure, axes)
+    left, free = axes.bbox.x1 + 14, -np.inf
+    for x, y, text, color in sorted(labels, key=lambda label: label[1]):
+        end = to_pixels((x, y))
+        free = max(end[1], free)
+        _write(axes, text, color, (left, free), end, align="left")
+        free += LINE_HEIGHT
+
+
+def _freeze(figure: Any, axes: Any) -> Callable[[tuple[float, float]], tuple[float, float]]:
+    """Lay the figure out for good; returns data coordinates -> pixels."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
         figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    to_pixels, line_height, size = axes.transData.transform, 11.5 * figure.dpi / 72, 8
-    points = sorted((tuple(to_pixels((x, y))), text, color) for x, y, text, color in labels)
-    points.sort(key=lambda point: point[0][1])
-    width_of = {text: 0.52 * size * len(text) * figure.dpi / 72 for _, text, _ in points}
-    right_edge = axes.bbox.x1
-    placed: list[tuple[float, float, float, float]] = []
-    for (x, y), text, color in points:
-        goes_left = not beside and x + width_of[text] > right_edge
-        x0 = right_edge + 10 if beside else x - 8 - width_of[text] if goes_left else x + 8
-        x1, y0 = x0 + width_of[text], y
-        for other_x0, other_x1, other_y in (box[:3] for box in sorted(placed, key=lambda box: box[2])):
-            if x0 < other_x1 and other_x0 < x1 and abs(y0 - other_y) < line_height:
-                y0 = other_y + line_height
-        placed.append((x0, x1, y0, y))
-        moved = abs(y0 - y) > 3
-        axes.annotate(
-            text,
-            xy=(x, y),
-            xycoords="figure pixels",
-            xytext=(x0, y0),
-            textcoords="figure pixels",
-            fontsize=size,
-            color=color,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.4, "shrinkA": 0, "shrinkB": 2} if moved else None,
-        )
+    return lambda point: tuple(axes.transData.transform(point))
+
+
+def _text_width(text: str) -> float:
+    return 0.53 * FONT_SIZE * len(text)
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Shared area of two boxes (x0, y0, x1, y1)."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _write(
+    axes: Any, text: str, color: str, place: tuple[float, float], point: tuple[float, float], *, align: str
+) -> None:
+    """Text at ``place`` and, where that is not level with its point, a thin line between them; all in pixels."""
+    pixels = {"xycoords": "figure pixels", "annotation_clip": False}
+    axes.annotate(text, xy=place, fontsize=FONT_SIZE, color=color, va="center", ha=align, **pixels)
+    if abs(place[1] - point[1]) > 3:
+        line = {"arrowstyle": "-", "color": color, "lw": 0.5, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3}
+        edge = (place[0] + (-2 if align == "left" else 2), place[1])
+        axes.annotate("", xy=point, xytext=edge, textcoords="figure pixels", arrowprops=line, **pixels)
 
 
 def _svg(figure: Any) -> str:

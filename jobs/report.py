@@ -271,9 +271,9 @@ def _over_seeds(values: Sequence[float]) -> Estimate:
 def _compare(ablation: Ablation, rows: Iterable[RowReport]) -> Iterable[Comparison]:
     """Every row against the reference row, on the headline metric and the seeds they share."""
     by_name = {row.row.name: row for row in rows}
-    reference, metric = by_name[ablation.compare_with], ablation.metrics[0]
+    reference, metric = by_name.get(ablation.compare_with), ablation.metrics[0]
     for row in by_name.values():
-        if row is reference:
+        if reference is None or row is reference:
             continue
         ours = {trial.seed: trial for trial in row.trials}
         theirs = {trial.seed: trial for trial in reference.trials}

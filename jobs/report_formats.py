@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobs.ablation import Row
 from jobs.report import Estimate, Report, RowReport
@@ -101,8 +101,8 @@ def _results(report: Report) -> Block:
     metric = report.headline
     name = metric_title(metric)
     columns = (
-        "", "trainable M", "paper", "total M", "paper", f"{name} %, paper", "ours, mean [95 %]", "difference", "seeds",
-        "selected on",
+        "", "trainable M", "trainable M, paper", "total M", "total M, paper", f"{name} %, paper",
+        f"{name} %, ours [95 %]", "difference", "seeds", "selected on",
     )  # fmt: skip
     lines = [Line(cells=("Published methods",), kind="section")] if report.published else []
     for method in report.published:
@@ -131,7 +131,7 @@ def _results(report: Report) -> Block:
                     kind="ours" if row.trials else "missing",
                 )
             )
-    return Block(title=report.ablation.title, columns=columns, lines=tuple(lines))
+    return _without_empty_columns(Block(title=report.ablation.title, columns=columns, lines=tuple(lines)))
 
 
 def _results_by_metric(report: Report) -> Block:
@@ -173,7 +173,20 @@ def _results_by_metric(report: Report) -> Block:
                     kind="ours" if row.trials else "missing",
                 )
             )
-    return Block(title=report.ablation.title, columns=columns, lines=tuple(lines))
+    return _without_empty_columns(Block(title=report.ablation.title, columns=columns, lines=tuple(lines)))
+
+
+def _without_empty_columns(block: Block) -> Block:
+    """Leave out published values, and differences from them, where no line has one."""
+    rows = [line.cells for line in block.lines if line.kind != "section"]
+    optional = [column.endswith("paper") or column == "difference" for column in block.columns]
+    kept = [i for i, is_optional in enumerate(optional) if not is_optional or any(row[i] != MISSING for row in rows)]
+
+    def pick(cells: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cells[i] for i in kept)
+
+    lines = (line if line.kind == "section" else replace(line, cells=pick(line.cells)) for line in block.lines)
+    return replace(block, columns=pick(block.columns), lines=tuple(lines))
 
 
 def _comparisons(report: Report) -> Block:
@@ -181,18 +194,20 @@ def _comparisons(report: Report) -> Block:
     lines = []
     for item in report.comparisons:
         difference = with_interval(item.estimate, signed=True)
-        lines.append(Line(cells=(_full_title(item.row), difference, str(item.estimate.num_seeds), item.verdict)))
+        title = full_title(report, item.row)
+        lines.append(Line(cells=(title, difference, str(item.estimate.num_seeds), item.verdict)))
     name = metric_title(report.headline)
     return Block(
-        title=f"Paired with “{_full_title(reference)}” over shared seeds, {name}",
+        title=f"Paired with “{full_title(report, reference)}” over shared seeds, {name}",
         columns=("", "difference, points [95 %]", "shared seeds", f"{name} is"),
         lines=tuple(lines),
     )
 
 
-def _full_title(row: Row) -> str:
-    """Titles repeat between sections (“Audio-only” twice in Table 5); the row's name tells them apart."""
-    return row.title if row.title == row.name else f"{row.title} ({row.name})"
+def full_title(report: Report, row: Row) -> str:
+    """Titles may repeat between sections (“Audio-only” twice in Table 5); there the row's name tells them apart."""
+    is_unique = sum(other.row.title == row.title for other in report.rows) == 1
+    return row.title if is_unique else f"{row.title} ({row.name})"
 
 
 def _runs(report: Report) -> Block:
@@ -236,25 +251,26 @@ def remarks(report: Report) -> tuple[str, ...]:
         made.append(f"Settings changed in every row: {', '.join(changed)}.")
     if report.ablation.note:
         made.append(report.ablation.note)
-    made += [f"{_full_title(row.row)}: {row.row.note}" for row in report.rows if row.row.note]
+    made += [f"{full_title(report, row.row)}: {row.row.note}" for row in report.rows if row.row.note]
     for row in report.rows:
         for metric, estimate in row.estimates.items():
             if metric.startswith("test-averaged/"):
                 name = metric_title(metric.replace("test-averaged/", "test/", 1))
-                made.append(f"{_full_title(row.row)}, averaged weights: {name} {with_interval(estimate)}.")
+                made.append(f"{full_title(report, row.row)}, averaged weights: {name} {with_interval(estimate)}.")
     return tuple(made)
 
 
 def gaps(report: Report) -> tuple[str, ...]:
-    """What is missing, one line a row."""
+    """What is missing, one line a row: ``none: seeds 0, 2 not run; seed 1 failed: the training loss is nan``."""
     made = []
     for row in report.rows:
-        if row.missing:
-            parts = []
-            for status in row.missing:
-                reason = f": {status.message.splitlines()[-1]}" if status.state == "failed" and status.message else ""
-                state = {"waiting": "not run", "stopped": "half done"}.get(status.state, status.state)
-                parts.append(f"seed {status.seed} {state}{reason}")
+        seeds: dict[str, list[int]] = {}
+        for status in row.missing:
+            reason = f": {status.message.splitlines()[-1]}" if status.state == "failed" and status.message else ""
+            state = {"waiting": "not run", "stopped": "half done"}.get(status.state, status.state)
+            seeds.setdefault(state + reason, []).append(status.seed)
+        parts = [f"seed{'s' * (len(group) > 1)} {', '.join(map(str, group))} {how}" for how, group in seeds.items()]
+        if parts:
             made.append(f"{row.row.name}: {'; '.join(parts)}")
     return tuple(made)
 

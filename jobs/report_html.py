@@ -43,7 +43,7 @@ def to_html(report: Report, pictures: Mapping[str, tuple[str, str]]) -> str:
     """The page. ``pictures``: file name -> (caption, SVG), from ``jobs.plots``."""
     results, *others = blocks(report)
     parts = [f"<h1>{escape(report.ablation.title)}</h1>", f'<p class="facts">{_facts(report)}</p>']
-    parts.append(_table(results, emphasis="ours"))
+    parts.append(_table(results, emphasis="ours [95 %]"))
     if report.fill_command:
         lines = "".join(f"<li>{escape(line)}</li>" for line in gaps(report))
         command = f"<code>{escape(report.fill_command)}</code>"
@@ -91,7 +91,7 @@ def _line(block: Block, line: Line, emphasis: str) -> str:
         return f'<tr class="section"><td colspan="{len(block.columns)}">{escape(line.cells[0])}</td></tr>'
     cells = []
     for column, cell in zip(block.columns, line.cells, strict=True):
-        kind = "strong" if emphasis and column.startswith(emphasis) else cell if cell in ("higher", "lower") else ""
+        kind = "strong" if emphasis and column.endswith(emphasis) else cell if cell in ("higher", "lower") else ""
         cells.append(f'<td class="{kind}">{escape(cell)}</td>' if kind else f"<td>{escape(cell)}</td>")
     return f'<tr class="{line.kind}">{"".join(cells)}</tr>'
 

@@ -258,7 +258,7 @@ def test_board_shows_state_epoch_metric_and_failure(table, output):
     assert any("2.0/2" in line and "0.6500" in line and "done" in line for line in lines)
     assert any("failed: The training loss is nan" in line for line in lines)
     assert any("running" in line and "2.0/2" in line for line in lines)
-    assert "1 waiting, 1 failed, 1 running" in text or "1 done, 1 waiting" in text
+    assert "1 done, 1 running, 1 failed, 1 waiting" in text
 
 
 def test_board_gives_running_trials_the_lines_of_a_low_terminal(table, output):

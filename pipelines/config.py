@@ -78,8 +78,9 @@ class PreprocessConfig:
     """*Content.* Only the first so many clips of each split, in id order."""
     clips_per_shard: int = 32
     """*Content.* Media files per Parquet file."""
-    row_group_size: int = 16
-    """*Content.* Rows per row group: what a random read has to touch."""
+    row_group_size: int | None = None
+    """*Content.* Rows per row group: what a random read has to touch. None: 16, or 1 where ``extra_frames`` are stored,
+    because training fetches single frames of videos at random."""
 
     def __post_init__(self) -> None:
         problems = []

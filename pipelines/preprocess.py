@@ -115,9 +115,13 @@ def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) ->
 
 
 def _resolved(config: PreprocessConfig, default_fbanks: tuple[str, ...]) -> PreprocessConfig:
-    """Filter banks filled in and in one order, so that equal wishes have equal fingerprints."""
+    """Defaults filled in, filter banks in one order: equal wishes have equal fingerprints."""
     chosen = config.fbank_specs or default_fbanks
-    return replace(config, fbank_specs=tuple(name for name in FBANK_SPECS if name in chosen))
+    return replace(
+        config,
+        fbank_specs=tuple(name for name in FBANK_SPECS if name in chosen),
+        row_group_size=config.row_group_size or (1 if config.extra_frames else 16),
+    )
 
 
 def _finished(specs: Sequence[ShardSpec], output: Storage) -> dict[str, ShardState]:

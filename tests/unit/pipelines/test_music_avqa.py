@@ -116,6 +116,8 @@ def test_the_denser_grid_is_stored_on_request(official, tmp_path):
     table = pq.read_table(f"{result.uri}/{result.manifest.splits['videos'][0].path}")
     assert {len(frames) for frames in table["extra_frames"].to_pylist()} == {6}
     assert result.manifest.metadata.stores_extra_frames
+    file = pq.ParquetFile(f"{result.uri}/{result.manifest.splits['videos'][0].path}")
+    assert file.metadata.num_row_groups == file.metadata.num_rows == 3
 
 
 def test_changed_questions_go_to_another_fingerprint(official, tmp_path):

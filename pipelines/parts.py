@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.digest import RowsDigest
@@ -25,7 +26,7 @@ class PartWriter:
 
     def __init__(self, output: Storage, path: str, metadata: ShardMetadata, group_size: int) -> None:
         self._output, self._path, self._metadata, self._group_size = output, path, metadata, group_size
-        self._rows: list[ClipRow] = []
+        self._pending: list[pa.Table] = []
         self._num_rows = 0
         self._digest = RowsDigest(metadata)
         self._open = ExitStack()
@@ -38,9 +39,11 @@ class PartWriter:
         return self
 
     def add(self, row: ClipRow) -> None:
-        """Append a row; every ``group_size`` rows go to the file."""
-        self._rows.append(row)
-        if len(self._rows) == self._group_size:
+        """Append a row, encoded at once so that it is held one time only; every ``group_size`` rows go to the file."""
+        self._pending.append(encode_rows([row], self._metadata))
+        self._digest.update([row])
+        self._num_rows += 1
+        if len(self._pending) == self._group_size:
             self._flush()
 
     def __exit__(self, *error: object) -> None:
@@ -48,7 +51,7 @@ class PartWriter:
             self._open.__exit__(*error)
             return
         with self._open:
-            if self._rows:
+            if self._pending:
                 self._flush()
             if self._writer is None or self._temporary is None:
                 self._output.delete(self._path)  # of an earlier run in which its media files were good
@@ -65,7 +68,5 @@ class PartWriter:
             options = {name: value for name, value in PARQUET_OPTIONS.items() if name != "row_group_size"}
             self._writer = pq.ParquetWriter(self._temporary, arrow_schema(self._metadata), **options)
             self._open.callback(self._writer.close)
-        self._writer.write_table(encode_rows(self._rows, self._metadata), row_group_size=self._group_size)
-        self._digest.update(self._rows)
-        self._num_rows += len(self._rows)
-        self._rows = []
+        self._writer.write_table(pa.concat_tables(self._pending), row_group_size=self._group_size)
+        self._pending = []

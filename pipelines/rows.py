@@ -107,7 +107,7 @@ def decode_clip(path: Path, config: PreprocessConfig, *, num_segments: int, uri:
 def all_fbanks(
     waveform: np.ndarray, config: PreprocessConfig, num_segments: int
 ) -> tuple[Mapping[str, np.ndarray], Mapping[str, int]]:
-    """Every filter bank of the configuration: name -> ``[S, T, F]`` float32, and name -> valid time frames.
+    """Every filter bank of the configuration: name -> ``[S, T, F]`` as stored, and name -> valid time frames.
 
     Raises:
         ClipDecodeError: Stage ``fbank``, when the sound is shorter than one analysis window.
@@ -115,7 +115,7 @@ def all_fbanks(
     fbanks, valid = {}, {}
     for name in config.fbank_specs:
         fbank, valid[name] = segment_fbanks(torch.from_numpy(waveform), FBANK_SPECS[name], num_segments)
-        fbanks[name] = fbank.numpy()
+        fbanks[name] = fbank.numpy().astype(config.fbank_dtype, copy=False)
     return fbanks, valid
 
 

@@ -1,0 +1,80 @@
+"""Real Ray workers and a real kill: what is finished stays, the rest is made, and the digest does not care."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import PreprocessConfig
+from pipelines.preprocess import preprocess
+from stgcma.data.manifest import find_manifests
+from tests.media import write_ave
+
+NUM_FILES = 24
+RUN = """
+import json, sys
+from pipelines.config import PreprocessConfig
+from pipelines.preprocess import preprocess
+config = json.loads(sys.argv[1])
+config["fbank_specs"] = tuple(config["fbank_specs"])
+result = preprocess(PreprocessConfig(**config))
+print(json.dumps({"digest": result.manifest.digest, "made": result.made_shards, "reused": result.reused_shards,
+                  "failures": [f.reason for f in result.failures], "ray": "ray" in sys.modules}))
+"""
+
+
+def start(config, log):
+    """The run in a process group of its own, so that one kill ends it and all its workers."""
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, json.dumps(config)], stdout=subprocess.PIPE, stderr=log.open("a"), text=True,
+        start_new_session=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+
+
+def finish(process, log):
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    return json.loads(output.strip().splitlines()[-1])
+
+
+@pytest.mark.ray
+def test_killed_half_way_then_resumed_with_ray_equals_an_uninterrupted_run(tmp_path):
+    clips = [(f"{number:011d}", ("train", "val", "test")[number % 3]) for number in range(NUM_FILES)]
+    source = write_ave(tmp_path / "ave", clips, seconds=10, frame_rate=25, width=320, height=240)
+    (source / "AVE" / f"{5:011d}.mp4").write_bytes(b"<html>not found</html>")
+    config = {
+        "dataset": "ave", "source": str(source), "output": str(tmp_path / "shards"), "fbank_specs": ["demo"],
+        "num_workers": 2, "clips_per_shard": 2, "failure_budget": 0.2,
+    }  # fmt: skip
+
+    log = tmp_path / "stderr.txt"
+    process = start(config, log)
+    states = Path(config["output"], "ave")
+    deadline = time.monotonic() + 240
+    while len(list(states.glob("*/_state/*-?????.json"))) < 3:
+        assert process.poll() is None, f"the run ended before it could be killed: {log.read_text()[-3000:]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = len(list(states.glob("*/_state/*-?????.json")))
+    assert find_manifests(config["output"], "ave") == {}
+
+    resumed = finish(start(config, log), log)
+    assert resumed["reused"] >= 3
+    assert resumed["made"] + resumed["reused"] == NUM_FILES // 2
+    assert resumed["made"] >= NUM_FILES // 2 - done - 2  # at most two were being finished when the kill came
+    assert resumed["failures"] == ["not a readable media file"]
+
+    again = finish(start(config, log), log)
+    assert (again["made"], again["ray"]) == (0, False)
+
+    whole = preprocess(
+        PreprocessConfig(**{**config, "fbank_specs": ("demo",), "output": str(tmp_path / "whole"), "num_workers": 0})
+    )
+    assert resumed["digest"] == again["digest"] == whole.manifest.digest

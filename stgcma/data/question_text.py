@@ -22,6 +22,10 @@ import pyarrow as pa
 from stgcma.errors import ConfigError, DatasetLayoutError
 
 PAD = "<pad>"
+VIDEO_SPLIT = "videos"
+"""The only split of the shards: a video serves the questions of train, val and test."""
+QUESTION_FOLDER = "questions"
+"""Beside the shards: one Parquet file of questions per question split."""
 MAX_WORDS = 14
 """Word positions of the published model; its LSTM runs over the pads too."""
 
@@ -144,7 +148,8 @@ def _question(entry: Any, where: str) -> Question:
 
 def build_vocabulary(training: Iterable[Question]) -> QuestionVocabulary:
     """Words and answers of the training questions in the order of first appearance, ``<pad>`` first."""
-    words, answers = {PAD: None}, {}
+    words: dict[str, None] = {PAD: None}
+    answers: dict[str, None] = {}
     for question in training:
         words.update(dict.fromkeys(question.words))
         answers[question.answer] = None

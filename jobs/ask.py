@@ -18,8 +18,7 @@ from stgcma.checkpoint import decode, load_weights
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.data.images import resize_bicubic
 from stgcma.data.manifest import ShardManifest, select_manifest
-from stgcma.data.question_text import QuestionVocabulary, free_question_words
-from stgcma.data.questions import VIDEO_SPLIT
+from stgcma.data.question_text import VIDEO_SPLIT, QuestionVocabulary, free_question_words
 from stgcma.data.reader import ReadContext
 from stgcma.data.schema import ClipRow
 from stgcma.data.store import ShardStore

@@ -28,6 +28,8 @@ from pipelines.datasets.base import ClipListing, ClipRef, DatasetSource
 from pipelines.rows import video_row
 from pipelines.storage import Storage
 from stgcma.data.question_text import (
+    QUESTION_FOLDER,
+    VIDEO_SPLIT,
     Question,
     QuestionVocabulary,
     build_vocabulary,
@@ -35,7 +37,6 @@ from stgcma.data.question_text import (
     parse_questions,
     questions_to_table,
 )
-from stgcma.data.questions import QUESTION_FOLDER, VIDEO_SPLIT
 from stgcma.data.schema import ClipRow
 from stgcma.errors import DatasetLayoutError
 

@@ -25,6 +25,8 @@ from stgcma.data.images import decode_frames, resize_bicubic
 from stgcma.data.manifest import open_filesystem
 from stgcma.data.question_text import (
     MAX_WORDS,
+    QUESTION_FOLDER,
+    VIDEO_SPLIT,
     Question,
     QuestionVocabulary,
     parse_questions,
@@ -36,9 +38,6 @@ from stgcma.errors import ConfigError, ShardMismatchError
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SPLIT = "videos"
-"""The only split of the shards: a video serves the questions of train, val and test."""
-QUESTION_FOLDER = "questions"
 NEGATIVE_STREAM = 2
 """Random stream of the negative frames, beside the two augmentation streams of ``reader.py``."""
 

@@ -109,7 +109,7 @@ def run_sweep(
     with _sweep_lock(output, ablation.name):
         sweep_id = record(ablation, output)
         states = trial_states(chosen, output)
-        link = SweepTracking(ablation.name, output, tracking, sweep_id)
+        link = SweepTracking(ablation.name, ablation.metrics, output, tracking, sweep_id)
         runs = find_runs(output)
         jobs = [
             Job(
@@ -121,7 +121,7 @@ def run_sweep(
                 device=device,
                 tracking=tracking,
                 experiment=ablation.name,
-                constants=_published(ablation, trial.row),
+                constants=_constants(ablation, trial.row),
             )
             for trial in chosen.trials
         ]
@@ -223,10 +223,11 @@ def find_table(table: str | None, output: str, overrides: Iterable[str] = ()) ->
     return read_sweep(output, table)
 
 
-def _published(ablation: Ablation, row_name: str) -> dict[str, float]:
-    """``paper/<key>`` -> value on the scale of our own metrics: fractions, millions of parameters."""
-    row = next(row for row in ablation.rows if row.name == row_name)
-    return {f"paper/{key}": value / 100 if key.startswith("test/") else value for key, value in row.paper.items()}
+def _constants(ablation: Ablation, row_name: str) -> dict[str, float]:
+    """Published values on the scale of our own metrics (fractions, millions), and the row's place in the table."""
+    place, row = next((place, row) for place, row in enumerate(ablation.rows, start=1) if row.name == row_name)
+    paper = {f"paper/{key}": value / 100 if key.startswith("test/") else value for key, value in row.paper.items()}
+    return {**paper, "sweep/row": float(place)}
 
 
 def _check_shards(jobs: list[Job]) -> None:

@@ -12,6 +12,7 @@ Everything that is logged (a test compares this table with a real run):
 | metric | `params/trainable_millions`, `params/total_millions` | the same as the paper prints them |
 | metric | `params/role/<role>` | parameters by role, frozen ones included |
 | metric | `paper/<key>` | published value of the row (sweeps): fractions, millions of parameters |
+| metric | `sweep/row` | position of the row in its table, so that the list of runs sorts like it (sweeps) |
 | metric | `train/loss` | mean training loss since the previous row, 20 rows an epoch |
 | metric | `train/clips_per_second` | over all workers, since the previous row |
 | metric | `train/epoch_loss` | mean training loss of the epoch |
@@ -25,6 +26,7 @@ Everything that is logged (a test compares this table with a real run):
 | tag | `stgcma.run_id`, `stgcma.run_name`, `stgcma.fingerprint`, `stgcma.task` | identity of the run |
 | tag | `stgcma.protocol` | `val`, or `paper` when the checkpoint is selected on test |
 | tag | `stgcma.data_digest` | sha256 of the shards |
+| tag | `stgcma.row` | row of the table (sweeps) |
 | tag | `mlflow.<name>` | run name, user, source, git commit; parent run within a sweep |
 | input | `<dataset>` | the shards: name, source, digest |
 | artifact | `config.yaml`, `run.json`, `result.json` | as in the run folder |
@@ -74,6 +76,9 @@ SERVER_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 ARTIFACTS_AT_END = (RESULT, "checkpoints/best.safetensors", "checkpoints/averaged.safetensors")
 SQLITE = "sqlite:///"
+
+TABLE_VIEW = "mlflow.sharedViewState.table"
+"""Experiment tag under which MLflow keeps a saved view: a sweep's columns, order and grouping."""
 
 
 class TrackingUnavailableError(ConfigError):
@@ -274,7 +279,12 @@ def serve_ui(output: str, port: int) -> NoReturn:
             f"No MLflow store at {database}: no run under {output} was tracked. Train one, or set --output."
         )
     port = port or _free_port()
-    print(f"MLflow: http://127.0.0.1:{port}  (store {database}; Ctrl-C ends it)", flush=True)
+    address = f"http://127.0.0.1:{port}"
+    print(f"MLflow: {address}  (store {database}; Ctrl-C ends it)", flush=True)
+    for experiment in open_client(uri).search_experiments():
+        if TABLE_VIEW in experiment.tags:
+            view = f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={TABLE_VIEW.rpartition('.')[2]}"
+            print(f"  table of {experiment.name}: {address}/{view}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execve(command[0], [*command, "--backend-store-uri", uri], {**os.environ, **SERVER_SETTINGS})
 

@@ -44,8 +44,13 @@ def finished(tmp_path_factory):
     """A complete run that MLflow never heard of."""
     root = tmp_path_factory.mktemp("untracked")
     config = tiny_config(tiny_shards(root / "shards"), optim__average_epochs=[1, 2])
-    options = {"tracking": "none", "device": "cpu", "reporter": Silent(), "tags": {"mlflow.parentRunId": "f" * 32}}
-    options["constants"] = {"paper/test/accuracy": 0.833}
+    options = {
+        "tracking": "none",
+        "device": "cpu",
+        "reporter": Silent(),
+        "tags": {"mlflow.parentRunId": "f" * 32, "stgcma.row": "x"},
+    }
+    options["constants"] = {"paper/test/accuracy": 0.833, "sweep/row": 2.0}
     return RunFolder(train_run(config, output=str(root / "runs"), **options).run)
 
 

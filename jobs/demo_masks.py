@@ -74,6 +74,7 @@ def run_demo_masks(
     clips: int = 480,
     seeds: tuple[int, ...] | None = None,
     concurrency: int | None = None,
+    num_workers: int | None = None,
     overrides: tuple[str, ...] = (),
 ) -> MaskTable:
     """Run the second act and print its table.
@@ -83,6 +84,7 @@ def run_demo_masks(
         clips: Training clips; a sixth as many for validation, a third as many for the test.
         seeds: Training seeds; None: those of the ablation file.
         concurrency: Trials at a time; None: one per CPU, at most ``MAX_CONCURRENCY``.
+        num_workers: Ray workers that preprocess; None: one per CPU; 0: this process, without Ray.
         overrides: ``--set`` texts for every row.
 
     Raises:
@@ -96,7 +98,9 @@ def run_demo_masks(
     ):
         synthesize(config, paths.clips, dataset="avs-s4")
     with watch.step("preprocess", f"2/3  shards -> {paths.shards}"):
-        source = PreprocessConfig(dataset="avs-s4", source=paths.clips, output=paths.shards, fbank_specs=("demo",))
+        source = PreprocessConfig(
+            dataset="avs-s4", source=paths.clips, output=paths.shards, fbank_specs=("demo",), num_workers=num_workers
+        )
         shards = preprocess(source, reporter=ClipReporter(watch.console)).uri
     ablation = load_ablation(ABLATION, [f"data.shards={json.dumps(paths.shards)}", *overrides])
     ablation = replace(ablation, seeds=seeds) if seeds else ablation

@@ -115,12 +115,18 @@ def _ray_running(config: PreprocessConfig) -> Iterator[int]:
             "object_store_memory": _OBJECT_STORE_BYTES,
             "include_dashboard": False,
         }
-        ray.init(
-            address=config.ray_address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **(local if config.ray_address == "local" else {}),
-        )
+        try:
+            ray.init(
+                address=config.ray_address,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                **(local if config.ray_address == "local" else {}),
+            )
+        except Exception as error:  # Ray raises plain Exception when its processes do not come up in time
+            raise RunFailedError(
+                f"Ray did not start ({type(error).__name__}: {error}). A busy machine may need another try; "
+                "--num-workers 0 works in this process, without Ray, and makes the same shards."
+            ) from error
     try:
         yield max(1, int(ray.cluster_resources().get("CPU", 0)))  # none yet where an autoscaler adds the workers
     finally:

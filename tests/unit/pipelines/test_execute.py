@@ -1,0 +1,23 @@
+"""Where shards are made, and what is said when Ray cannot be had."""
+
+import pytest
+
+from pipelines.config import PreprocessConfig
+from pipelines.preprocess import preprocess
+from stgcma.errors import RunFailedError
+from tests.media import write_ave
+
+
+def test_ray_that_does_not_start_is_a_clear_error_with_a_way_on(tmp_path, monkeypatch):
+    import ray
+
+    def too_slow(**options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    source = write_ave(tmp_path / "ave", seconds=0.5)
+    config = PreprocessConfig(
+        dataset="ave", source=str(source), output=str(tmp_path / "out"), fbank_specs=("demo",), num_workers=1
+    )
+    with pytest.raises(RunFailedError, match=r"timed out during startup.*--num-workers 0"):
+        preprocess(config)

@@ -80,7 +80,7 @@ def test_tasks_add_their_heads():
     config = ModelConfig(backbone="swin_base", pretrained="none")
     segmentation = clip_flops("avs", config, num_segments=5)
     encoder, _ = encoder_flops(backbone_spec("swin_base"), config.adaptation, 5)
-    assert segmentation.forward > 1.5 * encoder.forward  # the decoder works on four scales
+    assert segmentation.forward > 1.3 * encoder.forward  # the decoder works on four scales
     answering = clip_flops("avqa", config, num_segments=10)
     encoder, _ = encoder_flops(backbone_spec("swin_base"), config.adaptation, 10)
     negatives = plain_visual_flops(backbone_spec("swin_base"), 10)

@@ -135,8 +135,13 @@ class AutoscalerOptions(Strict):
     resources: Resources
 
 
+class AuthOptions(Strict):
+    mode: Literal["token", "disabled"]
+
+
 class RayClusterSpec(Strict):
     rayVersion: str
+    authOptions: AuthOptions
     enableInTreeAutoscaling: bool = False
     autoscalerOptions: AutoscalerOptions | None = None
     headGroupSpec: HeadGroup

@@ -14,7 +14,12 @@ import ray.scripts.scripts
 from tests.unit.infra.compose_model import Compose, read_compose
 from tests.unit.infra.files import INFRA, byte_size
 
-VARIABLES = {"POSTGRES_PASSWORD": "abc123", "S3_ACCESS_KEY": "key1", "S3_SECRET_KEY": "secret1"}
+VARIABLES = {
+    "POSTGRES_PASSWORD": "abc123",
+    "S3_ACCESS_KEY": "key1",
+    "S3_SECRET_KEY": "secret1",
+    "RAY_AUTH_TOKEN": "token1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +92,7 @@ def test_the_tracking_server_is_on_postgresql_with_proxied_artifacts(compose: Co
     bucket = values["artifacts_destination"].removeprefix("s3://").split("/")[0]
     assert bucket in compose.services["buckets"].command
     assert "mlflow:5000" in values["allowed_hosts"].split(",")
+    assert "RAY_AUTH_TOKEN" not in compose.services["mlflow"].environment
     postgres = compose.services["postgres"].environment
     assert (postgres["POSTGRES_USER"], postgres["POSTGRES_DB"]) == ("mlflow", "mlflow")
 
@@ -104,6 +110,7 @@ def test_the_ray_nodes_start_with_options_that_ray_has(compose: Compose):
     for name in ("ray-head", "ray-worker", "ray-worker-gpu"):
         service = compose.services[name]
         assert service.words[:2] == ["ray", "start"]
+        assert (service.environment["RAY_AUTH_MODE"], service.environment["RAY_AUTH_TOKEN"]) == ("token", "token1")
         store = parsed(ray.scripts.scripts.start, service.words[2:])["object_store_memory"]
         assert byte_size(service.shm_size) >= store
 

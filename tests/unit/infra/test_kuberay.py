@@ -65,6 +65,10 @@ def test_the_workers_a_job_asks_for_fit_into_the_largest_cluster(job: RayJob):
     assert values["num_workers"] * values.get("concurrency", 1) <= room
 
 
+def test_no_cluster_takes_jobs_from_everybody():
+    assert {cluster.authOptions.mode for cluster in CLUSTERS} == {"token"}
+
+
 def test_ray_is_the_version_of_the_image():
     assert {cluster.rayVersion for cluster in CLUSTERS} == {pinned("ray")}
 

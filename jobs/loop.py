@@ -252,7 +252,8 @@ class TrainingLoop:
                 self.folder.write(AVERAGED, encode_weights(self.model, self.state))
             distributed.barrier()
             final |= self._evaluate_on_test(AVERAGED, "test-averaged")
-        self._record("final", self.state.epoch * self.steps_per_epoch, final)
+        # One step past the last epoch: the latest value of every metric is then the run's result.
+        self._record("final", self.state.epoch * self.steps_per_epoch + 1, final)
         if self.is_first:
             facts = self.folder.read_json(FACTS)
             outcome = {

@@ -80,7 +80,10 @@ def test_rows_say_what_happened(finished):
     config, result = finished
     rows = RunFolder(result.run).rows()
     assert [row["kind"] for row in rows] == ["step"] * 3 + ["epoch"] + ["step"] * 3 + ["epoch", "final"]
-    assert [row["step"] for row in rows] == [1, 2, 3, 3, 4, 5, 6, 6, 6]
+    assert [row["step"] for row in rows] == [1, 2, 3, 3, 4, 5, 6, 6, 7]
+    recorded = [(row["step"], key) for row in rows for key in row["metrics"]]
+    assert len(set(recorded)) == len(recorded)  # nothing is overwritten where values are kept by key and step
+    assert {key: rows[-1]["metrics"][key] for key in result.metrics} == result.metrics
     steps = [row["metrics"] for row in rows if row["kind"] == "step"]
     assert steps[0]["lr/adapters"] == 0.0  # warm-up begins at zero
     assert steps[2]["lr/adapters"] == steps[3]["lr/adapters"] == config.optim.learning_rate

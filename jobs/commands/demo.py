@@ -31,14 +31,21 @@ def synthesize(
 
 def demo(
     output: Annotated[str, typer.Option(help="Folder for everything the demo writes.")] = "demo",
-    task: Annotated[str, typer.Option(help=TASK_HELP)] = "t4",
-    clips: Annotated[int, typer.Option(help="Training clips; half as many test clips.")] = 400,
+    act: Annotated[int, typer.Option(min=1, max=2, help="1: events; 2: masks of what sounds.")] = 1,
+    task: Annotated[str, typer.Option(help=f"Act 1. {TASK_HELP}")] = "t3",
+    clips: Annotated[int, typer.Option(help="Training clips.")] = 400,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time  [default: one a CPU, at most 6]")
     ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
 ) -> None:
-    """Synthetic clips, shards, six models with three seeds, one table: the whole project in minutes on two cores."""
-    from jobs.demo import run_demo
+    """Synthetic clips, shards, several models with several seeds, one table: the whole project in minutes."""
+    changes = tuple(overrides or ())
+    if act == 1:
+        from jobs.demo import run_demo
 
-    run_demo(output, task, clips=clips, concurrency=concurrency, overrides=tuple(overrides or ()))
+        run_demo(output, task, clips=clips, concurrency=concurrency, overrides=changes)
+    else:
+        from jobs.demo_masks import run_demo_masks
+
+        run_demo_masks(output, clips=clips, concurrency=concurrency, overrides=changes)

@@ -1,5 +1,6 @@
 # make demo   set up, then synthetic clips -> shards -> trained adapters -> result table
 # make test   set up, then lint and all tests
+# make test-cluster  the nodes of a Ray cluster as processes, and the commands on it
 # make bench  the ratios of the README, measured on this machine
 # make lint   ruff check and format check;  make format   apply them
 # make ui     MLflow UI of the demo's runs, on loopback
@@ -12,7 +13,7 @@ READY := $(VENV)/.ready
 DEMO_OUTPUT ?= demo
 PYTEST_ARGS ?=
 
-.PHONY: help setup test lint format demo bench ui clean
+.PHONY: help setup test test-cluster lint format demo bench ui clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -30,8 +31,12 @@ $(READY): pyproject.toml constraints.txt
 
 # Tests marked ray start clusters and servers; on a loaded machine one may be too slow to start, and gets a second try.
 test: $(READY) lint
-	$(BIN)/python -m pytest -m "not ray" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not ray and not cluster" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m ray $(PYTEST_ARGS) || $(BIN)/python -m pytest -m ray --last-failed $(PYTEST_ARGS)
+
+# The Compose file's Ray nodes as processes: about ten minutes on two busy cores, so not part of test.
+test-cluster: $(READY)
+	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from pipelines.synthetic.clips import SyntheticConfig
 from tests.ray.services import ROOT, free_port, service
 from tests.unit.infra.compose_model import read_compose
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.cluster
 
 RECIPE = ROOT / "jobs" / "recipes" / "demo" / "clip_vit_demo.yaml"
 CPUS = 2

@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 
 .PHONY: help setup test test-cluster lint format demo bench ui clean
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q;s/^# //p' Makefile
 
 setup: $(READY)
 

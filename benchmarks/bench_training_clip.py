@@ -34,7 +34,7 @@ from stgcma.data.manifest import ShardEntry, ShardManifest
 from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
 from stgcma.data.store import ShardStore
 
-SEGMENTS, HEIGHT, WIDTH, SIZE = 10, 256, 341, 224
+SEGMENTS, HEIGHT, WIDTH, SIZE = 10, 256, 455, 224
 NUM_CLIPS = 32
 DATASET, FINGERPRINT = "ave", "bench"
 

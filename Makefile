@@ -1,6 +1,6 @@
 # make demo   set up, then synthetic clips -> shards -> trained adapters -> result table
-# make test   set up, then lint and all tests
-# make test-cluster  the nodes of a Ray cluster as processes, and the commands on it
+# make test   set up, then lint and all tests that start no Ray and no servers
+# make test-ray, make test-cluster   those that do
 # make bench  the ratios of the README, measured on this machine
 # make lint   ruff check and format check;  make format   apply them
 # make ui     MLflow UI of the demo's runs, on loopback
@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 DEMO_OUTPUT ?= demo
 PYTEST_ARGS ?=
 
-.PHONY: help setup test test-cluster lint format demo bench ui clean
+.PHONY: help setup test test-ray test-cluster lint format demo bench ui clean
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
 
@@ -29,12 +29,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	@touch $@
 
-# Tests marked ray start clusters and servers; on a loaded machine one may be too slow to start, and gets a second try.
+# make test leaves out what starts Ray workers and servers (test-ray) and the nodes of a whole cluster (test-cluster):
+# they take minutes on idle cores and run into their start-up limits on busy ones.
 test: $(READY) lint
 	$(BIN)/python -m pytest -m "not ray and not cluster" $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m ray $(PYTEST_ARGS) || $(BIN)/python -m pytest -m ray --last-failed $(PYTEST_ARGS)
 
-# The Compose file's Ray nodes as processes: about ten minutes on two busy cores, so not part of test.
+test-ray: $(READY)
+	$(BIN)/python -m pytest -m ray $(PYTEST_ARGS)
+
 test-cluster: $(READY)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 

@@ -155,8 +155,8 @@ def accuracies(model: Pretraining, stills: Stills) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stills", type=int, default=16_000)
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--stills", type=int, default=12_000)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()

@@ -66,8 +66,9 @@ REQUEST_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""MLflow's own defaults retry for minutes (the forwarder retries later instead) and report usage to its makers.
+"""MLflow's own defaults retry for minutes (the forwarder retries later instead), report usage to its makers, and print.
 
 A value set by the user wins."""
 

@@ -240,7 +240,7 @@ def test_the_forwarder_does_not_wait_for_a_server_that_hangs(run):
 
 
 @pytest.mark.slow
-def test_a_real_server(run, empty_store, tmp_path):
+def test_a_real_server(run, empty_store, tmp_path, capsys):
     """The same through MLflow's own server on the loopback interface, artifacts included."""
     shutil.copy(empty_store, tmp_path / "server.db")
     port = free_port()
@@ -256,6 +256,7 @@ def test_a_real_server(run, empty_store, tmp_path):
         second = sync_run(run, f"http://127.0.0.1:{port}")
         assert first.num_metrics > 0
         assert (second.run_id, second.num_metrics, second.num_artifacts) == (first.run_id, 0, 0)
+        assert capsys.readouterr().out == ""  # stdout belongs to --json
         data, history, artifacts = logged(f"http://127.0.0.1:{port}", first.run_id)
         assert data.info.status == "FINISHED"
         assert_same(history, documented("metric"))

@@ -134,6 +134,9 @@ class AnswerHeadConfig:
     """Audio bottleneck of the released file of variant B."""
     match_dims: tuple[int, int, int] = (512, 256, 128)
     """Hidden widths of the match branch."""
+    init_std: float = 0.02
+    """Of the linear layers at the start (truncated normal). The published 0.02 carries a signal through widths of 512
+    and more; a narrow head multiplies it away and needs about ``1 / sqrt(width)``."""
     num_attention_heads: int = 4
     dropout: float = 0.1
     num_words: int = 93
@@ -145,6 +148,8 @@ class AnswerHeadConfig:
         for name in ("dim", "released_audio_dim", "num_attention_heads", "num_words", "num_answers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.answer_head.{name} needs a positive integer, got {getattr(self, name)}.")
+        if self.init_std <= 0:
+            raise ConfigError(f"model.answer_head.init_std needs a positive number, got {self.init_std}.")
         if min(self.match_dims) < 1:
             raise ConfigError(f"model.answer_head.match_dims needs positive integers, got {list(self.match_dims)}.")
         if not 0 <= self.dropout < 1:

@@ -29,15 +29,17 @@ class QuestionAttention(TrainableModule):
 
     role: str = "avqa_head"
 
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, config: AnswerHeadConfig) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.attention = nn.MultiheadAttention(
+            dim, config.num_attention_heads, dropout=config.dropout, batch_first=True
+        )
         self.inner = nn.Linear(dim, dim)
         self.outer = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
         for layer in (self.attention.out_proj, self.inner, self.outer):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.trunc_normal_(layer.weight, std=config.init_std)
             nn.init.zeros_(layer.bias)
 
     def forward(self, question: Tensor, seconds: Tensor) -> Tensor:
@@ -132,13 +134,13 @@ class AVQAHead(GroundedHead):
         super().__init__(Grounding(feature_dim, variant, config), plain_visual)
         self.config = config
         dim = self.grounding.dim
-        self.question = QuestionEncoder(config.num_words, dim)
-        self.ask_visual = QuestionAttention(dim, config.num_attention_heads, config.dropout)
-        self.ask_audio = QuestionAttention(dim, config.num_attention_heads, config.dropout)
+        self.question = QuestionEncoder(config.num_words, dim, config.init_std)
+        self.ask_visual = QuestionAttention(dim, config)
+        self.ask_audio = QuestionAttention(dim, config)
         self.fusion = nn.Linear(2 * dim, dim)
         self.answer = nn.Linear(dim, config.num_answers)
         for layer in (self.fusion, self.answer):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.trunc_normal_(layer.weight, std=config.init_std)
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: AVFeatures, batch: AVBatch) -> dict[str, Tensor]:

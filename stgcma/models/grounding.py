@@ -45,7 +45,7 @@ class Grounding(TrainableModule):
         self.match_layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.trunc_normal_(layer.weight, std=config.init_std)
                 nn.init.zeros_(layer.bias)
 
     def hear(self, pooled: Tensor) -> Tensor:

@@ -21,16 +21,17 @@ class QuestionEncoder(TrainableModule):
     Args:
         num_words: Entries of the question vocabulary, the pad at 0.
         dim: ``d``.
+        init_std: Of the output layer at the start.
     """
 
     role: str = "avqa_head"
 
-    def __init__(self, num_words: int, dim: int) -> None:
+    def __init__(self, num_words: int, dim: int, init_std: float = 0.02) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_words, dim)
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
         self.project = nn.Linear(2 * dim, dim)
-        nn.init.trunc_normal_(self.project.weight, std=0.02)
+        nn.init.trunc_normal_(self.project.weight, std=init_std)
         nn.init.zeros_(self.project.bias)
 
     def forward(self, questions: Tensor) -> Tensor:

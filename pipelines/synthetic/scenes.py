@@ -154,13 +154,10 @@ def plan_clip(task: SyntheticTask, category: int, rng: np.random.Generator) -> C
         timbre=int(rng.integers(len(TIMBRES))) if task == "t4" else category,
         is_event=bool(rng.random() < rule.match),
     )
-    starts_big = bool(rng.integers(2))
-    turn = int(rng.integers(1, 2 * NUM_SECONDS))  # sizes and pitch swap together there, in about half of the clips
+    sizes = rng.integers(2, size=NUM_SECONDS)  # anew every second, the pitch with them: ten draws a clip, not one
     before, after = _fill(rule.fillers, begin, rng), _fill(rule.fillers, NUM_SECONDS - end, rng)
     kinds = [*before, *["candidate"] * (end - begin), *after]
-    scenes = tuple(
-        make_scene(task, kind, cast, is_big=starts_big != (second >= turn)) for second, kind in enumerate(kinds)
-    )
+    scenes = tuple(make_scene(task, kind, cast, is_big=bool(size)) for kind, size in zip(kinds, sizes, strict=True))
     return ClipPlan(scenes, category, *((begin, end) if cast.is_event and end > begin else (0, 0)))
 
 

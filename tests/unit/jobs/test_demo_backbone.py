@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from jobs.demo_backbone import (
-    NO_SHAPE,
+    NO_OBJECT,
     NUM_ATTRIBUTES,
+    NUM_KINDS,
     OUTPUT,
     Stills,
     accuracies,
@@ -20,7 +21,7 @@ from jobs.demo_backbone import (
     pretrain,
 )
 from pipelines.synthetic.render import COLORS, FRAME_SIZE, Look, Still, render_still
-from pipelines.synthetic.scenes import SHAPES, SceneObject
+from pipelines.synthetic.scenes import SceneObject
 from stgcma.models.backbones import CLIPBackbone, load_pretrained
 from stgcma.presets import backbone_spec
 
@@ -52,10 +53,10 @@ def probe_accuracy(features: Tensor, targets: Tensor, num_train: int = 350) -> f
     return float((hits + rejections).mean() / 2)
 
 
-def test_shipped_weights_know_shapes_and_fresh_ones_do_not(stills: Stills) -> None:
-    shapes = stills.attributes[:, : len(SHAPES)]
-    assert probe_accuracy(embed("builtin", stills), shapes) > 0.95
-    assert probe_accuracy(embed("none", stills), shapes) < 0.8
+def test_shipped_weights_know_shapes_and_sizes_and_fresh_ones_do_not(stills: Stills) -> None:
+    kinds = stills.attributes[:, :NUM_KINDS]
+    assert probe_accuracy(embed("builtin", stills), kinds) > 0.95
+    assert probe_accuracy(embed("none", stills), kinds) < 0.8
 
 
 def test_shipped_file_is_small_and_half_precision() -> None:
@@ -67,7 +68,7 @@ def test_shipped_file_is_small_and_half_precision() -> None:
     assert state["conv1.weight"].shape == (64, 3, 12, 12)
 
 
-def test_patch_labels_name_the_object_that_covers_the_patch() -> None:
+def test_patch_labels_name_shape_and_size_of_what_covers_the_patch() -> None:
     covers = np.zeros((2, FRAME_SIZE, FRAME_SIZE), dtype=np.float32)
     covers[0, :16, :16] = 1
     covers[1, 48:, 48:] = 0.5
@@ -76,17 +77,17 @@ def test_patch_labels_name_the_object_that_covers_the_patch() -> None:
     items = (SceneObject(3, is_big=False), SceneObject(5, is_big=True))
     still = Still(np.zeros((FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8), items, (look, look), covers)
     labels = patch_labels(still, grid=4)
-    assert labels[0] == 3
-    assert labels[15] == 5
-    assert (labels[1:15] == NO_SHAPE).all()
-    assert sorted(set(attribute_indices(still))) == [3, 5, len(SHAPES) + 2, len(SHAPES) + len(COLORS) + 1]
+    assert labels[0] == 6
+    assert labels[15] == 11
+    assert (labels[1:15] == NO_OBJECT).all()
+    assert sorted(set(attribute_indices(still))) == [6, 11, NUM_KINDS + 2, NUM_KINDS + len(COLORS) + 1]
 
 
 def test_an_empty_still_has_no_attributes() -> None:
     rng = np.random.default_rng(0)
     still = next(s for s in (render_still(rng) for _ in range(500)) if not s.items)
     assert attribute_indices(still) == []
-    assert (patch_labels(still, grid=4) == NO_SHAPE).all()
+    assert (patch_labels(still, grid=4) == NO_OBJECT).all()
 
 
 def test_stills_depend_on_the_seed_alone(stills: Stills) -> None:

@@ -105,7 +105,7 @@ def run_demo(
     Args:
         output: Folder for everything the demo writes.
         task: ``t1``, ``t3`` or ``t4``.
-        clips: Training clips; a quarter as many for validation, half as many for the test.
+        clips: Training clips; a fifth as many for validation, three eighths for the test.
         seeds: Training seeds; None: those of the ablation file.
         concurrency: Trials at a time; None: one per CPU, at most ``MAX_CONCURRENCY``.
         num_workers: Ray workers that preprocess; None: one per CPU; 0: this process, without Ray.
@@ -115,7 +115,7 @@ def run_demo(
         RunFailedError: If a trial failed, after all others have finished.
     """
     paths = DemoPaths(output=output, task=task)
-    config = SyntheticConfig(task=task, num_train=clips, num_val=max(1, clips // 4), num_test=max(1, clips // 2))
+    config = SyntheticConfig(task=task, num_train=clips, num_val=max(1, clips // 5), num_test=max(1, 3 * clips // 8))
     watch = Stopwatch(console=Console(stderr=True, highlight=False))
     total = sum(config.split_sizes.values())
     with watch.step("synthesize", f"1/3  {total} synthetic clips, task {task} -> {paths.clips}"):

@@ -24,7 +24,7 @@ from open_clip.transformer import VisionTransformer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipelines.synthetic.render import COLORS, FRAME_SIZE, TEXTURES, Still, render_still
+from pipelines.synthetic.render import COLORS, TEXTURES, Still, render_still
 from pipelines.synthetic.scenes import SHAPES, SceneObject
 from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
 from stgcma.models.backbones import CLIPBackbone
@@ -42,7 +42,7 @@ MIN_PATCH_COVER = 0.12
 
 @dataclass(frozen=True)
 class Stills:
-    """``pixels [N, 3, 48, 48]`` uint8, ``attributes [N, 21]`` {0, 1}, ``patches [N, 16]`` kind or ``NO_OBJECT``."""
+    """``pixels [N, 3, 48, 48]`` uint8, ``attributes [N, 21]`` {0, 1}, ``patches [N, 9]`` kind or ``NO_OBJECT``."""
 
     pixels: Tensor
     attributes: Tensor
@@ -84,8 +84,7 @@ def patch_labels(still: Still, grid: int) -> Tensor:
     """Kind of object in every patch, row-major ``[grid * grid]``."""
     if not still.items:
         return torch.full((grid * grid,), NO_OBJECT)
-    cell = FRAME_SIZE // grid
-    cover = torch.from_numpy(still.covers).reshape(-1, grid, cell, grid, cell).mean(dim=(2, 4)).flatten(1)
+    cover = F.adaptive_avg_pool2d(torch.from_numpy(still.covers), grid).flatten(1)
     most, owner = cover.max(dim=0)
     kinds = torch.tensor([kind_of(item) for item in still.items])
     return torch.where(most >= MIN_PATCH_COVER, kinds[owner], NO_OBJECT)
@@ -103,7 +102,7 @@ class Pretraining(nn.Module):
         self.patches = nn.Linear(width, NO_OBJECT + 1)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised ``[N, 3, 48, 48]`` -> attribute logits ``[N, 21]`` and patch logits ``[N, 16, 13]``."""
+        """Normalised ``[N, 3, 48, 48]`` -> attribute logits ``[N, 21]`` and patch logits ``[N, 9, 13]``."""
         pooled, tokens = self.visual(pixels)
         return self.attributes(pooled), self.patches(tokens)
 

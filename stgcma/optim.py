@@ -40,7 +40,8 @@ def base_learning_rates(config: OptimConfig) -> dict[str, float]:
 def build_optimizer(model: AudioVisualModel, config: OptimConfig) -> torch.optim.Adam:
     """Adam with coupled L2 over everything that is trained. Groups without parameters are left out.
 
-    Each group carries its ``name``; the learning rates are set by ``Schedule.apply`` before every step.
+    Each group carries its ``name``; the learning rates are set by ``Schedule.apply`` before every step. The update of a
+    group is one fused kernel: one by one, its hundred small tensors cost up to a tenth of a small model's step.
     """
     rates = base_learning_rates(config)
     groups = [
@@ -48,7 +49,7 @@ def build_optimizer(model: AudioVisualModel, config: OptimConfig) -> torch.optim
         for group, members in parameter_groups(model).items()
         if members
     ]
-    return torch.optim.Adam(groups, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
+    return torch.optim.Adam(groups, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate_at(step: int, *, base: float, minimum: float, warmup_steps: int, total_steps: int) -> float:

@@ -86,7 +86,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         _swin("swin_base", "swin_base_patch4_window7_224", width=128, num_heads=(4, 8, 16, 32)),
         _swin("swin_large", "swin_large_patch4_window7_224", width=192, num_heads=(6, 12, 24, 48)),
         BackboneSpec(
-            name="clip_vit_demo", family="clip", library_name="", image_size=48, patch_size=12, width=64, depths=(4,),
+            name="clip_vit_demo", family="clip", library_name="", image_size=48, patch_size=16, width=64, depths=(4,),
             num_heads=(4,), audio_size=(48, 48), default_tag="builtin", quick_gelu=True, fbanks=(("ave", "demo"),),
         ),
         BackboneSpec(

@@ -32,7 +32,7 @@ def synthesize(
 def demo(
     output: Annotated[str, typer.Option(help="Folder for everything the demo writes.")] = "demo",
     act: Annotated[int, typer.Option(min=1, max=2, help="1: events; 2: masks of what sounds.")] = 1,
-    task: Annotated[str, typer.Option(help=f"Act 1. {TASK_HELP}")] = "t3",
+    task: Annotated[str, typer.Option(help=f"Act 1. {TASK_HELP}")] = "t4",
     clips: Annotated[int, typer.Option(help="Training clips.")] = 400,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time  [default: one a CPU, at most 6]")

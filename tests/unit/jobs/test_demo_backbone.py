@@ -65,7 +65,7 @@ def test_shipped_file_is_small_and_half_precision() -> None:
     assert OUTPUT.stat().st_size < 1_000_000
     state = load_file(OUTPUT)
     assert {value.dtype for value in state.values()} == {torch.float16}
-    assert state["conv1.weight"].shape == (64, 3, 12, 12)
+    assert state["conv1.weight"].shape == (64, 3, 16, 16)
 
 
 def test_patch_labels_name_shape_and_size_of_what_covers_the_patch() -> None:

@@ -1,6 +1,6 @@
 """The demo's second act: synthetic AVSBench -> shards -> 3 models x 2 seeds -> mIoU table and a picture of masks.
 
-<output>/masks/clips      the synthetic AVSBench-S4, official layout (stgcma-jobs synthesize --dataset avs-s4)
+<output>/masks/clips      the synthetic AVSBench-MS3, official layout (stgcma-jobs synthesize --dataset avs-ms3)
 <output>/masks/shards     Parquet shards
 <output>/masks/runs       run folders of jobs/ablations/demo_masks.yaml
 <output>/masks/pictures   masks_best.png, masks_worst.png
@@ -32,6 +32,7 @@ from pipelines.config import PreprocessConfig
 from pipelines.datasets.synthetic_avs import SyntheticAVSConfig, blind_scores
 from pipelines.preprocess import preprocess
 
+DATASET = "avs-ms3"
 ABLATION = Path(__file__).parent / "ablations" / "demo_masks.yaml"
 REFERENCE, FROZEN = "stg-cma", "frozen"
 """Rows that the picture and the closing lines compare."""
@@ -71,7 +72,7 @@ class MaskTable:
 def run_demo_masks(
     output: str = "demo",
     *,
-    clips: int = 480,
+    clips: int = 400,
     seeds: tuple[int, ...] | None = None,
     concurrency: int | None = None,
     num_workers: int | None = None,
@@ -81,7 +82,7 @@ def run_demo_masks(
 
     Args:
         output: Folder for everything the demo writes.
-        clips: Training clips; a sixth as many for validation, a third as many for the test.
+        clips: Training clips; an eighth as many for validation, three eighths for the test.
         seeds: Training seeds; None: those of the ablation file.
         concurrency: Trials at a time; None: one per CPU, at most ``MAX_CONCURRENCY``.
         num_workers: Ray workers that preprocess; None: one per CPU; 0: this process, without Ray.
@@ -91,15 +92,17 @@ def run_demo_masks(
         RunFailedError: If a trial failed, after all others have finished.
     """
     paths = DemoPaths(output=output, task="masks")
-    config = SyntheticAVSConfig(num_train=clips, num_val=max(1, clips // 6), num_test=max(1, clips // 3))
+    config = SyntheticAVSConfig(
+        layout="ms3", num_train=clips, num_val=max(1, clips // 8), num_test=max(1, 3 * clips // 8)
+    )
     watch = Stopwatch(console=Console(stderr=True, highlight=False))
     with watch.step(
         "synthesize", f"1/3  {sum(config.split_sizes.values())} synthetic clips with masks -> {paths.clips}"
     ):
-        synthesize(config, paths.clips, dataset="avs-s4")
+        synthesize(config, paths.clips, dataset=DATASET)
     with watch.step("preprocess", f"2/3  shards -> {paths.shards}"):
         source = PreprocessConfig(
-            dataset="avs-s4", source=paths.clips, output=paths.shards, fbank_specs=("demo",), num_workers=num_workers
+            dataset=DATASET, source=paths.clips, output=paths.shards, fbank_specs=("demo",), num_workers=num_workers
         )
         shards = preprocess(source, reporter=ClipReporter(watch.console)).uri
     ablation = load_ablation(ABLATION, [f"data.shards={json.dumps(paths.shards)}", *overrides])
@@ -172,9 +175,11 @@ def format_masks(table: MaskTable) -> str:
     """The table and its reading, percentages."""
     width = max(len(title) for title in (*(row.title for row in table.rows), *map(_blind_title, table.blind)))
     lines = [
-        "Synthetic AVSBench: two or three shapes are seen, the one whose timbre is heard is to be masked; some seconds",
-        f"are silent. mIoU and F-score on {table.num_clips} test clips of 5 frames, mean of {len(table.seeds)} seeds;",
-        "checkpoints selected on val; 95 % bootstrap intervals over clips and seeds.",
+        "Synthetic AVSBench-MS3: a small and a big object are seen; one of them, both or neither sound, small ones high",
+        "and big ones low, and what sounds is to be masked. Sizes, places and sources change every second.",
+        f"mIoU and F-score on {table.num_clips} test clips of 5 frames, mean of {len(table.seeds)} seeds; checkpoints "
+        "selected on val;",
+        "95 % bootstrap intervals over clips and seeds.",
         "",
         f"{'':{width}}  {'trainable':>9}  {'mIoU %':>6}  {'interval':>13}  {'F %':>5}  "
         f"against {table.row(REFERENCE).title}, paired",
@@ -205,5 +210,6 @@ def _reading(table: MaskTable) -> list[str]:
         verdict = "helps" if difference.mean < 0 else "hurts"
     return [
         f"Shows: adapting the frozen backbone {verdict}, {gain}, against the same decoder on the plain backbone, which",
-        "hears the sound too. Does not show: anything about real clips, or about larger backbones.",
+        "hears the sound too, but clip by clip: the decoder's audio-visual attention (TPAVI) sums the sound of all seconds.",
+        "Does not show: anything about real clips, where the sound seldom changes every second, or larger backbones.",
     ]

@@ -1,9 +1,9 @@
 """Pre-trains the small frozen Swin of the demo, ``swin_demo``, on stills: ``python -m jobs.demo_swin_backbone``.
 
-The stills are first frames of synthetic segmentation clips (``pipelines/synthetic/avs_clips.py``); the backbone sees
-no clip, no sound, no time and no mask of a sounding object. It learns which shape, if any, each cell of its second and
-third stage shows (cross-entropy), and which colours and textures the picture has (binary cross-entropy on the pooled
-last stage). The read-outs are thrown away.
+The stills come from the renderer of the synthetic clips (``pipelines/synthetic/render.py``); the backbone sees no clip,
+no sound, no time and no mask of a sounding object. It learns which kind of object (a shape, small or big), if any, each
+cell of its three stages shows (cross-entropy), and which colours and textures the picture has and which ninths of it
+are covered (binary cross-entropy on the pooled last stage). The read-outs are thrown away.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from safetensors.torch import save_file
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from pipelines.synthetic.avs_clips import draw_objects
-from pipelines.synthetic.render import COLORS, FRAME_SIZE, TEXTURES, draw_look
-from pipelines.synthetic.scenes import SHAPES
+from jobs.demo_backbone import NO_OBJECT, NUM_KINDS, kind_of
+from pipelines.synthetic.render import COLORS, FRAME_SIZE, TEXTURES, render_still
 from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
 from stgcma.data.masks import resize_square
 from stgcma.models.backbones import SwinBackbone
@@ -31,48 +30,54 @@ from stgcma.presets import backbone_spec
 
 BACKBONE = "swin_demo"
 OUTPUT = Path(__file__).parents[1] / "stgcma" / "weights" / f"{BACKBONE}.safetensors"
-NO_SHAPE = len(SHAPES)
-READ_STAGES = (1, 2)
-"""Stages whose cells are read out; the cells of the first are too small to show a shape."""
+PLACES = 3
+"""A picture has ``PLACES x PLACES`` places. Swin has no position embedding; without this task its pooled features would
+not tell where something is, and a spectrogram not at which pitch."""
+ATTRIBUTES = {"colours": len(COLORS), "textures": len(TEXTURES), "places": PLACES**2}
+"""What is read from the pooled last stage, in the order of the columns."""
 MIN_COVER = 0.12
-"""A cell shows the shape that covers most of it, if that is at least this fraction."""
-NOISE_LEVELS = 4.0
+"""A cell shows the object that covers most of it, if that is at least this fraction."""
+NOISE_LEVELS = 3.0
 """Standard deviation of the noise on training pixels, out of 255."""
 
 
 @dataclass(frozen=True)
 class Stills:
-    """``pixels [N, 48, 48, 3]`` and ``shapes [N, 48, 48]`` (or ``NO_SHAPE``) uint8, ``attributes [N, 9]`` {0, 1}."""
+    """``pixels [N, 48, 48, 3]`` and ``kinds [N, 48, 48]`` (or ``NO_OBJECT``) uint8, ``looks [N, 9]`` {0, 1}."""
 
     pixels: Tensor
-    shapes: Tensor
-    attributes: Tensor
+    kinds: Tensor
+    looks: Tensor
 
 
 def make_stills(count: int, seed: int) -> Stills:
-    """Pictures of one to three different shapes, resized as the reader of the masks resizes them."""
+    """Pictures of no, one or two objects, resized as the reader of the masks resizes them."""
     rng = np.random.default_rng(seed)
     pixels = np.empty((count, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
-    shapes = np.full((count, FRAME_SIZE, FRAME_SIZE), NO_SHAPE, dtype=np.uint8)
-    attributes = np.zeros((count, len(COLORS) + len(TEXTURES)), dtype=np.float32)
+    kinds = np.full((count, FRAME_SIZE, FRAME_SIZE), NO_OBJECT, dtype=np.uint8)
+    looks = torch.zeros(count, len(COLORS) + len(TEXTURES))
     for index in range(count):
-        chosen = tuple(int(shape) for shape in rng.permutation(len(SHAPES))[: rng.integers(1, 4)])
-        looks = [draw_look(rng) for _ in chosen]
-        frames, objects = draw_objects(chosen, looks, 1, rng)
-        pixels[index] = frames[0]
-        for shape, look, covered in zip(chosen, looks, objects[:, 0], strict=True):
-            shapes[index][covered] = shape
-            attributes[index, [look.color, len(COLORS) + look.texture]] = 1
+        still = render_still(rng)
+        pixels[index] = still.pixels
+        for item, look, cover in zip(still.items, still.looks, still.covers, strict=True):
+            kinds[index][cover > 0.5] = kind_of(item)
+            looks[index, [look.color, len(COLORS) + look.texture]] = 1
     size = backbone_spec(BACKBONE).image_size
-    small = F.interpolate(torch.from_numpy(shapes)[None], size=(size, size), mode="nearest-exact")[0]
-    return Stills(resize_square(torch.from_numpy(pixels), size), small, torch.from_numpy(attributes))
+    small = F.interpolate(torch.from_numpy(kinds)[None], size=(size, size), mode="nearest-exact")[0]
+    return Stills(resize_square(torch.from_numpy(pixels), size), small, looks)
 
 
-def cell_labels(shapes: Tensor, cells: int) -> Tensor:
-    """Shape of every cell of a ``cells x cells`` grid: ``[N, 48, 48] -> [N, cells, cells]``."""
-    one_hot = F.one_hot(shapes.long(), NO_SHAPE + 1)[..., :NO_SHAPE].permute(0, 3, 1, 2).float()
-    cover, owner = F.avg_pool2d(one_hot, shapes.shape[-1] // cells).max(dim=1)
-    return torch.where(cover >= MIN_COVER, owner, NO_SHAPE)
+def cell_labels(kinds: Tensor, cells: int) -> Tensor:
+    """Kind of every cell of a ``cells x cells`` grid: ``[N, 48, 48] -> [N, cells, cells]``."""
+    one_hot = F.one_hot(kinds.long(), NUM_KINDS + 1)[..., :NUM_KINDS].permute(0, 3, 1, 2).float()
+    cover, owner = F.avg_pool2d(one_hot, kinds.shape[-1] // cells).max(dim=1)
+    return torch.where(cover >= MIN_COVER, owner, NO_OBJECT)
+
+
+def attribute_labels(stills: Stills, kinds: Tensor, rows: Tensor | slice) -> Tensor:
+    """{0, 1}, ``[n, 18]``: looks of the stills ``rows``, and the places that ``kinds [n, 48, 48]`` covers."""
+    covered = cell_labels(kinds, PLACES) != NO_OBJECT
+    return torch.cat([stills.looks[rows], covered.flatten(1).float()], dim=1)
 
 
 class Pretraining(nn.Module):
@@ -82,18 +87,18 @@ class Pretraining(nn.Module):
         super().__init__()
         self.swin = swin
         widths = [info["num_chs"] for info in swin.feature_info]
-        self.cells = nn.ModuleList(nn.Linear(widths[stage], NO_SHAPE + 1) for stage in READ_STAGES)
-        self.attributes = nn.Linear(widths[-1], len(COLORS) + len(TEXTURES))
+        self.cells = nn.ModuleList(nn.Linear(width, NUM_KINDS + 1) for width in widths)
+        self.attributes = nn.Linear(widths[-1], sum(ATTRIBUTES.values()))
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Normalised ``[N, 3, 48, 48]`` -> cell logits ``[N, h, w, 7]`` per read stage, attribute logits ``[N, 9]``."""
+        """Normalised ``[N, 3, 48, 48]`` -> cell logits ``[N, h, w, 13]`` per stage, attribute logits ``[N, 18]``."""
         x = self.swin.patch_embed(pixels)
         maps = []
         for layer in self.swin.layers:
             x = layer(x)
             maps.append(x)
         maps[-1] = self.swin.norm(x)
-        cells = [read_out(maps[stage]) for stage, read_out in zip(READ_STAGES, self.cells, strict=True)]
+        cells = [read_out(features) for read_out, features in zip(self.cells, maps, strict=True)]
         return cells, self.attributes(maps[-1].mean(dim=(1, 2)))
 
 
@@ -123,14 +128,14 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             rows = order[step * batch_size : (step + 1) * batch_size]
-            pixels, shapes = stills.pixels[rows], stills.shapes[rows]
+            pixels, kinds = stills.pixels[rows], stills.kinds[rows]
             if torch.rand(()) < 0.5:
-                pixels, shapes = pixels.flip(2), shapes.flip(2)
+                pixels, kinds = pixels.flip(2), kinds.flip(2)
             cells, attributes = model(normalise(pixels, NOISE_LEVELS))
             cell_loss = sum(
-                F.cross_entropy(logits.permute(0, 3, 1, 2), cell_labels(shapes, logits.shape[1])) for logits in cells
+                F.cross_entropy(logits.permute(0, 3, 1, 2), cell_labels(kinds, logits.shape[1])) for logits in cells
             )
-            attribute_loss = F.binary_cross_entropy_with_logits(attributes, stills.attributes[rows])
+            attribute_loss = F.binary_cross_entropy_with_logits(attributes, attribute_labels(stills, kinds, rows))
             optimizer.zero_grad()
             (cell_loss + attribute_loss).backward()
             optimizer.step()
@@ -142,21 +147,23 @@ def pretrain(
 
 @torch.no_grad()
 def accuracies(model: Pretraining, stills: Stills) -> dict[str, float]:
-    """Accuracy of the read-outs; ``shapes in stage n`` counts only cells that show something."""
+    """Accuracy of the read-outs; cells of every stage, all of them and those that show an object."""
     cells, attributes = model(normalise(stills.pixels))
-    right = ((attributes > 0) == (stills.attributes > 0)).float().mean(dim=0)
-    found = {"colours": float(right[: len(COLORS)].mean()), "textures": float(right[len(COLORS) :].mean())}
-    for stage, logits in zip(READ_STAGES, cells, strict=True):
-        labels = cell_labels(stills.shapes, logits.shape[1])
-        shown = labels != NO_SHAPE
-        found[f"shapes in stage {stage + 1}"] = float((logits.argmax(-1) == labels)[shown].float().mean())
+    right = ((attributes > 0) == (attribute_labels(stills, stills.kinds, slice(None)) > 0)).float().mean(dim=0)
+    parts = right.split(tuple(ATTRIBUTES.values()))
+    found = {name: float(part.mean()) for name, part in zip(ATTRIBUTES, parts, strict=True)}
+    for stage, logits in enumerate(cells, start=1):
+        labels = cell_labels(stills.kinds, logits.shape[1])
+        hits, shown = logits.argmax(-1) == labels, labels != NO_OBJECT
+        found[f"cells of stage {stage}"] = float(hits.float().mean())
+        found[f"cells of stage {stage} that show an object"] = float(hits[shown].float().mean())
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stills", type=int, default=12_000)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--stills", type=int, default=16_000)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()

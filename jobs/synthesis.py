@@ -21,6 +21,7 @@ AnyResult = SyntheticResult | SyntheticAVSResult
 WRITERS: dict[str, Callable[..., AnyResult]] = {
     "ave": write_synthetic_ave,
     "avs-s4": write_synthetic_avs,
+    "avs-ms3": write_synthetic_avs,
     "music-avqa": write_synthetic_avqa,
 }
 """Whose layout is written -> what writes it."""
@@ -40,8 +41,8 @@ def build_config(dataset: str, *, task: str, num_workers: int | None, **sizes: i
     """
     if dataset not in WRITERS:
         raise ConfigError(f"--dataset needs one of {', '.join(WRITERS)}; got {dataset!r}.")
-    if dataset == "avs-s4":
-        return SyntheticAVSConfig(**sizes)
+    if dataset.startswith("avs-"):
+        return SyntheticAVSConfig(layout=dataset.removeprefix("avs-"), **sizes)
     if dataset == "music-avqa":
         return SyntheticAVQAConfig(num_workers=num_workers, **sizes)
     choices: dict[str, Any] = {"task": task, "num_workers": num_workers}

@@ -1,12 +1,21 @@
-"""Writes a synthetic AVSBench-S4 in the official layout: several shapes are seen, the one that is heard has the mask.
+"""Writes a synthetic AVSBench in the official layout: two objects are seen, the one that is heard has the mask.
+
+Layout ``s4``, a single source: the object whose shape is the category is the only one that ever sounds.
 
     <output>/s4_meta_data.csv                                          name,start,category,split
     <output>/s4_data/visual_frames/<split>/<category>/<name>/<name>_{1..5}.png     64 x 64
     <output>/s4_data/audio_wav/<split>/<category>/<name>.wav                       5 s, 16 kHz mono
     <output>/s4_data/gt_masks/<split>/<category>/<name>/<name>_{k}.png             training: k = 1 only
 
-``pipelines/synthetic/avs_clips.py`` says what happens in a clip. A clip depends on (seed, split, index) alone: the same
-files on every machine.
+Layout ``ms3``, several sources: either object may sound, now the one, now the other. Five masks in all splits.
+
+    <output>/ms3_meta_data.csv                                         video_id,split
+    <output>/ms3_data/visual_frames/<id>/<id>.mp4_{1..5}.png
+    <output>/ms3_data/audio_wav/<split>/<id>.wav
+    <output>/ms3_data/gt_masks/<split>/<id>/<id>_{1..5}.png
+
+``pipelines/synthetic/avs_clips.py`` says what happens in a clip. A clip depends on (seed, layout, split, index) alone:
+the same files on every machine.
 """
 
 from __future__ import annotations
@@ -18,6 +27,7 @@ import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -28,14 +38,14 @@ from pipelines.synthetic.scenes import SHAPES
 from stgcma.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
-HEADER = "name,start,category,split"
 CATEGORIES = tuple(shape.lower() for shape in SHAPES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticAVSConfig:
-    """How many clips are written; categories alternate within a split."""
+    """Which layout and how many clips are written; first shapes alternate within a split."""
 
+    layout: Literal["s4", "ms3"]
     num_train: int = 600
     num_val: int = 100
     num_test: int = 200
@@ -51,6 +61,8 @@ class SyntheticAVSConfig:
             )
             if value < least
         ]
+        if self.layout not in LAYOUTS:
+            problems.append(f"layout needs one of {', '.join(LAYOUTS)}, got {self.layout!r}.")
         if problems:
             raise ConfigError("Synthetic AVS: " + "\n".join(problems))
 
@@ -68,15 +80,75 @@ class SyntheticAVSResult:
     num_bytes: int
 
 
+@dataclass(frozen=True)
+class ClipPaths:
+    """Paths of one clip below the data folder; ``{k}`` counts frames from 1."""
+
+    frame: str
+    sound: str
+    mask: str
+    num_masks: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of one official layout lie."""
+
+    table: str
+    data: str
+    header: str
+    line: Callable[[str, str, str], str]
+    """(name, category, split) -> line of the table."""
+    paths: Callable[[str, str, str], ClipPaths]
+    """(name, category, split) -> files of a clip."""
+
+
+def _s4_paths(name: str, category: str, split: str) -> ClipPaths:
+    folder = f"{split}/{category}"
+    return ClipPaths(
+        frame=f"visual_frames/{folder}/{name}/{name}_{{k}}.png",
+        sound=f"audio_wav/{folder}/{name}.wav",
+        mask=f"gt_masks/{folder}/{name}/{name}_{{k}}.png",
+        num_masks=1 if split == "train" else 5,
+    )
+
+
+def _ms3_paths(name: str, category: str, split: str) -> ClipPaths:
+    return ClipPaths(
+        frame=f"visual_frames/{name}/{name}.mp4_{{k}}.png",
+        sound=f"audio_wav/{split}/{name}.wav",
+        mask=f"gt_masks/{split}/{name}/{name}_{{k}}.png",
+        num_masks=5,
+    )
+
+
+LAYOUTS = {
+    "s4": Layout(
+        table="s4_meta_data.csv",
+        data="s4_data",
+        header="name,start,category,split",
+        line=lambda name, category, split: f"{name},0,{category},{split}",
+        paths=_s4_paths,
+    ),
+    "ms3": Layout(
+        table="ms3_meta_data.csv",
+        data="ms3_data",
+        header="video_id,split",
+        line=lambda name, category, split: f"{name},{split}",
+        paths=_ms3_paths,
+    ),
+}
+
+
 def make_mask_clip(config: SyntheticAVSConfig, split: str, index: int) -> MaskClip:
-    """One clip, a pure function of the seed, split and index."""
-    rng = np.random.default_rng((config.seed, 5, SPLITS.index(split), index))
-    return render_masks(plan_masks(index % len(SHAPES), rng), rng)
+    """One clip, a pure function of the seed, layout, split and index."""
+    rng = np.random.default_rng((config.seed, 5, list(LAYOUTS).index(config.layout), SPLITS.index(split), index))
+    return render_masks(plan_masks(index % len(SHAPES), rng, single_source=config.layout == "s4"), rng)
 
 
 def make_name(config: SyntheticAVSConfig, split: str, index: int) -> str:
     """11 characters of YouTube's alphabet; every fifth begins with ``-``, which path handling must survive."""
-    digest = hashlib.sha256(f"{config.seed}/avs/{split}/{index}".encode()).digest()
+    digest = hashlib.sha256(f"{config.seed}/avs-{config.layout}/{split}/{index}".encode()).digest()
     name = base64.urlsafe_b64encode(digest).decode()[:11]
     return f"-{name[1:]}" if index % 5 == 0 else name
 
@@ -87,18 +159,18 @@ def write_synthetic_avs(
     """Write the whole set; the table comes last, so a folder with a table is complete.
 
     Args:
-        config: Sizes and seed.
+        config: Layout, sizes and seed.
         output: Folder to create; one that holds this very set is left as it is.
         on_clip: Called with (clips written, clips in all), for a progress bar.
 
     Raises:
         ConfigError: If ``output`` already holds another set.
     """
-    root = Path(output)
-    table = root / "s4_meta_data.csv"
+    root, layout = Path(output), LAYOUTS[config.layout]
+    table = root / layout.table
     clips = [(split, index) for split, size in config.split_sizes.items() for index in range(size)]
-    lines = [f"{make_name(config, s, i)},0,{CATEGORIES[i % len(CATEGORIES)]},{s}" for s, i in clips]
-    text = "\n".join([HEADER, *lines]) + "\n"
+    lines = [layout.line(make_name(config, s, i), CATEGORIES[i % len(CATEGORIES)], s) for s, i in clips]
+    text = "\n".join([layout.header, *lines]) + "\n"
     if table.exists():
         if table.read_text() != text:
             raise ConfigError(
@@ -107,22 +179,22 @@ def write_synthetic_avs(
             )
     else:
         for count, (split, index) in enumerate(clips, start=1):
-            _write_clip(root / "s4_data", config, split, index)
+            _write_clip(root / layout.data, config, split, index)
             if on_clip:
                 on_clip(count, len(clips))
         table.write_text(text)
-    num_bytes = sum(path.stat().st_size for path in (root / "s4_data").rglob("*") if path.is_file())
+    num_bytes = sum(path.stat().st_size for path in (root / layout.data).rglob("*") if path.is_file())
     return SyntheticAVSResult(root=root, split_sizes=config.split_sizes, num_bytes=num_bytes)
 
 
 def _write_clip(data: Path, config: SyntheticAVSConfig, split: str, index: int) -> None:
     clip, name = make_mask_clip(config, split, index), make_name(config, split, index)
-    folder = f"{split}/{CATEGORIES[clip.plan.category]}"
+    paths = LAYOUTS[config.layout].paths(name, CATEGORIES[clip.plan.category], split)
     for second, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
-        _write_png(data / f"visual_frames/{folder}/{name}/{name}_{second + 1}.png", frame)
-        if split != "train" or second == 0:
-            _write_png(data / f"gt_masks/{folder}/{name}/{name}_{second + 1}.png", mask.astype(np.uint8) * 255)
-    sound = data / f"audio_wav/{folder}/{name}.wav"
+        _write_png(data / paths.frame.format(k=second + 1), frame)
+        if second < paths.num_masks:
+            _write_png(data / paths.mask.format(k=second + 1), mask.astype(np.uint8) * 255)
+    sound = data / paths.sound
     sound.parent.mkdir(parents=True, exist_ok=True)
     sound.write_bytes(_wav(clip.waveform))
 

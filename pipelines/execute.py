@@ -116,13 +116,12 @@ def _ray_running(config: PreprocessConfig) -> Iterator[int]:
             "include_dashboard": False,
         }
         try:
-            with _quiet_core():
-                ray.init(
-                    address=config.ray_address,
-                    log_to_driver=False,
-                    logging_level=logging.CRITICAL,
-                    **(local if config.ray_address == "local" else {}),
-                )
+            ray.init(
+                address=config.ray_address,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                **(local if config.ray_address == "local" else {}),
+            )
         except Exception as error:  # Ray raises plain Exception when its processes do not come up in time
             raise RunFailedError(
                 f"Ray did not start ({type(error).__name__}: {error}). A busy machine may need another try; "
@@ -133,18 +132,3 @@ def _ray_running(config: PreprocessConfig) -> Iterator[int]:
     finally:
         if started:
             ray.shutdown()
-
-
-@contextmanager
-def _quiet_core() -> Iterator[None]:
-    """Start Ray's C++ part without messages to the terminal: about arguments that Ray Data itself stores, it prints an
-    error on every start of an actor pool. A level that the user has set stays."""
-    name = "RAY_BACKEND_LOG_LEVEL"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "fatal"
-    try:
-        yield
-    finally:
-        del os.environ[name]

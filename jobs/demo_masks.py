@@ -175,10 +175,10 @@ def format_masks(table: MaskTable) -> str:
     """The table and its reading, percentages."""
     width = max(len(title) for title in (*(row.title for row in table.rows), *map(_blind_title, table.blind)))
     lines = [
-        "Synthetic AVSBench-MS3: a small and a big object are seen; one of them, both or neither sound, small ones high",
-        "and big ones low, and what sounds is to be masked. Sizes, places and sources change every second.",
-        f"mIoU and F-score on {table.num_clips} test clips of 5 frames, mean of {len(table.seeds)} seeds; checkpoints "
-        "selected on val;",
+        "Synthetic AVSBench-MS3: a small and a big object are seen; one of them, both or neither sound, small ones",
+        "high and big ones low, and what sounds is to be masked. Sizes, places and sources change every second.",
+        f"mIoU and F-score on {table.num_clips} test clips of 5 frames, mean of {len(table.seeds)} seeds; "
+        "checkpoints selected on val;",
         "95 % bootstrap intervals over clips and seeds.",
         "",
         f"{'':{width}}  {'trainable':>9}  {'mIoU %':>6}  {'interval':>13}  {'F %':>5}  "
@@ -209,7 +209,7 @@ def _reading(table: MaskTable) -> list[str]:
     if difference.excludes_zero:
         verdict = "helps" if difference.mean < 0 else "hurts"
     return [
-        f"Shows: adapting the frozen backbone {verdict}, {gain}, against the same decoder on the plain backbone, which",
-        "hears the sound too, but clip by clip: the decoder's audio-visual attention (TPAVI) sums the sound of all seconds.",
-        "Does not show: anything about real clips, where the sound seldom changes every second, or larger backbones.",
+        f"Shows: adapting the frozen backbone {verdict}, {gain}, against the same decoder on the plain",
+        "backbone. That decoder hears too, but its attention (TPAVI) sums the sound of all seconds of a clip.",
+        "Does not show: anything about larger backbones, or real clips, whose sources seldom change every second.",
     ]

@@ -80,6 +80,8 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
         )
         with _watch_rows(folder, reporter):
             trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None  # how Ray Train answers Ctrl-C after stopping its workers
     except TrainingFailedError as error:
         raise RunFailedError(_reason(error, folder)) from error
     finally:

@@ -5,10 +5,12 @@ One local Ray for all tests here; starting one costs half a minute.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,12 +63,19 @@ def train(config, output, num_workers, reporter=None):
     )
 
 
-def worker_pids(ray):
-    """Process ids of the workers that run the training function, in the order of their ranks."""
-    from ray.util.state import list_actors
+def worker_pids():
+    """Process ids of the workers that run the training function, among what this process started; Ray names its
+    processes after what they run."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parents[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            names[folder.name] = (folder / "cmdline").read_bytes()
 
-    actors = list_actors(filters=[("state", "=", "ALIVE"), ("class_name", "=", "RayTrainWorker")])
-    return [actor.pid for actor in actors]
+    def is_ours(pid):
+        return pid == str(os.getpid()) or (pid in parents and is_ours(parents[pid]))
+
+    return [int(pid) for pid, name in names.items() if b"RayTrainWorker" in name and is_ours(pid)]
 
 
 def test_two_workers_train_the_same_run_as_one_process(ray, shards, tmp_path):
@@ -87,10 +96,10 @@ def test_two_workers_train_the_same_run_as_one_process(ray, shards, tmp_path):
     folder = RunFolder(there.run)
     assert folder.read_json("run.json")["sessions"][0]["num_workers"] == 2
     assert folder.exists("evaluation/test/per_clip.safetensors")
-    for value, other in zip(
-        decode(RunFolder(here.run).read(LAST), "")[0].values(), decode(folder.read(LAST), "")[0].values(), strict=True
-    ):
-        torch.testing.assert_close(value.float(), other.float(), rtol=0.05, atol=1e-3)
+    one, two = (decode(RunFolder(result.run).read(LAST), "")[0] for result in (here, there))
+    assert one.keys() == two.keys()
+    for name in [name for name in one if name.startswith("model/")]:
+        torch.testing.assert_close(one[name], two[name], rtol=0.05, atol=1e-3, msg=name)
 
 
 def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(ray, shards, tmp_path):
@@ -102,8 +111,7 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(ray, shards
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             if folder.exists(LAST) and decode(folder.read(LAST), LAST)[1].epoch >= 3 and not folder.exists(RESULT):
-                pids = worker_pids(ray)
-                os.kill(pids[0], signal.SIGKILL)
+                os.kill(worker_pids()[0], signal.SIGKILL)
                 killed.append(decode(folder.read(LAST), LAST)[1].epoch)
                 return
             time.sleep(0.05)

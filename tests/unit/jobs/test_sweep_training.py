@@ -28,7 +28,7 @@ name: tiny
 task: ave
 model: {backbone: clip_vit_demo, pretrained: none}
 data: {dataset: ave}
-optim: {epochs: 6, batch_size: 1, learning_rate: 1e-3, warmup_epochs: 1, checkpoint_every_steps: 1}
+optim: {epochs: 3, batch_size: 1, learning_rate: 1e-3, warmup_epochs: 1, checkpoint_every_steps: 1}
 """
 TABLE = """
 name: tiny-table

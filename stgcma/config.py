@@ -137,6 +137,9 @@ class AnswerHeadConfig:
     init_std: float = 0.02
     """Of the linear layers at the start (truncated normal). The published 0.02 carries a signal through widths of 512
     and more; a narrow head multiplies it away and needs about ``1 / sqrt(width)``."""
+    remembers_words: bool = False
+    """How the question's LSTM starts. False: as published; the pads behind a short question then outweigh its words
+    by far, which many thousand steps undo. True: pads of zeros, open forget gates and larger input weights."""
     num_attention_heads: int = 4
     dropout: float = 0.1
     num_words: int = 93

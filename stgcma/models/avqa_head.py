@@ -134,7 +134,7 @@ class AVQAHead(GroundedHead):
         super().__init__(Grounding(feature_dim, variant, config), plain_visual)
         self.config = config
         dim = self.grounding.dim
-        self.question = QuestionEncoder(config.num_words, dim, config.init_std)
+        self.question = QuestionEncoder(config.num_words, dim, config.init_std, remembers_words=config.remembers_words)
         self.ask_visual = QuestionAttention(dim, config)
         self.ask_audio = QuestionAttention(dim, config)
         self.fusion = nn.Linear(2 * dim, dim)

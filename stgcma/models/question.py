@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from stgcma.errors import ShardMismatchError
 from stgcma.models.adapters import TrainableModule
 
+FORGET_BIAS = 3.0
+INPUT_GAIN = 4.0
+
 
 class QuestionEncoder(TrainableModule):
     """Words -> one vector: embedding, tanh, one LSTM layer, ``Linear(tanh(cat(h, c)))``.
@@ -22,17 +25,32 @@ class QuestionEncoder(TrainableModule):
         num_words: Entries of the question vocabulary, the pad at 0.
         dim: ``d``.
         init_std: Of the output layer at the start.
+        remembers_words: Start from an LSTM that keeps words over the pads behind them.
     """
 
     role: str = "avqa_head"
 
-    def __init__(self, num_words: int, dim: int, init_std: float = 0.02) -> None:
+    def __init__(self, num_words: int, dim: int, init_std: float = 0.02, *, remembers_words: bool = False) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_words, dim)
         self.lstm = nn.LSTM(dim, dim, batch_first=True)
         self.project = nn.Linear(2 * dim, dim)
         nn.init.trunc_normal_(self.project.weight, std=init_std)
         nn.init.zeros_(self.project.bias)
+        if remembers_words:
+            self.remember_words()
+
+    @torch.no_grad()
+    def remember_words(self) -> None:
+        """Pads add nothing, forget gates let ``sigmoid(3)`` through, words enter with ``INPUT_GAIN`` of their weight.
+
+        With the library's start, the words of a question of five are worth a hundredth of the variance of its vector.
+        """
+        self.embedding.weight[0].zero_()
+        self.lstm.weight_ih_l0.mul_(INPUT_GAIN)
+        self.lstm.bias_ih_l0.zero_()
+        self.lstm.bias_hh_l0.zero_()
+        self.lstm.bias_ih_l0.view(4, -1)[1].fill_(FORGET_BIAS)  # gates: input, forget, cell, output
 
     def forward(self, questions: Tensor) -> Tensor:
         """``[Q, L]`` word ids -> ``[Q, d]``."""

@@ -1,7 +1,7 @@
 """Pictures and sound of a synthetic music video: shapes on a stage lit from the right, voices over a noise floor.
 
-Colour, texture, exact place, size and pitch are nuisances. The light tells left from right, its hue indoors (warm) from
-outdoors (cool).
+Colour, texture, exact place, size and pitch are nuisances, drawn anew every second: ten views of a scene, not one. The
+light tells left from right, its hue indoors (warm) from outdoors (cool).
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from pipelines.synthetic.scenes import Sound
 
 PLACE_X = (12.0, 32.0, 52.0)
 RADIUS = (8.0, 9.5)
-PITCHES_HZ = (220.0, 330.0, 500.0, 750.0, 1100.0, 1650.0)
-"""Fundamental of each instrument, give or take 3 %."""
+LOOKS = (0, 2, 4, 5)
+"""Shape of each instrument (``SHAPES``): circle, triangle, cross, ring."""
+TIMBRE = (0, 0, 4, 3)
+"""Of each instrument (``TIMBRES``): pure, pure, wavering, pulsing."""
+PITCHES_HZ = (700.0, 1700.0, 3800.0, 250.0)
+"""Fundamental of each instrument, give or take 3 %: evenly spaced on the mel scale."""
 LIGHT = (15.0, 85.0)
 """Brightness at the left and right edge."""
 WARM, COOL = np.array([1.0, 0.7, 0.5], np.float32), np.array([0.5, 0.8, 1.0], np.float32)
@@ -26,19 +30,23 @@ def render_concert_frames(concert: Concert, rng: np.random.Generator) -> np.ndar
     level = np.linspace(*LIGHT, FRAME_SIZE, dtype=np.float32)[None, :, None]
     stage = level * (COOL if concert.outdoor else WARM) + rng.uniform(-5, 5, size=3).astype(np.float32)
     stage = np.broadcast_to(stage, (FRAME_SIZE, FRAME_SIZE, 3))
-    looks = {instrument: draw_look(rng) for instrument in concert.on_stage}
-    places = {
-        instrument: Place(PLACE_X[place] + rng.uniform(-2, 2), rng.uniform(22, 42), rng.uniform(*RADIUS))
-        for instrument, place in concert.on_stage.items()
-    }
-    phases = {instrument: rng.uniform(0, 2 * np.pi, size=2) for instrument in concert.on_stage}
     frames = np.empty((NUM_SECONDS * FRAME_RATE, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
-    for index in range(len(frames)):
-        canvas = stage.copy()
-        for instrument, place in places.items():
-            sway = np.sin(2 * np.pi * index / FRAME_RATE / 2 + phases[instrument])
-            paint(canvas, instrument, looks[instrument], Place(place.x + sway[0], place.y + sway[1], place.radius))
-        frames[index] = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    for second in range(NUM_SECONDS):
+        drawn = [
+            (
+                LOOKS[instrument],
+                draw_look(rng),
+                Place(PLACE_X[place] + rng.uniform(-2, 2), rng.uniform(22, 42), rng.uniform(*RADIUS)),
+                rng.uniform(0, 2 * np.pi, size=2),
+            )
+            for instrument, place in concert.on_stage.items()
+        ]
+        for step in range(FRAME_RATE):
+            canvas = stage.copy()
+            for shape, look, place, phases in drawn:
+                sway = np.sin(2 * np.pi * step / FRAME_RATE / 2 + phases)
+                paint(canvas, shape, look, Place(place.x + sway[0], place.y + sway[1], place.radius))
+            frames[second * FRAME_RATE + step] = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
     return frames
 
 
@@ -53,8 +61,8 @@ def render_concert_sound(concert: Concert, rng: np.random.Generator) -> np.ndarr
 
 def _notes(voice: Voice, rng: np.random.Generator) -> np.ndarray:
     """One note a second, each with a short attack and release."""
-    pitch = PITCHES_HZ[voice.instrument] * rng.uniform(0.97, 1.03)
     ramp = np.minimum(1.0, np.arange(SAMPLE_RATE) / (0.01 * SAMPLE_RATE))
     envelope = ramp * ramp[::-1]
-    sound = Sound(timbre=voice.instrument, is_high=False)
-    return np.concatenate([envelope * tone(sound, pitch, rng) for _ in range(voice.length)])
+    sound = Sound(timbre=TIMBRE[voice.instrument], is_high=False)
+    pitch = PITCHES_HZ[voice.instrument]
+    return np.concatenate([envelope * tone(sound, pitch * rng.uniform(0.97, 1.03), rng) for _ in range(voice.length)])

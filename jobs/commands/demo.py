@@ -11,7 +11,7 @@ TASK_HELP = "t1: seen and heard; t3: off-screen impostors; t4: two objects, whic
 
 def synthesize(
     output: Annotated[str, typer.Option(help="Folder to write.")],
-    dataset: Annotated[str, typer.Option(help="Whose layout: ave, avs-s4 or music-avqa.")] = "ave",
+    dataset: Annotated[str, typer.Option(help="Whose layout: ave, avs-s4, avs-ms3 or music-avqa.")] = "ave",
     task: Annotated[str, typer.Option(help=TASK_HELP)] = "t4",
     clips: Annotated[int, typer.Option(help="Training clips.")] = 400,
     val: Annotated[int, typer.Option(help="Validation clips.")] = 100,
@@ -31,7 +31,9 @@ def synthesize(
 
 def demo(
     output: Annotated[str, typer.Option(help="Folder for everything the demo writes.")] = "demo",
-    act: Annotated[int, typer.Option(min=1, max=2, help="1: events; 2: masks of what sounds.")] = 1,
+    act: Annotated[
+        int | None, typer.Option(min=1, max=2, help="1: events; 2: masks of what sounds  [default: both]")
+    ] = None,
     task: Annotated[str, typer.Option(help=f"Act 1. {TASK_HELP}")] = "t4",
     clips: Annotated[int, typer.Option(help="Training clips.")] = 400,
     concurrency: Annotated[
@@ -39,13 +41,13 @@ def demo(
     ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
 ) -> None:
-    """Synthetic clips, shards, several models with several seeds, one table: the whole project in minutes."""
+    """Synthetic clips, shards, several models with several seeds, a table an act: the whole project in minutes."""
     changes = tuple(overrides or ())
-    if act == 1:
+    if act != 2:
         from jobs.demo import run_demo
 
         run_demo(output, task, clips=clips, concurrency=concurrency, overrides=changes)
-    else:
+    if act != 1:
         from jobs.demo_masks import run_demo_masks
 
         run_demo_masks(output, clips=clips, concurrency=concurrency, overrides=changes)

@@ -131,7 +131,7 @@ def format_table(table: DemoTable) -> str:
         f"Synthetic AVE, task {table.task}: {TASK_TITLES[table.task]}.",
         f"Test accuracy over {seconds:,} seconds of {table.num_clips} clips, mean of {_count(table.seeds, 'seed')}; "
         "checkpoints selected on val,",
-        "the same data, steps and choice of learning rates in every row; 95 % bootstrap intervals over clips and seeds.",
+        "the same data, steps and choice of learning rate in every row; 95 % bootstrap intervals over clips and seeds.",
         "",
         f"{'':{width}}  {'trainable':>9}  {'accuracy %':>10}  {'interval':>13}  {against}",
     ]

@@ -84,7 +84,8 @@ def test_steps_equal_plain_torch_adam():
         adam.step()
         assert loss.item() == pytest.approx(losses[step], rel=1e-6)
     for name, parameter in parameters.items():
-        torch.testing.assert_close(parameter, trainable_parameters(model)[name], rtol=1e-5, atol=1e-7)
+        # a step moves a weight by 1e-3; the fused kernel rounds otherwise than the loop over tensors
+        torch.testing.assert_close(parameter, trainable_parameters(model)[name], rtol=1e-5, atol=5e-7)
 
 
 def test_randomness_depends_on_the_step_alone():

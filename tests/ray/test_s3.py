@@ -34,7 +34,20 @@ pytestmark = pytest.mark.ray
 
 BUCKET = "stgcma"
 RECIPE = str(ROOT / "jobs" / "recipes" / "demo" / "clip_vit_demo.yaml")
-SHORT = ("--set", "optim.epochs=2", "--set", "optim.batch_size=4", "--tracking", "none", "--device", "cpu")
+SHORT = (
+    "--set",
+    "model.drop_path_rate=0",
+    "--set",
+    "model.head_dropout=0",
+    "--set",
+    "optim.epochs=2",
+    "--set",
+    "optim.batch_size=4",
+    "--tracking",
+    "none",
+    "--device",
+    "cpu",
+)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-# make demo   set up, then synthetic clips -> shards -> trained adapters -> result table
-# make test   set up, then lint and all tests that start no Ray and no servers
+# make demo   set up, then synthetic clips -> shards -> trained adapters -> two result tables
+# make test   set up, then lint and all tests but those that start Ray workers
 # make test-ray, make test-cluster   those that do
 # make bench  the ratios of the README, measured on this machine
 # make lint   ruff check and format check;  make format   apply them
@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	@touch $@
 
-# make test leaves out what starts Ray workers and servers (test-ray) and the nodes of a whole cluster (test-cluster):
+# make test leaves out what starts Ray workers (test-ray) and the nodes of a whole cluster (test-cluster):
 # they take minutes on idle cores and run into their start-up limits on busy ones.
 test: $(READY) lint
 	$(BIN)/python -m pytest -m "not ray and not cluster" $(PYTEST_ARGS)

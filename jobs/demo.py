@@ -1,4 +1,4 @@
-"""``make demo``: synthetic clips -> shards -> 6 models x 3 seeds -> one table, in minutes on two cores.
+"""The demo's first act: synthetic clips -> shards -> 6 models x 3 seeds -> one table, in minutes on two cores.
 
 Every step is the one a user runs on real clips, and every step continues where an interrupted demo stopped:
 

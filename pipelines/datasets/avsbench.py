@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import csv
 import io
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,13 +67,13 @@ class AVSBench(DatasetSource):
     parent_folder: ClassVar[str]
     """Name of the folder with the csv in the official archive."""
 
+    @abstractmethod
     def annotate(self, line: dict[str, str], where: str) -> MaskAnnotation:
         """Check one csv line."""
-        raise NotImplementedError
 
+    @abstractmethod
     def files(self, clip_id: str, split: str, annotation: MaskAnnotation) -> ClipFiles:
         """Paths of one clip relative to the data folder."""
-        raise NotImplementedError
 
     def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
         root, prefix = self._find_root(source)

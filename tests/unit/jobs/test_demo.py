@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jobs.ablation import load_ablation
+from jobs.cli import main
 from jobs.demo import ABLATION, DemoPaths, demo_ablation, run_demo
 from jobs.demo_table import (
     DemoRow,
@@ -99,6 +100,19 @@ def test_a_missing_trial_is_named(tmp_path: Path) -> None:
     ablation = demo_ablation(DemoPaths(output=str(tmp_path), task="t4"), None, ())
     with pytest.raises(RunFailedError, match=r"stg-cma seed 0 has not finished"):
         collect_table(ablation, str(tmp_path / "runs"), SyntheticConfig(num_train=6, num_val=1, num_test=1))
+
+
+@pytest.mark.parametrize(("words", "played"), [((), [1, 2]), (("--act", "1"), [1]), (("--act", "2"), [2])])
+def test_both_acts_are_played_unless_one_is_chosen(
+    words: tuple[str, ...], played: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("jobs.demo.run_demo", lambda *arguments, **options: seen.append(1))
+    monkeypatch.setattr("jobs.demo_masks.run_demo_masks", lambda *arguments, **options: seen.append(2))
+    with pytest.raises(SystemExit) as end:
+        main(["demo", *words])
+    assert not end.value.code
+    assert seen == played
 
 
 @pytest.mark.slow

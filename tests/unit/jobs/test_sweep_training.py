@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.process
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +18,7 @@ from jobs.ablation import load_ablation
 from jobs.run_folder import LAST, RESULT, TRACKING, RunFolder
 from jobs.sweep import RECORD, run_sweep, sweep_folder
 from jobs.sweep_tracking import NOTE, PARENT, table_view
-from jobs.tracking import SQLITE, TABLE_VIEW, open_client
+from jobs.tracking import TABLE_VIEW, open_client
 from jobs.trials import find_runs
 from tests.unit.jobs.helpers import tiny_shards
 
@@ -83,35 +83,18 @@ def test_killed_in_the_middle_and_resumed_gives_the_same_report(table, tmp_path,
         assert Path(resumed.folder, name).read_bytes() == Path(straight.folder, name).read_bytes(), name
 
 
-def test_later_trials_in_this_process_start_within_two_seconds(table, tmp_path, shards):
-    """From the end of one trial to the first step of the next."""
-    run_sweep(quick(tmp_path, shards), output=str(tmp_path / "runs"), tracking="none", device="cpu")
-    folders = [RunFolder(f"{tmp_path / 'runs'}/{name}") for name in find_runs(str(tmp_path / "runs")).values()]
-    first, second = sorted((folder.rows() for folder in folders), key=lambda rows: rows[0]["time"])
-    assert second[0]["time"] - first[-1]["time"] < 2 * slowdown()
+def test_trials_of_a_serial_sweep_share_this_process(table, tmp_path, shards, monkeypatch):
+    """No process a trial, so that no later trial pays for the imports again."""
 
+    def refuse(*arguments, **options):
+        raise AssertionError(f"a process was started: {arguments}")
 
-def slowdown() -> float:
-    """How much slower than an idle machine this one is now: wall clock over CPU time of a short computation."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    sum(i * i for i in range(3_000_000))
-    return max(1.0, 2 * (time.perf_counter() - wall) / (time.process_time() - cpu))
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    result = run_sweep(quick(tmp_path, shards), output=str(tmp_path / "runs"), tracking="none", device="cpu")
+    assert result.summary == "2 trials: 2 done"
 
 
 # -- MLflow ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    database = tmp_path_factory.mktemp("template") / "mlflow.db"
-    open_client(f"{SQLITE}{database}")
-    return database
-
-
-@pytest.fixture
-def store(empty_store, tmp_path):
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return f"{SQLITE}{tmp_path / 'mlflow.db'}"
 
 
 def runs_of(store: str, table):

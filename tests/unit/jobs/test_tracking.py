@@ -25,20 +25,6 @@ from stgcma.errors import ConfigError
 from tests.unit.jobs.helpers import tiny_config, tiny_shards
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A migrated SQLite file; creating one takes seconds, copying it none."""
-    database = tmp_path_factory.mktemp("template") / "mlflow.db"
-    open_client(f"{SQLITE}{database}")
-    return database
-
-
-@pytest.fixture
-def store(empty_store, tmp_path):
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return f"{SQLITE}{tmp_path / 'mlflow.db'}"
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A complete run that MLflow never heard of."""

@@ -1,4 +1,4 @@
-"""The demo's second act: synthetic AVSBench -> shards -> 3 models x 2 seeds -> mIoU table and a picture of masks.
+"""The demo's second act: synthetic AVSBench -> shards -> 2 models x 2 seeds -> mIoU table and a picture of masks.
 
 <output>/masks/clips      the synthetic AVSBench-MS3, official layout (stgcma-jobs synthesize --dataset avs-ms3)
 <output>/masks/shards     Parquet shards

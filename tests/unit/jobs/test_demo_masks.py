@@ -33,7 +33,7 @@ def table_with(difference: Interval) -> MaskTable:
 
 def test_rows_differ_in_adaptation_alone() -> None:
     ablation = load_ablation(ABLATION)
-    assert [row.name for row in ablation.rows] == ["stg-cma", "no-interaction", "frozen"]
+    assert [row.name for row in ablation.rows] == ["stg-cma", "frozen"]
     first = ablation.rows[0].config
     for other in ablation.rows:
         assert (other.config.optim, other.config.data) == (first.optim, first.data)
@@ -67,8 +67,8 @@ def test_the_reading_follows_the_interval(difference: Interval, verdict: str) ->
 def test_the_second_act_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = ("optim.epochs=1", "optim.warmup_epochs=0", "model.pretrained=none")
     table = run_demo_masks(str(tmp_path), clips=9, seeds=(0,), concurrency=1, num_workers=0, overrides=overrides)
-    assert [r.name for r in table.rows] == ["stg-cma", "no-interaction", "frozen"]
-    assert table.rows[0].trainable > table.rows[2].trainable
+    assert [r.name for r in table.rows] == ["stg-cma", "frozen"]
+    assert table.rows[0].trainable > table.rows[1].trainable
     paths = DemoPaths(output=str(tmp_path), task="masks")
     for name in ("masks_best.png", "masks_worst.png"):
         assert (paths.pictures / name).read_bytes().startswith(b"\x89PNG")

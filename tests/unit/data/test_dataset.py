@@ -153,9 +153,9 @@ def test_a_training_example_is_what_its_draws_say(root):
 
 def test_one_modality_reads_nothing_of_the_other(root, monkeypatch):
     columns: set[str] = set()
-    original = store_module.ShardStore._column
+    original = store_module.ShardStore._value
     monkeypatch.setattr(
-        store_module.ShardStore, "_column", lambda self, p, g, c: columns.add(c) or original(self, p, g, c)
+        store_module.ShardStore, "_value", lambda self, p, g, c, o: columns.add(c) or original(self, p, g, c, o)
     )
     audio = next(loader(root, branches=("audio",)).epoch(0))
     assert audio.frames is None

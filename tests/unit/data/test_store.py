@@ -34,38 +34,77 @@ def test_clips_are_numbered_by_id_however_they_are_sharded(tmp_path):
         assert few.row("train", number, ALL).waveform.tolist() == tiny_row(number, METADATA).waveform.tolist()
 
 
+def spy_on_batches(monkeypatch):
+    """(row group, columns) of every column read that begins, and the rows read in all."""
+    begun, rows = [], []
+    original = pq.ParquetFile.iter_batches
+
+    def spy(file, *, row_groups, columns, **options):
+        begun.append((*row_groups, *columns))
+        for batch in original(file, row_groups=row_groups, columns=columns, **options):
+            rows.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", spy)
+    return begun, rows
+
+
 def test_only_the_columns_asked_for_are_read(tmp_path, monkeypatch):
     store = open_store(tmp_path)
-    read = []
-    original = pq.ParquetFile.read_row_group
-
-    def spy(file, group, columns=None, **options):
-        read.extend(columns)
-        return original(file, group, columns=columns, **options)
-
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
+    store.clip_ids("val")
+    begun, _ = spy_on_batches(monkeypatch)
     row = store.row("val", 0, ("clip_id", "event_labels"))
-    assert set(read) == {"clip_id", "event_labels"}
+    assert begun == [(0, "clip_id"), (0, "event_labels")]
     assert (row.frames, row.waveform, row.fbanks) == ((), None, {})
+
+
+def test_a_row_is_decoded_up_to_itself_and_no_row_twice(tmp_path, monkeypatch):
+    store = open_store(tmp_path, splits={"train": 12}, rows_per_shard=12)
+    store.clip_ids("train")
+    _, rows = spy_on_batches(monkeypatch)
+    for number, decoded in ((4, 5), (2, 5), (4, 5), (5, 6), (11, 12), (0, 12)):
+        waveform = store.row("train", number, ("waveform",)).waveform
+        assert sum(rows) == decoded
+        assert waveform.tolist() == tiny_row(number, METADATA).waveform.tolist()
 
 
 def test_neighbours_come_from_the_cache_and_the_cache_stays_small(tmp_path, monkeypatch):
     store = open_store(tmp_path, splits={"train": 12}, rows_per_shard=3)
     store.clip_ids("train")
-    reads = []
-    original = pq.ParquetFile.read_row_group
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda f, *a, **k: reads.append(1) or original(f, *a, **k))
+    begun, rows = spy_on_batches(monkeypatch)
     for number in range(12):
         store.row("train", number, ("waveform",))
-    assert len(reads) == 4, "one read for each file of three rows"
+    assert len(begun) == 4, "one read for each file of three rows"
+    assert sum(rows) == 12
     bytes_per_group = 3 * METADATA.num_segments * 16_000 * 2
     monkeypatch.setattr(store_module, "CACHE_BYTES", 2 * bytes_per_group + 1000)
     small = ShardStore(str(tmp_path), store.manifest)
     for number in range(12):
         small.row("train", number, ("waveform",))
         assert small._cached_bytes <= store_module.CACHE_BYTES
-        assert small._cached_bytes == sum(array.nbytes for array in small._cache.values())
+        assert small._cached_bytes == sum(column.num_bytes for column in small._cache.values())
     assert len(small._cache) == 2
+
+
+def test_a_read_that_failed_can_be_tried_again(tmp_path, monkeypatch):
+    store = open_store(tmp_path, splits={"train": 4}, rows_per_shard=4)
+    original, failures = pq.ParquetFile.iter_batches, [OSError("connection reset")]
+
+    def flaky(file, **options):
+        for number, batch in enumerate(original(file, **options)):
+            if number == 2 and failures:
+                raise failures.pop()
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", flaky)
+    fresh = ShardStore(str(tmp_path), store.manifest)
+    fresh.clip_ids("train")
+    fresh.row("train", 1, ("waveform",))
+    with pytest.raises(OSError, match="connection reset"):
+        fresh.row("train", 3, ("waveform",))
+    assert fresh._cached_bytes == 0
+    waveform = fresh.row("train", 3, ("waveform",)).waveform
+    assert waveform.tolist() == tiny_row(3, METADATA).waveform.tolist()
 
 
 def test_a_store_travels_without_open_files(tmp_path):

@@ -39,8 +39,8 @@ class SyntheticAVQAConfig:
     num_train: int = 600
     num_val: int = 100
     num_test: int = 200
-    questions_per_type: int = 4
-    """At most, for every video; scenes do not allow every type, so that 4 gives about fourteen a video."""
+    questions_per_type: int = 8
+    """At most, for every video; scenes do not allow every type, so that 8 gives about eighteen a video."""
     seed: int = 0
     num_workers: int | None = None
     """Processes that render and encode; None: one per core."""

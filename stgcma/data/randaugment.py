@@ -69,6 +69,9 @@ GEOMETRIC = {"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"}
 STATISTICAL = {"AutoContrast", "Equalize", "ContrastIncreasing"}
 """Operations whose look-up table comes from the whole frame."""
 
+POINTWISE = {"Invert", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd", "BrightnessIncreasing"}
+"""Operations that map every value by one look-up table, whatever the frame."""
+
 _REACH = {"SharpnessIncreasing": 1}
 """Neighbouring pixels that an operation looks at; bicubic interpolation looks at two."""
 _BICUBIC_REACH = 2
@@ -154,10 +157,24 @@ def _apply(
             length=height if vertical else width,
         )  # fmt: skip
         return [shift.apply(np.ascontiguousarray(image), FILL) for image in images]
-    arguments = () if op.argument is None else (op.argument,)
-    images = _with_pillow(images, lambda image: NAME_TO_OP[op.name](image, *arguments))
+    if op.name in POINTWISE:
+        table = _table(op)
+        return [np.frombuffer(image.tobytes().translate(table), np.uint8).reshape(image.shape) for image in images]
     top, left = kept[0] - given[0], kept[1] - given[1]
-    return [image[top : top + kept[2], left : left + kept[3]] for image in images]
+    return _with_timm(images, op, (left, top, left + kept[3], top + kept[2]))
+
+
+def _table(op: ImageOp) -> bytes:
+    """What a pointwise operation makes of the values 0 .. 255."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    (mapped,) = _with_timm([ramp], op, (0, 0, 16, 16))
+    return mapped[:, :, 0].tobytes()
+
+
+def _with_timm(images: list[np.ndarray], op: ImageOp, box: tuple[int, int, int, int]) -> list[np.ndarray]:
+    """``box`` (left, top, right, bottom) of what timm's function makes of every image."""
+    arguments = () if op.argument is None else (op.argument,)
+    return _with_pillow(images, lambda image: NAME_TO_OP[op.name](image, *arguments).crop(box))
 
 
 def _with_pillow(images: list[np.ndarray], function: Callable[[Image], Image]) -> list[np.ndarray]:

@@ -19,14 +19,15 @@ help:
 
 setup: $(READY)
 
-# Everything is pinned in constraints.txt; the stamp keeps a later make from doing any of this again.
+# Everything is pinned in constraints.txt; the stamp keeps a later make from doing any of this again. Byte code is
+# compiled here once, not by every process that starts: where Python may not write it, that is 20 s each.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and none was found; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "Python 3.11 or 3.12 is needed, $(PYTHON) is $$($(PYTHON) --version); set PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	@touch $@
 
 # make test leaves out what starts Ray workers (test-ray) and the nodes of a whole cluster (test-cluster):

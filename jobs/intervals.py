@@ -1,12 +1,13 @@
 """Intervals for numbers that come from a few training seeds and a limited test split.
 
-The seconds of a clip share an event, so they are no independent trials; the clip is the unit that is drawn again. Seeds
-are drawn again too, together with the clips: an interval that ignores either is too narrow. With three seeds their part
+The seconds of a clip share an event, and the questions about a video its scene, so they are no independent trials; the
+clip is the unit that is drawn again. Seeds are drawn again too, together with the clips: an interval that ignores either is too narrow. With three seeds their part
 is itself only roughly known, and it says nothing about another backbone or another training set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,24 +30,31 @@ class Interval:
 
 
 def bootstrap_over_clips(
-    correct: np.ndarray, *, level: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    correct: np.ndarray,
+    *,
+    clips: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """Mean of ``correct`` and its bootstrap interval over seeds and clips.
 
     Args:
-        correct: ``[num_seeds, num_clips, S]``, 1 where a segment is right; every seed on the same clips in order.
+        correct: ``[num_seeds, num_rows, S]``, 1 where a segment is right; every seed on the same rows in order.
+        clips: The clip of every row, where a clip has several (questions); rows of one clip are drawn together and the
+            mean stays one over rows. None: every row is a clip.
         level: Coverage of the interval.
         num_resamples: Draws of (seeds, clips) with replacement.
         seed: Of the draws; equal input gives equal intervals.
     """
-    scores = _clip_scores(correct)
-    return _interval(scores, level, num_resamples, seed)
+    return _interval(_row_scores(correct), clips, level, num_resamples, seed)
 
 
 def bootstrap_difference(
     correct: np.ndarray,
     baseline: np.ndarray,
     *,
+    clips: Sequence[Hashable] | None = None,
     level: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
@@ -56,8 +64,9 @@ def bootstrap_difference(
     Clips that are hard for both cancel, so it is narrower than two separate intervals suggest.
 
     Args:
-        correct: ``[num_seeds, num_clips, S]`` of one variant.
+        correct: ``[num_seeds, num_rows, S]`` of one variant.
         baseline: The same shape, of the other.
+        clips: As in ``bootstrap_over_clips``.
         level: Coverage of the interval.
         num_resamples: Draws of (seeds, clips) with replacement.
         seed: Of the draws.
@@ -65,31 +74,40 @@ def bootstrap_difference(
     if np.shape(correct) != np.shape(baseline):
         raise ValueError(
             "A paired difference needs the same seeds, clips and segments on both sides, got "
-            f"{np.shape(correct)} and {np.shape(baseline)} as [num_seeds, num_clips, S]."
+            f"{np.shape(correct)} and {np.shape(baseline)} as [num_seeds, num_rows, S]."
         )
-    scores = _clip_scores(correct) - _clip_scores(baseline)
-    return _interval(scores, level, num_resamples, seed)
+    scores = _row_scores(correct) - _row_scores(baseline)
+    return _interval(scores, clips, level, num_resamples, seed)
 
 
-def _clip_scores(correct: np.ndarray) -> np.ndarray:
-    """``[num_seeds, num_clips, S]`` -> mean per clip ``[num_seeds, num_clips]``."""
+def _row_scores(correct: np.ndarray) -> np.ndarray:
+    """``[num_seeds, num_rows, S]`` -> mean per row ``[num_seeds, num_rows]``."""
     correct = np.asarray(correct, dtype=np.float64)
     if correct.ndim != 3 or 0 in correct.shape:
         raise ValueError(
-            f"Intervals need a non-empty array [num_seeds, num_clips, S], got shape {correct.shape}. "
+            f"Intervals need a non-empty array [num_seeds, num_rows, S], got shape {correct.shape}. "
             "Add the missing axis, e.g. correct[None] for one seed."
         )
     return correct.mean(axis=2)
 
 
-def _interval(scores: np.ndarray, level: float, num_resamples: int, seed: int) -> Interval:
-    """Percentile interval of the mean of ``scores [num_seeds, num_clips]`` over both axes."""
+def _interval(
+    scores: np.ndarray, clips: Sequence[Hashable] | None, level: float, num_resamples: int, seed: int
+) -> Interval:
+    """Percentile interval of the mean of ``scores [num_seeds, num_rows]`` over seeds and clips."""
     if not 0 < level < 1:
         raise ValueError(f"level needs a coverage in (0, 1), got {level}.")
-    num_seeds, num_clips = scores.shape
+    num_seeds, num_rows = scores.shape
+    if clips is not None and len(clips) != num_rows:
+        raise ValueError(f"clips needs one name for each of the {num_rows} rows, got {len(clips)}.")
+    number: dict[Hashable, int] = {}
+    clip_of_row = np.array([number.setdefault(clip, len(number)) for clip in (clips or range(num_rows))])
+    num_clips = len(number)
+    rows_of_clip = np.bincount(clip_of_row, minlength=num_clips)
+    sums = np.stack([np.bincount(clip_of_row, weights=row, minlength=num_clips) for row in scores])
     rng = np.random.default_rng(seed)
     seed_weights = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_resamples) / num_seeds
-    clip_weights = rng.multinomial(num_clips, np.full(num_clips, 1 / num_clips), size=num_resamples) / num_clips
-    means = np.einsum("rs,sc,rc->r", seed_weights, scores, clip_weights, optimize=True)
+    draws = rng.multinomial(num_clips, np.full(num_clips, 1 / num_clips), size=num_resamples)
+    means = np.einsum("rs,sc,rc->r", seed_weights, sums, draws, optimize=True) / (draws @ rows_of_clip)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(scores.mean()), float(low), float(high))

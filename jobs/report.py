@@ -241,18 +241,26 @@ def _estimate(metric: str, trials: Sequence[TrialRecord]) -> Estimate | None:
     stacked = _stacked(metric, trials)
     if stacked is not None:
         method = SEEDS_AND_CLIPS if len(trials) > 1 else ONE_SEED_CLIPS
-        return _from_interval(bootstrap_over_clips(stacked), len(trials), method)
+        interval = bootstrap_over_clips(stacked, clips=_clips(metric, trials[0]))
+        return _from_interval(interval, len(trials), method)
     return _over_seeds(values)
 
 
 def _stacked(metric: str, trials: Sequence[TrialRecord]) -> np.ndarray | None:
-    """``[num_seeds, num_clips, K]`` when every trial scored the same clips."""
+    """``[num_seeds, num_rows, K]`` when every trial scored the same rows: clips, or questions about them."""
     score = CLIP_SCORES.get(metric)
     if score is None or not trials or any(score not in trial.clip_scores for trial in trials):
         return None
     if len({trial.clip_ids for trial in trials}) > 1:
         return None
     return np.stack([trial.clip_scores[score] for trial in trials])
+
+
+def _clips(metric: str, trial: TrialRecord) -> tuple[str, ...]:
+    """The clip of every scored row; a row of question answering is named ``<video>/<question id>``."""
+    if metric != "test/overall":
+        return trial.clip_ids
+    return tuple(name.rpartition("/")[0] for name in trial.clip_ids)
 
 
 def _from_interval(interval: Interval, num_seeds: int, method: str) -> Estimate:
@@ -290,7 +298,7 @@ def _paired(metric: str, ours: Sequence[TrialRecord], theirs: Sequence[TrialReco
     left, right = _stacked(metric, ours), _stacked(metric, theirs)
     if left is not None and right is not None and ours[0].clip_ids == theirs[0].clip_ids:
         method = SEEDS_AND_CLIPS if len(ours) > 1 else ONE_SEED_CLIPS
-        return _from_interval(bootstrap_difference(left, right), len(ours), method)
+        return _from_interval(bootstrap_difference(left, right, clips=_clips(metric, ours[0])), len(ours), method)
     return _over_seeds([a.metrics[metric] - b.metrics[metric] for a, b in zip(ours, theirs, strict=True)])
 
 

@@ -56,7 +56,7 @@ class AVQATask(Task):
         return total
 
     def per_clip(self, outputs: Outputs, batch: AVBatch) -> dict[str, dict[str, Tensor]]:
-        """``<video>/<question id>`` -> ``correct []``: intervals are over questions, as the metric is."""
+        """``<video>/<question id>`` -> ``correct []``: the metric is a mean over questions."""
         targets = batch.targets
         assert isinstance(targets, QuestionTargets)
         correct = (outputs["logits"].argmax(-1).cpu() == targets.answers.cpu()).double()

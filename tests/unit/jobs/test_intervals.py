@@ -26,6 +26,29 @@ def test_segments_of_a_clip_are_not_independent_trials() -> None:
     assert whole.high - whole.low > 0.15
 
 
+def test_questions_about_a_video_are_drawn_together() -> None:
+    """1,000 questions, all right or all wrong in each of 100 videos, tell as much as 100 videos do."""
+    videos = (np.arange(100) % 2).astype(float)
+    rows = np.repeat(videos, 10)[None, :, None]
+    names = [f"video{number // 10}" for number in range(1000)]
+    assert bootstrap_over_clips(rows, clips=names) == bootstrap_over_clips(videos[None, :, None])
+    apart = bootstrap_over_clips(rows)
+    assert apart.high - apart.low < 0.5 * 0.15
+    order = np.random.default_rng(5).permutation(1000)
+    shuffled = bootstrap_over_clips(rows[:, order], clips=[names[number] for number in order])
+    assert shuffled.mean == 0.5
+    assert shuffled.high - shuffled.low == pytest.approx(0.2, rel=0.15)
+    difference = bootstrap_difference(rows, 1 - rows, clips=names)
+    assert difference.high - difference.low > 0.3
+
+
+def test_a_video_with_many_questions_weighs_as_many() -> None:
+    correct = np.array([1.0] * 9 + [0.0])[None, :, None]
+    found = bootstrap_over_clips(correct, clips=["long"] * 9 + ["short"])
+    assert found.mean == pytest.approx(0.9), "a mean over questions, as the metric is"
+    assert (found.low, found.high) == (0.0, 1.0), "one of two videos may be drawn twice"
+
+
 def test_seeds_that_disagree_widen_the_interval() -> None:
     rng = np.random.default_rng(1)
     equal = np.repeat(rng.random((1, 500, 1)), 3, axis=0)
@@ -72,3 +95,5 @@ def test_shapes_are_checked() -> None:
         bootstrap_difference(np.zeros((1, 5, 10)), np.zeros((1, 6, 10)))
     with pytest.raises(ValueError, match="coverage"):
         bootstrap_over_clips(np.zeros((1, 5, 10)), level=95)
+    with pytest.raises(ValueError, match="each of the 5 rows, got 4"):
+        bootstrap_over_clips(np.zeros((1, 5, 10)), clips="abcd")

@@ -1,8 +1,9 @@
 """Intervals for numbers that come from a few training seeds and a limited test split.
 
 The seconds of a clip share an event, and the questions about a video its scene, so they are no independent trials; the
-clip is the unit that is drawn again. Seeds are drawn again too, together with the clips: an interval that ignores either is too narrow. With three seeds their part
-is itself only roughly known, and it says nothing about another backbone or another training set.
+clip is the unit that is drawn again. Seeds are drawn again too, together with the clips: an interval that ignores
+either is too narrow. With three seeds their part is itself only roughly known, and it says nothing about another
+backbone or another training set.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """(b) What Ray Data and Parquet cost over the same functions in a plain loop.
 
-Over the same clips: a loop that builds rows and throws them away, and the run in this process, which adds Parquet files,
-digests and states; two processes with half of that loop each, and the run on Ray with two workers (two processes on two
-cores slow each other down, which is not the price of Ray). CPU time is that of the whole process tree. Starting
-processes is a fixed cost that an afternoon of decoding does not notice: it is measured by a run over one shard, left
-out, and reported by itself. A round runs all four one after the other; ratios are taken within a round.
+Over the same clips: a loop that builds rows and throws them away, and the run in this process, which adds Parquet
+files, digests and states; two processes with half of that loop each, and the run on Ray with two workers (two processes
+on two cores slow each other down, which is not the price of Ray). CPU time is that of the whole process tree. Starting
+processes is a fixed cost that an afternoon of decoding does not notice: it is measured by a run over one shard a
+worker, left out, and reported by itself. A round runs all four one after the other; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
 
 TARGET = 1.10
-NUM_CLIPS, CLIPS_PER_SHARD, WORKERS = 80, 16, 2
+NUM_CLIPS, CLIPS_PER_SHARD, WORKERS = 80, 8, 2
+SHORT = CLIPS_PER_SHARD * WORKERS
 LOOP, HERE, LOOPS, RAY = "plain loop", "in process, Parquet", "plain loop, two processes", "Ray, two workers, Parquet"
 FBANKS = ("clip", "swin")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -42,7 +43,7 @@ def tree_cpu_seconds(work: Callable[[], object]) -> float:
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(0.05):
+        while not stop.wait(0.2):
             used.update(_tree())
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -126,12 +127,12 @@ def run(rounds: int = 5) -> str:
 
         def started(work: Callable[[int | None], None]) -> tuple[float, float]:
             """CPU time of all clips without what starting costs, and that cost."""
-            short = tree_cpu_seconds(lambda: work(CLIPS_PER_SHARD))
-            per_clip = (tree_cpu_seconds(lambda: work(None)) - short) / (NUM_CLIPS - CLIPS_PER_SHARD)
-            return per_clip * NUM_CLIPS, short - per_clip * CLIPS_PER_SHARD
+            short = tree_cpu_seconds(lambda: work(SHORT))
+            per_clip = (tree_cpu_seconds(lambda: work(None)) - short) / (NUM_CLIPS - SHORT)
+            return per_clip * NUM_CLIPS, short - per_clip * SHORT
 
-        plain_loop(replace(config, limit=CLIPS_PER_SHARD))
-        make(0, CLIPS_PER_SHARD)
+        plain_loop(replace(config, limit=SHORT))
+        make(0, SHORT)
         for _ in range(rounds):
             samples[LOOP].append(tree_cpu_seconds(lambda: plain_loop(config)))
             samples[HERE].append(tree_cpu_seconds(lambda: make(0)))

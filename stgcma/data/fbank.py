@@ -69,6 +69,9 @@ FBANK_SPECS: dict[str, FbankSpec] = {
 _PREEMPHASIS = 0.97
 _LOW_HZ = 20.0
 _MEL_GROUPS = 4
+_FRAMES_AT_ONCE = 600
+"""Frames per FFT call: few enough for the processor's cache and for memory that the allocator keeps, enough of them to
+pay for planning the FFT."""
 
 
 def segment_starts(num_samples: int, spec: FbankSpec, num_segments: int) -> list[int]:
@@ -140,7 +143,7 @@ def fbank_frames(segments: Tensor, spec: FbankSpec) -> tuple[Tensor, int]:
     Returns:
         ``[..., T, F]`` float32 with zeros past the valid frames, and the number of valid frames.
     """
-    window_size, shift, fft_size = _frame_geometry(spec)
+    window_size, shift, _ = _frame_geometry(spec)
     num_samples = segments.shape[-1]
     if num_samples < window_size:
         raise ClipDecodeError(
@@ -151,17 +154,28 @@ def fbank_frames(segments: Tensor, spec: FbankSpec) -> tuple[Tensor, int]:
         )
     valid_frames = min(spec.target_frames, 1 + (num_samples - window_size) // shift)
     segments = segments[..., : (valid_frames - 1) * shift + window_size]
-    window = _window(spec, segments.device)
+    fbank = segments.new_empty(*segments.shape[:-1], spec.target_frames, spec.num_mel_bins)
+    fbank[..., valid_frames:, :] = 0.0
+    at_once = max(1, _FRAMES_AT_ONCE // valid_frames)
+    flat = fbank.view(-1, *fbank.shape[-2:])[:, :valid_frames]
+    for some, place in zip(segments.reshape(-1, segments.shape[-1]).split(at_once), flat.split(at_once), strict=True):
+        torch.log(_mel_energies(some, spec), out=place)
+    return fbank, valid_frames
+
+
+def _mel_energies(segments: Tensor, spec: FbankSpec) -> Tensor:
+    """``[n, samples]`` -> ``[n, frames, F]``, floored at the float32 epsilon."""
+    window_size, shift, fft_size = _frame_geometry(spec)
     means = segments.unfold(-1, window_size, shift).mean(dim=-1, keepdim=True)
-    emphasised = F.pad(segments[..., 1:] - _PREEMPHASIS * segments[..., :-1], (1, 0))
-    frames = segments.new_zeros(*segments.shape[:-1], valid_frames, fft_size)
+    emphasised = F.pad(segments[..., 1:] - _PREEMPHASIS * segments[..., :-1], (1, 0)).unfold(-1, window_size, shift)
+    frames = segments.new_empty(*emphasised.shape[:-1], fft_size)
+    frames[..., window_size:] = 0.0
     windowed = frames[..., :window_size]
-    torch.sub(emphasised.unfold(-1, window_size, shift), (1 - _PREEMPHASIS) * means, out=windowed).mul_(window)
+    torch.sub(emphasised, (1 - _PREEMPHASIS) * means, out=windowed).mul_(_window(spec, segments.device))
     spectrum = torch.fft.rfft(frames)[..., : fft_size // 2]
     power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
     mel = torch.cat([power[..., low:high] @ filters for low, high, filters in _mel_filters(spec, segments.device)], -1)
-    log_mel = mel.clamp_(min=torch.finfo(torch.float32).eps).log_()
-    return F.pad(log_mel, (0, 0, 0, spec.target_frames - valid_frames)), valid_frames
+    return mel.clamp_(min=torch.finfo(torch.float32).eps)
 
 
 def normalize_fbank(fbank: Tensor, valid_frames: int | Tensor, mean: float, std: float) -> Tensor:
@@ -176,7 +190,7 @@ def normalize_fbank(fbank: Tensor, valid_frames: int | Tensor, mean: float, std:
     Returns:
         ``[..., T, F]`` float32.
     """
-    normalised = (fbank.float() - mean) / (2 * std)
+    normalised = (fbank.float() - mean).div_(2 * std)
     num_frames = fbank.shape[-2]
     if isinstance(valid_frames, Tensor):
         lead = (*valid_frames.shape, *[1] * (fbank.ndim - valid_frames.ndim))

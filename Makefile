@@ -1,6 +1,6 @@
 # make demo   set up, then synthetic clips -> shards -> trained adapters -> two result tables
-# make test   set up, then lint and all tests but those that start Ray workers
-# make test-ray, make test-cluster   those that do
+# make test   set up, then lint and all tests but the one that starts a whole cluster
+# make test-cluster   that one;  make test-fast   all but those that start Ray
 # make bench  the ratios of the README, measured on this machine
 # make lint   ruff check and format check;  make format   apply them
 # make ui     MLflow UI of the demo's runs, on loopback
@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 DEMO_OUTPUT ?= demo
 PYTEST_ARGS ?=
 
-.PHONY: help setup test test-ray test-cluster lint format demo bench ui clean
+.PHONY: help setup test test-fast test-ray test-cluster lint format demo bench ui clean
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
 
@@ -30,9 +30,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	@touch $@
 
-# make test leaves out what starts Ray workers (test-ray) and the nodes of a whole cluster (test-cluster):
-# they take minutes on idle cores and run into their start-up limits on busy ones.
 test: $(READY) lint
+	$(BIN)/python -m pytest -m "not cluster" $(PYTEST_ARGS)
+
+test-fast: $(READY) lint
 	$(BIN)/python -m pytest -m "not ray and not cluster" $(PYTEST_ARGS)
 
 test-ray: $(READY)

@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
 
 TARGET = 1.10
-NUM_CLIPS, FEW, CLIPS_PER_SHARD, WORKERS = 320, 80, 8, 2
+NUM_CLIPS, FEW, CLIPS_PER_SHARD, WORKERS = 320, 64, 32, 2
 _WORKER = "ray::MapWorker"
 LOOP, HERE, LOOPS, RAY = "plain loop", "in process, Parquet", "plain loop, two processes", "Ray, two workers, Parquet"
 FBANKS = ("clip", "swin")
@@ -53,14 +54,18 @@ class TreeCpu:
 
 
 def tree_cpu_seconds(work: Callable[[], object]) -> TreeCpu:
-    """CPU time of this process and of all that it starts while ``work`` runs, those that end before it included."""
+    """CPU time of this process and of all that it starts while ``work`` runs, those that end before it included and the
+    watching left out."""
     used: dict[tuple[int, str], tuple[str, float]] = {}
     first = _tree()
     stop = threading.Event()
+    watching = 0.0
 
     def watch() -> None:
+        nonlocal watching
         while not stop.wait(0.2):
             used.update(_tree())
+        watching = time.thread_time()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -69,7 +74,7 @@ def tree_cpu_seconds(work: Callable[[], object]) -> TreeCpu:
     stop.set()
     watcher.join()
     spent = [(name, seconds - first.get(process, ("", 0.0))[1]) for process, (name, seconds) in used.items()]
-    return TreeCpu(sum(cpu for _, cpu in spent), sum(cpu for name, cpu in spent if name.startswith(_WORKER)))
+    return TreeCpu(sum(cpu for _, cpu in spent) - watching, sum(cpu for name, cpu in spent if name.startswith(_WORKER)))
 
 
 def _tree() -> dict[tuple[int, str], tuple[str, float]]:

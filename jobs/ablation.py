@@ -200,7 +200,10 @@ def load_ablation(path: str | Path, overrides: Iterable[str] = (), *, shards: st
     """
     path, overrides = Path(path), tuple(overrides)
     problems: list[str] = []
-    mapping = _without_unknown(_File, read_mapping(path), "", problems)
+    found = read_mapping(path)
+    if "model" in found and "runs" not in found:
+        raise ConfigError(f"{path} is a recipe, not an ablation. Run: stgcma-jobs train {path}")
+    mapping = _without_unknown(_File, found, "", problems)
     content = _attempt(problems, "", lambda: build(_File, mapping, str(path)))
     if content is None:
         raise _all_at_once(path, problems)

@@ -86,12 +86,26 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     return mapping
 
 
+SHIPPED = Path(__file__).parent
+"""``recipes`` and ``ablations`` lie below it."""
+
+
 def _similar_files(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    names = sorted(candidate.name for candidate in path.parent.glob("*.yaml"))
-    close = difflib.get_close_matches(path.name, names, n=3) or names[:8]
-    return f" In {path.parent} there are: {', '.join(close)}." if close else ""
+    """What was probably meant: files of nearly this name, there or among the shipped ones; else all that are there."""
+    there = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    shipped = [*sorted((SHIPPED / "recipes").rglob("*.yaml")), *sorted((SHIPPED / "ablations").glob("*.yaml"))]
+    by_stem = {file.stem: file for file in [*shipped, *there]}
+    if close := difflib.get_close_matches(path.stem, by_stem, n=3):
+        return f" Did you mean {' or '.join(_shown(by_stem[stem]) for stem in close)}?"
+    return f" In {path.parent} there are: {', '.join(file.name for file in there)}." if there else ""
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working directory where that is shorter."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -155,7 +169,10 @@ def load_run_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfi
     """A recipe file and ``--set`` texts -> ``RunConfig``."""
     overrides = list(overrides)
     where = str(path) + (f" with {' '.join('--set ' + text for text in overrides)}" if overrides else "")
-    mapping = apply_overrides(read_mapping(path), dict(parse_override(text) for text in overrides), where)
+    content = read_mapping(path)
+    if "runs" in content and "model" not in content:
+        raise ConfigError(f"{path} is an ablation, not a recipe. Run: stgcma-jobs sweep {path}")
+    mapping = apply_overrides(content, dict(parse_override(text) for text in overrides), where)
     return build(RunConfig, mapping, where)
 
 

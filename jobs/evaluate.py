@@ -16,12 +16,12 @@ from jobs.configfile import build, parse_yaml
 from jobs.figures import GALLERIES, MaskGallery, gallery_pictures, new_gallery
 from jobs.pictures import confusion_picture
 from jobs.run_config import RunConfig, with_shards
-from jobs.run_folder import AVERAGED, BEST, CONFIG, RunFolder, open_run
+from jobs.run_folder import AVERAGED, BEST, CONFIG, FACTS, RunFolder, open_run
 from stgcma.checkpoint import decode, load_weights
 from stgcma.data.batch import AVBatch
 from stgcma.data.dataset import ClipLoader, build_loader
 from stgcma.engine import Evaluation, Precision, evaluate, place_model, resolve_device
-from stgcma.errors import ConfigError
+from stgcma.errors import CheckpointError, ConfigError
 from stgcma.presets import backbone_spec
 from stgcma.tasks import AudioVisualModel, Outputs, Task, build_model, build_task
 
@@ -45,6 +45,11 @@ class EvaluationResult:
     """Class name -> accuracy over its segments (segmentation: mIoU); classes that do not occur are left out."""
     files: tuple[str, ...]
     """Written below the run folder."""
+    data_digest: str
+    """Of the shards evaluated on."""
+    trained_on: str
+    """Digest of the shards the run was trained on. Where the two differ, files go to ``evaluation/<split>-on-<digest>``
+    and the run's own result stays what it is."""
 
 
 def evaluate_weights(
@@ -131,18 +136,27 @@ def evaluate_run(
         ConfigError: If there is no such run, split or kind of weights.
         CheckpointError: If the run has no such weights yet.
     """
-    if split not in SPLITS or weights not in WEIGHTS:
-        raise ConfigError(
-            f"--split needs one of {', '.join(SPLITS)}, --weights one of {', '.join(WEIGHTS)}; "
-            f"got {split!r} and {weights!r}."
+    for option, given, choices in (("--split", split, SPLITS), ("--weights", weights, tuple(WEIGHTS))):
+        if given not in choices:
+            raise ConfigError(f"{option} needs one of {', '.join(choices)}; got {given!r}.")
+    folder = open_run(uri)
+    if not folder.exists(WEIGHTS[weights]):
+        why = (
+            "an epoch has not ended yet; the same stgcma-jobs train goes on"
+            if weights == "best"
+            else "weights are averaged where optim.average_epochs is set, when the run is complete"
         )
+        raise CheckpointError(f"{folder.uri} has no {weights} weights ({WEIGHTS[weights]}): {why}.")
     run = RunEvaluator.open(uri, split, shards=shards, device=device)
     task_name = run.config.task
     if baseline is not None and task_name not in GALLERIES:
         raise ConfigError(f"--baseline is drawn for segmentation runs only, this run's task is {task_name!r}.")
     gallery = new_gallery(task_name)
     evaluation = run.evaluate(weights, run.loader.epoch(0), gallery and gallery.add)
+    digest, trained_on = run.loader.manifest.digest, folder.read_json(FACTS)["data"]["digest"]
     label = split if weights == "best" else f"{split}-{weights}"
+    if digest != trained_on:
+        label += f"-on-{digest[:12]}"
     pictures: dict[str, bytes] = {}
     if gallery is not None:
         compared = None if baseline is None else _watch_baseline(baseline, gallery, split, shards, device)
@@ -163,6 +177,8 @@ def evaluate_run(
         metrics=metrics,
         classes=classes,
         files=files,
+        data_digest=digest,
+        trained_on=trained_on,
     )
 
 

@@ -67,6 +67,7 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
     started_here = not ray.is_initialized()
     if started_here:
         start_ray(num_workers)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         use_gpu = device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) >= num_workers)
         attempt = f"{config.run_name}-{time.time_ns()}"
@@ -85,6 +86,8 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
     except TrainingFailedError as error:
         raise RunFailedError(_reason(error, folder)) from error
     finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_interrupt)  # Ray Train leaves its own behind
         if started_here:
             ray.shutdown()
     if folder.exists(FAILURE):

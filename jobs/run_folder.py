@@ -9,6 +9,7 @@
 | checkpoints/best.safetensors | on a better epoch | trained weights alone |
 | checkpoints/averaged.safetensors | at the end | mean weights, when ``optim.average_epochs`` is set |
 | evaluation/<split>[-averaged]/ | at the end, by ``evaluate`` | metrics.json, per_clip.safetensors, pictures |
+| evaluation/...-on-<digest>/ | by ``evaluate`` | the same, of other shards than those it was trained on |
 | failure.json | when it fails | why; removed by the next session |
 | result.json | last | the outcome; its presence means the run is complete |
 | tracking.json | by the tracker | MLflow run id and address |
@@ -124,7 +125,12 @@ def open_run(uri: str) -> RunFolder:
     folder = RunFolder(uri)
     if folder.exists(CONFIG):
         return folder
-    parent = Storage(folder.parent_uri)
-    beside = [name for name in parent.list_folders() if parent.exists(f"{name}/{CONFIG}")]
-    hint = f" Runs beside it: {', '.join(beside[:12])}." if beside else ""
-    raise ConfigError(f"No run at {uri}: it has no {CONFIG}.{hint}")
+    hints = [f" Runs {where}: {', '.join(names[:12])}." for where, names in (
+        ("in it", _runs_under(folder.uri)), ("beside it", _runs_under(folder.parent_uri))) if names]  # fmt: skip
+    advice = "".join(hints) or " Give a folder that stgcma-jobs train wrote, by default data/runs/<name>-<fingerprint>."
+    raise ConfigError(f"No run at {uri}: it has no {CONFIG}.{advice}")
+
+
+def _runs_under(uri: str) -> list[str]:
+    storage = Storage(uri)
+    return [name for name in storage.list_folders() if storage.exists(f"{name}/{CONFIG}")]

@@ -21,13 +21,12 @@ from jobs.report import Report, collect
 from jobs.report_files import write_reports
 from jobs.report_formats import to_markdown
 from jobs.run_folder import RunFolder
+from jobs.shards import require_same_shards, select_shards
 from jobs.sweep_board import Board
 from jobs.sweep_tracking import SweepTracking
-from jobs.trials import TrialStatus, find_runs, placed, trial_lock, trial_states
+from jobs.trials import TrialStatus, find_runs, placed, trial_folder, trial_lock, trial_states
 from pipelines.storage import Storage
-from stgcma.data.manifest import select_manifest
 from stgcma.errors import ConfigError, RunFailedError
-from stgcma.presets import backbone_spec
 
 SWEEPS = "sweeps"
 RECORD = "sweep.json"
@@ -129,7 +128,7 @@ def run_sweep(
         num_done_before = sum(status.state == "done" for status in states.values())
         waiting = [job for job in jobs if states[job.row, job.seed].state in runnable]
         if train is train_job:
-            _check_shards(waiting)
+            _check_shards(waiting, [job for job in jobs if states[job.row, job.seed].state == "done"])
         tags = link.open() if waiting else {}
         waiting = [replace(job, tags={**tags, "stgcma.row": job.row}) for job in waiting]
         board = board or Board(ablation.title, jobs, [states[job.row, job.seed] for job in jobs])
@@ -230,17 +229,13 @@ def _constants(ablation: Ablation, row_name: str) -> dict[str, float]:
     return {**paper, "sweep/row": float(place)}
 
 
-def _check_shards(jobs: list[Job]) -> None:
-    """One look at the shards of all trials, instead of the same failure in every one."""
-    needed = {}
-    for job in jobs:
-        data, config = job.config.data, job.config
-        fbank = None
-        if "audio" in config.model.adaptation.running:
-            fbank = backbone_spec(config.model.backbone).fbank_for(config.task)
-        needed[data.shards, data.dataset, fbank, data.fingerprint] = None
-    for shards, dataset, fbank, fingerprint in needed:
-        select_manifest(shards, dataset, fbank=fbank, fingerprint=fingerprint)
+def _check_shards(waiting: list[Job], done: list[Job]) -> None:
+    """One look at the shards of all trials, instead of the same failure in every one; those that are done must have
+    been trained on them."""
+    for job in waiting:
+        select_shards(job.config)
+    for job in done:
+        require_same_shards(trial_folder(job.output, job.config), job.config)
 
 
 @contextlib.contextmanager

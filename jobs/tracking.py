@@ -271,7 +271,7 @@ def serve_ui(output: str, port: int) -> NoReturn:
     This process is replaced, so that Ctrl-C and signals reach the server itself and leave nothing behind.
 
     Raises:
-        ConfigError: If there is no store yet.
+        ConfigError: If there is no store yet, or the port is taken.
     """
     uri = default_tracking_uri(output)
     database = Path(uri.removeprefix(SQLITE))
@@ -279,6 +279,8 @@ def serve_ui(output: str, port: int) -> NoReturn:
         raise ConfigError(
             f"No MLflow store at {database}: no run under {output} was tracked. Train one, or set --output."
         )
+    if port and _is_taken(port):
+        raise ConfigError(f"Port {port} on 127.0.0.1 is in use. Give another --port, or --port 0 for a free one.")
     port = port or _free_port()
     address = f"http://127.0.0.1:{port}"
     print(f"MLflow: {address}  (store {database}; Ctrl-C ends it)", flush=True)
@@ -288,6 +290,16 @@ def serve_ui(output: str, port: int) -> NoReturn:
             print(f"  table of {experiment.name}: {address}/{view}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execve(command[0], [*command, "--backend-store-uri", uri], {**os.environ, **SERVER_SETTINGS})
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
 
 
 def _free_port() -> int:

@@ -23,6 +23,7 @@ from jobs.loop import selection_split
 from jobs.progress import Reporter
 from jobs.run_config import RunConfig, fingerprint, flatten, to_mapping
 from jobs.run_folder import CONFIG, FACTS, FAILURE, LOCK, RESULT, RunFolder
+from jobs.shards import require_digest, require_same_shards
 from jobs.tracking import DISABLED, Forwarder, default_tracking_uri
 from stgcma.data.dataset import ClipLoader, build_loader
 from stgcma.engine import resolve_device
@@ -140,6 +141,7 @@ def train_run(
     """
     folder = RunFolder(f"{output.rstrip('/')}/{config.run_name}")
     if folder.exists(RESULT):
+        require_same_shards(folder, config)
         return read_result(folder, was_complete=True)
     plan = plan_run(config, num_workers=num_workers)
     reporter = reporter or Reporter(config.optim.epochs)
@@ -241,12 +243,8 @@ def _open_session(
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     if folder.exists(FACTS):
+        require_digest(folder, plan.digest, plan.source)
         facts = folder.read_json(FACTS)
-        if facts["data"]["digest"] != plan.digest:
-            raise ConfigError(
-                f"{folder.uri} was started on shards with digest {facts['data']['digest'][:12]}, {plan.source} has "
-                f"{plan.digest[:12]}. Give the run another name, or delete its folder to start anew."
-            )
         facts["sessions"].append(session)
         facts["tags"].update(tags)
     else:

@@ -48,7 +48,7 @@ def train(
         print(json.dumps(asdict(result), indent=2))
         return
     if result.was_complete:
-        print("This run is complete; nothing was done. Its result:")
+        print("This run is complete; nothing was done. Its result (fractions in [0, 1]):")
     for name, value in result.metrics.items():
         if "/class_" not in name:
             print(f"  {name:<28} {value:.4f}")
@@ -72,6 +72,12 @@ def evaluate(
     from jobs.tracking import sync_known
 
     result = evaluate_run(run, split=split, weights=weights, shards=shards, device=device, baseline=baseline)
+    if result.data_digest != result.trained_on:
+        print(
+            f"These shards (digest {result.data_digest[:12]}) are not those the run was trained on "
+            f"({result.trained_on[:12]}): the files below stand apart, and the run's own result stays what it is.",
+            file=sys.stderr,
+        )
     for problem in sync_known(open_run(run)):
         print(problem, file=sys.stderr)
     if as_json:

@@ -60,8 +60,8 @@ def write_synthetic_ave(
     for name, text in lists.items():
         if (root / name).exists() and (root / name).read_text() != text:
             raise ConfigError(
-                f"{root / name} belongs to another dataset than this configuration ({config}). "
-                "Choose another --output folder, or remove this one."
+                f"{root / name} belongs to another dataset: it was made with other sizes, task or seed. "
+                "Give the options it was made with, choose another --output folder, or remove this one."
             )
     folder = root / "AVE"
     folder.mkdir(parents=True, exist_ok=True)

@@ -126,8 +126,8 @@ def write_synthetic_avqa(
     for name, text in files.items():
         if (root / name).exists() and (root / name).read_text(encoding="utf-8") != text:
             raise ConfigError(
-                f"{root / name} belongs to another dataset than this configuration ({config}). "
-                "Choose another output folder, or remove this one."
+                f"{root / name} belongs to another dataset: it was made with other sizes, task or seed. "
+                "Give the options it was made with, choose another --output folder, or remove this one."
             )
     for folder in ("json", "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"):
         (root / folder).mkdir(parents=True, exist_ok=True)

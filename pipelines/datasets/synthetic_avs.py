@@ -174,8 +174,8 @@ def write_synthetic_avs(
     if table.exists():
         if table.read_text() != text:
             raise ConfigError(
-                f"{table} belongs to another dataset than this configuration ({config}). "
-                "Choose another --output folder, or remove this one."
+                f"{table} belongs to another dataset: it was made with other sizes, task or seed. "
+                "Give the options it was made with, choose another --output folder, or remove this one."
             )
     else:
         for count, (split, index) in enumerate(clips, start=1):

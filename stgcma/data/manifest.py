@@ -138,6 +138,17 @@ def find_manifests(root: str, dataset: str) -> dict[str, ShardManifest]:
     return found
 
 
+def _what_is_there(root: str) -> str:
+    """A hint for who gave one preprocessing instead of its root, or the root of other datasets."""
+    filesystem, path = open_filesystem(root)
+    if filesystem.get_file_info(f"{path}/{MANIFEST_NAME}").type == pafs.FileType.File:
+        return f" This is one preprocessing; the root is two folders up: {root.rstrip('/').rsplit('/', 2)[0]}"
+    folders = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    others = [info.base_name for info in folders if info.type == pafs.FileType.Directory]
+    complete = [name for name in sorted(others) if find_manifests(root, name)]
+    return f" There are shards of: {', '.join(complete)}." if complete else ""
+
+
 def select_manifest(root: str, dataset: str, *, fbank: str | None, fingerprint: str | None = None) -> ShardManifest:
     """The one preprocessing that fits; several or none are an error that lists them.
 
@@ -160,7 +171,10 @@ def select_manifest(root: str, dataset: str, *, fbank: str | None, fingerprint: 
             )
         found = {fingerprint: found[fingerprint]}
     if not found:
-        raise ShardMismatchError(f"No complete shards of {dataset!r} under {root}.\nRun: {command}{option}")
+        raise ShardMismatchError(
+            f"No complete shards of {dataset!r} under {root}.{_what_is_there(root)}\n"
+            f"Run: {command}{option}   (with --source where the clips are not in data/raw)"
+        )
     fitting = {k: m for k, m in found.items() if fbank is None or fbank in m.metadata.fbank_specs}
     if not fitting:
         fingerprint, manifest = min(found.items(), key=lambda item: item[0])

@@ -108,6 +108,11 @@ class ShardStore:
                     f"{self.uri}/{path} is listed in the manifest but missing. Run the same stgcma-jobs preprocess "
                     "again: it makes only what is missing."
                 ) from None
+            except pa.ArrowInvalid as error:
+                raise ShardMismatchError(
+                    f"{self.uri}/{path} is damaged ({str(error).splitlines()[0]}). Remove the file and run the same "
+                    "stgcma-jobs preprocess again: it makes only what is missing."
+                ) from None
             stored = ShardMetadata.decode(file.schema_arrow, f"{self.uri}/{path}")
             if stored != self.manifest.metadata:
                 differing = ", ".join(

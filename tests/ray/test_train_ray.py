@@ -82,8 +82,9 @@ def test_two_workers_train_the_same_run_as_one_process(ray, shards, tmp_path):
     """No dropout or stochastic depth, so that only the order of sums differs."""
     config = tiny_config(shards, model__head_dropout=0.0, model__drop_path_rate=0.0, optim__average_epochs=[1, 2])
     here = train(config, tmp_path / "here", 0)
-    reporter = Recorder()
+    reporter, on_interrupt = Recorder(), signal.getsignal(signal.SIGINT)
     there = train(config, tmp_path / "there", 2, reporter)
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
     assert there.metrics.keys() == here.metrics.keys()
     assert there.parameters == here.parameters
     one, two = (

@@ -58,6 +58,10 @@ def test_selection(tmp_path):
     ):
         select_manifest(root, "ave", fbank="demo")
     assert select_manifest(root, "ave", fbank="demo", fingerprint="cccc").fingerprint == "cccc"
+    with pytest.raises(ShardMismatchError, match=rf"under {root}/ave/aaaa. This is one .* two folders up: {root}\n"):
+        select_manifest(f"{root}/ave/aaaa", "ave", fbank="demo")
+    with pytest.raises(ShardMismatchError, match=r"No complete shards of 'avs-s4' .*There are shards of: ave\."):
+        select_manifest(root, "avs-s4", fbank="demo")
     with pytest.raises(ShardMismatchError, match=r"No complete shards .*ave/dddd; there are: aaaa, bbbb, cccc"):
         select_manifest(root, "ave", fbank="demo", fingerprint="dddd")
     assert find_manifests(root, "music-avqa") == {}

@@ -149,6 +149,11 @@ def test_what_is_missing_or_changed_is_named(tmp_path):
         ShardMismatchError, match=r"made with fbank_dtype 'float16' instead of 'float32' in its manifest"
     ):
         ShardStore(str(tmp_path), other).clip_ids("train")
+    first.write_bytes(first.read_bytes()[:-100])
+    with pytest.raises(
+        ShardMismatchError, match=rf"{first.name} is damaged .* Remove the file .* only what is missing"
+    ):
+        ShardStore(str(tmp_path), store.manifest).clip_ids("train")
     first.unlink()
     with pytest.raises(ShardMismatchError, match=r"listed in the manifest but missing.*makes only what is missing"):
         ShardStore(str(tmp_path), store.manifest).clip_ids("train")

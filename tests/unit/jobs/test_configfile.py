@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.configfile import apply_overrides, dump_run_config, load_run_config, parse_override, parse_yaml
+from jobs.ablation import load_ablation
+from jobs.configfile import SHIPPED, apply_overrides, dump_run_config, load_run_config, parse_override, parse_yaml
 from jobs.run_config import fingerprint
 from stgcma.errors import ConfigError
 
@@ -85,8 +86,16 @@ def test_missing_values_are_named(tmp_path):
 
 
 def test_files_that_are_no_recipe(tmp_path, recipe):
-    with pytest.raises(ConfigError, match=r"No file .*exampel.yaml. In .* there are: example.yaml"):
+    with pytest.raises(ConfigError, match=r"No file .*exampel.yaml. Did you mean .*/example.yaml\?"):
         load_run_config(tmp_path / "exampel.yaml")
+    with pytest.raises(ConfigError, match=r"No file ave_clip_l14_base. Did you mean .*recipes/ave_clip_l14_base.yaml"):
+        load_run_config("ave_clip_l14_base")
+    with pytest.raises(ConfigError, match=r"No file .*quite_different.yaml. In .* there are: example.yaml"):
+        load_run_config(tmp_path / "quite_different.yaml")
+    with pytest.raises(ConfigError, match=r"is an ablation, not a recipe. Run: stgcma-jobs sweep"):
+        load_run_config(SHIPPED / "ablations" / "table5.yaml")
+    with pytest.raises(ConfigError, match=r"is a recipe, not an ablation. Run: stgcma-jobs train"):
+        load_ablation(SHIPPED / "recipes" / "ave_clip_l14_base.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("name: [1, 2\n")
     with pytest.raises(ConfigError, match=r"broken.yaml line 2, column 1"):

@@ -20,6 +20,7 @@ from jobs.sweep import RECORD, run_sweep, sweep_folder
 from jobs.sweep_tracking import NOTE, PARENT, table_view
 from jobs.tracking import TABLE_VIEW, open_client
 from jobs.trials import find_runs
+from stgcma.errors import ConfigError
 from tests.unit.jobs.helpers import tiny_shards
 
 ROOT = Path(__file__).parents[3]
@@ -168,3 +169,12 @@ def test_a_run_of_another_experiment_keeps_its_place(table, tmp_path, shards, st
     result = run_sweep(table, output=output, tracking=store, device="cpu", only=("full",))
     assert result.warnings == ()
     assert folder.read_json(TRACKING) == known
+
+
+def test_a_table_is_not_continued_on_other_shards(table, tmp_path, shards):
+    options = {"output": str(tmp_path / "runs"), "tracking": "none", "device": "cpu"}
+    first = run_sweep(quick(tmp_path, shards), only=("full",), **options)
+    assert first.count("done") == 1
+    other = tiny_shards(tmp_path / "other", splits={"train": 8, "val": 3, "test": 3})
+    with pytest.raises(ConfigError, match=r"was started on shards with digest .* or --output"):
+        run_sweep(quick(tmp_path, other), **options)

@@ -284,6 +284,15 @@ def test_ui_without_a_store(tmp_path):
         tracking.serve_ui(str(tmp_path), 0)
 
 
+def test_ui_on_a_port_that_is_taken(tmp_path, empty_store):
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ConfigError, match=r"Port \d+ on 127.0.0.1 is in use. Give another --port"):
+            tracking.serve_ui(str(tmp_path), other.getsockname()[1])
+
+
 def test_where_runs_are_tracked_by_default(tmp_path):
     assert default_tracking_uri(str(tmp_path)) == f"{SQLITE}{tmp_path}/mlflow.db"
 

@@ -138,8 +138,12 @@ def test_the_selected_weights_are_those_evaluated(finished):
     averaged = evaluate_run(result.run, split="test", weights="averaged", device="cpu")
     assert averaged.metrics["accuracy"] == result.metrics["test-averaged/accuracy"]
     assert averaged.files[0] == "evaluation/test-averaged/metrics.json"
-    with pytest.raises(ConfigError, match=r"--split needs one of train, val, test"):
+    with pytest.raises(ConfigError, match=r"--split needs one of train, val, test; got 'testing'"):
         evaluate_run(result.run, split="testing")
+    with pytest.raises(ConfigError, match=r"--weights needs one of best, averaged; got 'last'"):
+        evaluate_run(result.run, weights="last")
+    with pytest.raises(ConfigError, match=rf"No run at .* Runs in it: {Path(result.run).name}"):
+        evaluate_run(str(Path(result.run).parent))
     with pytest.raises(ConfigError, match=rf"No run at .*/nothing.*Runs beside it: {Path(result.run).name}"):
         evaluate_run(f"{Path(result.run).parent}/nothing")
 
@@ -329,3 +333,32 @@ def test_rows_survive_a_line_cut_off_by_a_crash(tmp_path):
         stream.write('{"step": 2, "met')
     folder.append_row({"step": 3})
     assert folder.rows() == [{"step": 1}, {"step": 3}]
+
+
+def test_a_complete_run_answers_only_for_the_shards_it_was_trained_on(shards, tmp_path):
+    config = tiny_config(shards, optim__epochs=1)
+    result = train(config, tmp_path / "runs")
+    other = tiny_shards(tmp_path / "other", splits={"train": 8, "val": 3, "test": 4})
+    with pytest.raises(
+        ConfigError, match=rf"with digest {result.data_digest[:12]}, {other}/ave/.* Give the run another"
+    ):
+        train(replace(config, data=replace(config.data, shards=other)), tmp_path / "runs")
+    gone = replace(config, data=replace(config.data, shards=str(tmp_path / "gone")))
+    assert train(gone, tmp_path / "runs").was_complete, "what is complete needs no shards"
+
+
+def test_an_evaluation_on_other_shards_stands_apart(shards, tmp_path):
+    result = train(tiny_config(shards, optim__epochs=1), tmp_path / "runs")
+    before = Path(result.run, "evaluation/test/metrics.json").read_bytes()
+    other = tiny_shards(tmp_path / "other", splits={"train": 8, "val": 3, "test": 4})
+    evaluation = evaluate_run(result.run, shards=other, device="cpu")
+    assert evaluation.num_clips == 4
+    assert evaluation.trained_on == result.data_digest != evaluation.data_digest
+    assert evaluation.files[0] == f"evaluation/test-on-{evaluation.data_digest[:12]}/metrics.json"
+    assert Path(result.run, evaluation.files[0]).is_file()
+    assert Path(result.run, "evaluation/test/metrics.json").read_bytes() == before
+    again = evaluate_run(result.run, device="cpu")
+    assert again.files[0] == "evaluation/test/metrics.json"
+    assert Path(result.run, "evaluation/test/metrics.json").read_bytes() == before
+    with pytest.raises(CheckpointError, match=r"has no averaged weights .* optim.average_epochs"):
+        evaluate_run(result.run, weights="averaged", device="cpu")

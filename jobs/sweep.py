@@ -210,7 +210,9 @@ def find_table(table: str | None, output: str, overrides: Iterable[str] = ()) ->
         ConfigError: If nothing or more than one thing is meant.
     """
     if table is not None and (table.endswith((".yaml", ".yml")) or Path(table).is_file()):
-        return load_ablation(table, overrides)
+        ablation = load_ablation(table, overrides)
+        ran = read_sweep(output, ablation.name) if ablation.name in recorded_sweeps(output) else ablation
+        return load_ablation(table, overrides, shards=ran.shards)  # where that sweep found them
     if overrides:
         raise ConfigError("--set goes with an ablation file; a sweep that ran keeps the settings it ran with.")
     if table is None:
@@ -220,6 +222,20 @@ def find_table(table: str | None, output: str, overrides: Iterable[str] = ()) ->
             raise ConfigError(f"report needs an ablation file or the name of a sweep in {output}; {listed}.")
         table = known[0]
     return read_sweep(output, table)
+
+
+def ran_otherwise(ablation: Ablation, output: str) -> str | None:
+    """What to tell who asks for a table file whose sweep ran into ``output`` with other ``--set`` settings."""
+    if ablation.name not in recorded_sweeps(output):
+        return None
+    ran = read_sweep(output, ablation.name)
+    if {trial.fingerprint for trial in ran.trials} & {trial.fingerprint for trial in ablation.trials}:
+        return None
+    settings = " ".join(f"--set {text}" for text in ran.overrides) or "other settings"
+    return (
+        f"The sweep {ablation.name!r} that ran in {output} had {settings}: "
+        f"stgcma-jobs report {ablation.name} --runs {output} shows it. Below is {ablation.path} as it stands."
+    )
 
 
 def _constants(ablation: Ablation, row_name: str) -> dict[str, float]:

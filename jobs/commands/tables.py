@@ -85,9 +85,12 @@ def report(
     """A table as the paper prints it: published, ours over the seeds with intervals, what is missing."""
     from jobs.report import collect
     from jobs.report_files import render, write_reports
-    from jobs.sweep import find_table
+    from jobs.sweep import find_table, ran_otherwise
 
-    made = collect(find_table(table, runs, overrides or ()), runs)
+    ablation = find_table(table, runs, overrides or ())
+    if hint := ran_otherwise(ablation, runs):
+        print(hint, file=sys.stderr)
+    made = collect(ablation, runs)
     text = render(made, format_name)
     if output is None:
         print(text, end="")

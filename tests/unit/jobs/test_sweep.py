@@ -15,9 +15,10 @@ import pytest
 from rich.console import Console
 
 from jobs.ablation import load_ablation
+from jobs.commands import tables
 from jobs.execution import Job, execute
 from jobs.run_folder import RESULT, RunFolder
-from jobs.sweep import find_table, read_sweep, recorded_sweeps, run_sweep
+from jobs.sweep import find_table, ran_otherwise, read_sweep, recorded_sweeps, run_sweep
 from jobs.sweep_board import Board, format_seconds
 from jobs.trials import STATUS, TrialStatus, find_runs, read_status, trial_folder, trial_lock
 from stgcma.errors import ConfigError, RunFailedError, ShardMismatchError
@@ -165,6 +166,21 @@ def test_tables_are_found_by_file_or_by_name(table, output, tmp_path):
         read_sweep(str(output), "smal")
     with pytest.raises(ConfigError, match="--set goes with an ablation file"):
         find_table("small", str(output), ["optim.epochs=9"])
+
+
+def test_who_asks_for_a_file_is_told_of_the_settings_its_sweep_had(table, output, tmp_path, capsys):
+    file = tmp_path / "small.yaml"
+    assert ran_otherwise(load_ablation(file), str(output)) is None, "no sweep ran"
+    sweep(load_ablation(file, ["optim.epochs=9"], shards="elsewhere"), output)
+    assert ran_otherwise(find_table("small", str(output)), str(output)) is None
+    tables.report(str(file), runs=str(output), format_name="md", output=None, overrides=None)
+    printed = capsys.readouterr()
+    assert f"had --set optim.epochs=9: stgcma-jobs report small --runs {output} shows it" in printed.err
+    assert f"`stgcma-jobs sweep {file} --shards elsewhere --output {output}`" in printed.out
+    tables.report("small", runs=str(output), format_name="md", output=None, overrides=None)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "Incomplete" not in printed.out
 
 
 # -- a pool of processes ---------------------------------------------------------------------------------------------

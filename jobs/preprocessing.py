@@ -111,7 +111,7 @@ def summary(result: PreprocessResult) -> str:
     lines += [
         f"  fbank    {name}: mean {s['mean']:.4f}, std {s['std']:.4f}" for name, s in plain["fbank_stats"].items()
     ]
-    lines += [f"  digest   {plain['digest']}", f"  shards   {result.uri}"]
+    lines += [f"  digest   {plain['digest']}", f"  shards   {result.uri}   (--shards {result.uri.rsplit('/', 2)[0]})"]
     if result.failures:
         lines += [f"  failed   {len(result.failures)}, listed in failures.parquet", causes(result.failures)]
     return "\n".join(lines)

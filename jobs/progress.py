@@ -73,7 +73,7 @@ class Reporter:
             self.message(
                 f"epoch {round(row['epoch']):>3}/{self.epochs}  loss {metrics['train/epoch_loss']:.4f}  "
                 f"{split} {name} {value:.4f}  best {metrics['best/metric']:.4f} "
-                f"(epoch {metrics['best/epoch']:.0f})  {rate:.0f} s"
+                f"(epoch {metrics['best/epoch']:.0f})  took {rate:.0f} s"
             )
         elif row["kind"] == "step" and self._progress is not None and not self._recent:
             rates = {key.removeprefix("lr/"): rate for key, rate in metrics.items() if key.startswith("lr/")}

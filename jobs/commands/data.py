@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -61,4 +62,8 @@ def preprocess(
         ray_address=ray_address,
         **choices,
     )
-    run(config, as_json=as_json)
+    try:
+        run(config, as_json=as_json)
+    except KeyboardInterrupt:
+        print("Interrupted. Finished shards are kept; the same command makes the others.", file=sys.stderr)
+        raise typer.Exit(130) from None

@@ -33,7 +33,10 @@ def verify(
         print(json.dumps([{**asdict(report), "passed": report.passed} for report in reports], indent=2))
     failed = [report.file for report in reports if not report.passed]
     if failed:
-        raise ParityError(f"{len(failed)} of {len(reports)} files differ from the reference: {', '.join(failed)}")
+        raise ParityError(
+            f"{len(failed)} of {len(reports)} files differ from the reference or hold no vectors of it: "
+            + ", ".join(failed)
+        )
 
 
 def params(

@@ -53,16 +53,20 @@ def sweep(
     from jobs.report_files import render
     from jobs.sweep import run_sweep
 
-    result = run_sweep(
-        ablation,
-        output=output,
-        num_workers=num_workers,
-        concurrency=concurrency,
-        device=device,
-        tracking=tracking,
-        only=tuple(only or ()),
-        retry_failed=retry_failed,
-    )
+    try:
+        result = run_sweep(
+            ablation,
+            output=output,
+            num_workers=num_workers,
+            concurrency=concurrency,
+            device=device,
+            tracking=tracking,
+            only=tuple(only or ()),
+            retry_failed=retry_failed,
+        )
+    except KeyboardInterrupt:
+        print("Interrupted. The same command runs what is missing.", file=sys.stderr)
+        raise typer.Exit(130) from None
     for warning in result.warnings:
         print(warning, file=sys.stderr)
     print(render(result.report, "json" if as_json else "md"), end="")

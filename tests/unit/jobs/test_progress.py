@@ -44,7 +44,7 @@ def test_quiet_lines_without_a_terminal():
         shown.step(step(index))
     shown.row(EPOCH_ROW)
     shown.close()
-    assert stream.getvalue() == ("epoch   1/4  loss 1.5000  val accuracy 0.7123  best 0.7500 (epoch 1)  12 s\n")
+    assert stream.getvalue() == ("epoch   1/4  loss 1.5000  val accuracy 0.7123  best 0.7500 (epoch 1)  took 12 s\n")
 
 
 def test_a_bar_on_a_terminal():

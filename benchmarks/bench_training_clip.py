@@ -3,9 +3,9 @@
 Both sides apply the same draws and must give the same tensors. Ours reads Parquet row groups of 16 clips in random
 order with the row-group cache off, as in a data set far larger than the cache. The rival reads wav files by libsndfile,
 the soundfile backend of ``torchaudio.load`` up to 2.8 (later ones go through torchcodec, which costs many times as
-much); a second rival, without a target, reads them by the standard library, which nobody's loader does
-and nothing undercuts. File caches are warm on all sides. Results go into a batch that is used again, as a loader's do:
-neither side pays for pages of memory that only the benchmark would hold.
+much); a second rival, without a target, reads them by the standard library, the cheapest reader there is. File caches
+are warm on all sides. Results go into a batch that is used again, as a loader's do: neither side pays for pages of
+memory that only the benchmark would hold.
 Targets: mix-up audio 5x (CLIP) and 3x (Swin), images 1.8x less CPU time, everything on the CPU.
 """
 

@@ -9,17 +9,22 @@ from stgcma.errors import ConfigError, ShardMismatchError
 from stgcma.presets import backbone_spec
 
 
+def shards_read(config: RunConfig) -> tuple[str, str, str | None, str | None]:
+    """Root, dataset, fbank and fingerprint: runs that agree in them read the same shards."""
+    fbank = None
+    if "audio" in config.model.adaptation.running:
+        fbank = backbone_spec(config.model.backbone).fbank_for(config.task)
+    return config.data.shards, config.data.dataset, fbank, config.data.fingerprint
+
+
 def select_shards(config: RunConfig) -> ShardManifest:
     """The preprocessing that a run would read now.
 
     Raises:
         ShardMismatchError: If none or several fit.
     """
-    fbank = None
-    if "audio" in config.model.adaptation.running:
-        fbank = backbone_spec(config.model.backbone).fbank_for(config.task)
-    data = config.data
-    return select_manifest(data.shards, data.dataset, fbank=fbank, fingerprint=data.fingerprint)
+    root, dataset, fbank, fingerprint = shards_read(config)
+    return select_manifest(root, dataset, fbank=fbank, fingerprint=fingerprint)
 
 
 def require_same_shards(folder: RunFolder, config: RunConfig) -> None:

@@ -21,7 +21,7 @@ from jobs.report import Report, collect
 from jobs.report_files import write_reports
 from jobs.report_formats import to_markdown
 from jobs.run_folder import RunFolder
-from jobs.shards import require_same_shards, select_shards
+from jobs.shards import require_same_shards, select_shards, shards_read
 from jobs.sweep_board import Board
 from jobs.sweep_tracking import SweepTracking
 from jobs.trials import TrialStatus, find_runs, placed, trial_folder, trial_lock, trial_states
@@ -248,8 +248,8 @@ def _constants(ablation: Ablation, row_name: str) -> dict[str, float]:
 def _check_shards(waiting: list[Job], done: list[Job]) -> None:
     """One look at the shards of all trials, instead of the same failure in every one; those that are done must have
     been trained on them."""
-    for job in waiting:
-        select_shards(job.config)
+    for config in {shards_read(job.config): job.config for job in waiting}.values():
+        select_shards(config)
     for job in done:
         require_same_shards(trial_folder(job.output, job.config), job.config)
 

@@ -67,9 +67,13 @@ class EncodeCounter:
 def build(spec: BackboneSpec) -> tuple[AVQATask, AudioVisualModel]:
     """Variant L on a small Swin, everything random in it switched off, so that both ways can be compared."""
     config = ModelConfig(
-        backbone=spec.name, pretrained="none", adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.25,)),
-        drop_path_rate=0.0, avqa_variant="l", answer_head=AnswerHeadConfig(dropout=0.0),
-    )  # fmt: skip
+        backbone=spec.name,
+        pretrained="none",
+        adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.25,)),
+        drop_path_rate=0.0,
+        avqa_variant="l",
+        answer_head=AnswerHeadConfig(dropout=0.0),
+    )
     torch.manual_seed(0)
     task = AVQATask(config)
     model = build_model(task, spec=spec, num_segments=SEGMENTS).train()

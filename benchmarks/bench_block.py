@@ -33,7 +33,7 @@ class StraightforwardBlock(nn.Module):
     def temporal(self, x: Tensor, branch: str) -> Tensor:
         batch, tokens, width = x.shape[0] // SEGMENTS, x.shape[1], x.shape[2]
         sequences = x.reshape(batch, SEGMENTS, tokens, width).permute(0, 2, 1, 3).reshape(-1, SEGMENTS, width)
-        attended = self.adapted.temporal[branch](self.frozen.attention(self.frozen.ln_1(sequences)))
+        attended = self.adapted.temporal_adapters[branch](self.frozen.attention(self.frozen.ln_1(sequences)))
         back = attended.reshape(batch, tokens, SEGMENTS, width).permute(0, 2, 1, 3)
         return x + back.reshape(x.shape)
 
@@ -52,10 +52,10 @@ class StraightforwardBlock(nn.Module):
         visual, audio = self.temporal(visual, "visual"), self.temporal(audio, "audio")
         seen = self.frozen.attention(self.frozen.ln_1(visual))
         heard = self.frozen.attention(self.frozen.ln_1(audio))
-        seen, heard = self.av_adapter(seen, heard, self.adapted.spatial)
+        seen, heard = self.av_adapter(seen, heard, self.adapted.spatial_adapter)
         visual, audio = visual + seen, audio + heard
         seen, heard = self.frozen.mlp(self.frozen.ln_2(visual)), self.frozen.mlp(self.frozen.ln_2(audio))
-        seen, heard = self.av_adapter(seen, heard, self.adapted.global_)
+        seen, heard = self.av_adapter(seen, heard, self.adapted.global_adapter)
         return visual + seen, audio + heard
 
 

@@ -26,7 +26,7 @@ from benchmarks.common import Comparison, Variant, compare
 from benchmarks.media import make_clip
 from benchmarks.one_row import SEGMENTS, make_row
 from pipelines.config import PreprocessConfig
-from pipelines.rows import decode_clip
+from pipelines.media.rows import decode_clip
 from stgcma.data.schema import SAMPLE_RATE, ClipRow
 
 SHORT_SIDE = 256
@@ -37,7 +37,7 @@ Decoded = tuple[np.ndarray, np.ndarray]
 
 
 def ours(path: Path) -> Decoded:
-    """The path of ``pipelines.rows``, up to encoding."""
+    """The path of ``pipelines.media.rows``, up to encoding."""
     clip = decode_clip(path, PreprocessConfig(dataset="ave", source=""), num_segments=SEGMENTS)
     return clip.frames.images[clip.frames.grids[0]], clip.waveform
 

@@ -25,9 +25,9 @@ from statistics import median
 import torch
 
 from benchmarks.media import make_clip
+from pipelines.clips import group_by_media
 from pipelines.config import PreprocessConfig
 from pipelines.datasets import dataset_source
-from pipelines.datasets.base import group_by_media
 from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
 

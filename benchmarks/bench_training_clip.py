@@ -79,10 +79,20 @@ def make_media(root: Path, fbanks: tuple[str, ...] = ()) -> Media:
     metadata = ShardMetadata(
         dataset=DATASET, fingerprint=FINGERPRINT, annotation="events", num_segments=SEGMENTS, fbank_specs=fbanks
     )
-    media = Media(ShardStore(str(root / "shards"), ShardManifest(
-        dataset=DATASET, fingerprint=FINGERPRINT, metadata=metadata, num_failures={}, stats={},
-        splits={"train": (ShardEntry(path="train.parquet", num_rows=NUM_CLIPS, size_bytes=0, digest=""),)},
-    )), root / "files")  # fmt: skip
+    media = Media(
+        ShardStore(
+            str(root / "shards"),
+            ShardManifest(
+                dataset=DATASET,
+                fingerprint=FINGERPRINT,
+                metadata=metadata,
+                num_failures={},
+                stats={},
+                splits={"train": (ShardEntry(path="train.parquet", num_rows=NUM_CLIPS, size_bytes=0, digest=""),)},
+            ),
+        ),
+        root / "files",
+    )
     media.folder.mkdir()
     shard = root / "shards" / DATASET / FINGERPRINT / "train.parquet"
     shard.parent.mkdir(parents=True)
@@ -103,11 +113,20 @@ def _rows(media: Media) -> Iterator[ClipRow]:
             file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
             file.writeframes(waveform.tobytes())
         yield ClipRow(
-            clip_id=f"{number:04d}", dataset=DATASET, split="train", video_id=f"{number:04d}",
-            source=ClipSource(uri="", size_bytes=0), duration_seconds=10.0, frames=frames, frame_height=HEIGHT,
-            frame_width=WIDTH, frame_times_seconds=[k + 0.5 for k in range(SEGMENTS)], waveform=waveform,
-            event_labels=np.zeros(SEGMENTS, np.int8), category="",
-        )  # fmt: skip
+            clip_id=f"{number:04d}",
+            dataset=DATASET,
+            split="train",
+            video_id=f"{number:04d}",
+            source=ClipSource(uri="", size_bytes=0),
+            duration_seconds=10.0,
+            frames=frames,
+            frame_height=HEIGHT,
+            frame_width=WIDTH,
+            frame_times_seconds=[k + 0.5 for k in range(SEGMENTS)],
+            waveform=waveform,
+            event_labels=np.zeros(SEGMENTS, np.int8),
+            category="",
+        )
 
 
 def draw_jobs(count: int) -> list[Job]:
@@ -187,9 +206,15 @@ def rival_fbank(media: Media, job: Job, spec: FbankSpec, read: WavReader) -> Ten
         mixed = mixed - mixed.mean()
         start = segment_starts(len(mixed), spec, SEGMENTS)[segment]
         fbank = torchaudio.compliance.kaldi.fbank(
-            mixed[None, start : start + SAMPLE_RATE], htk_compat=True, sample_frequency=SAMPLE_RATE, use_energy=False,
-            window_type="hanning", num_mel_bins=spec.num_mel_bins, dither=0.0, frame_shift=spec.frame_shift_ms,
-        )  # fmt: skip
+            mixed[None, start : start + SAMPLE_RATE],
+            htk_compat=True,
+            sample_frequency=SAMPLE_RATE,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=spec.num_mel_bins,
+            dither=0.0,
+            frame_shift=spec.frame_shift_ms,
+        )
         fbank = (fbank - spec.published_mean) / (2 * spec.published_std)
         segments.append(F.pad(fbank, (0, 0, 0, spec.target_frames - len(fbank)))[: spec.target_frames])
     return torch.stack(segments)
@@ -246,23 +271,33 @@ def run(rounds: int = 5, clips: int = 24) -> list[Comparison]:
                 title=f"mix-up audio of one training clip, fbank {name!r}",
                 variants=[
                     Variant("int16 column, one batched fbank", over(our_fbank, FBANK_SPECS[name])),
-                    Variant("20 wav reads by libsndfile, 10 torchaudio fbanks",
-                            over(rival_fbank, FBANK_SPECS[name], read_by_libsndfile), target),
-                    Variant("the same, read by the standard library",
-                            over(rival_fbank, FBANK_SPECS[name], read_by_standard_library)),
+                    Variant(
+                        "20 wav reads by libsndfile, 10 torchaudio fbanks",
+                        over(rival_fbank, FBANK_SPECS[name], read_by_libsndfile),
+                        target,
+                    ),
+                    Variant(
+                        "the same, read by the standard library",
+                        over(rival_fbank, FBANK_SPECS[name], read_by_standard_library),
+                    ),
                 ],
-                rounds=rounds, check=equal_fbanks, units=clips,
+                rounds=rounds,
+                check=equal_fbanks,
+                units=clips,
             )
             for name, target in (("clip", 5.0), ("swin", 3.0))
-        ]  # fmt: skip
+        ]
         images = compare(
             title="images of one training clip, augmentation on the CPU",
             variants=[
                 Variant("shard, region of interest, then floats", over(our_frames)),
                 Variant("10 jpgs, whole frames as floats, then crop", over(rival_frames)),
             ],
-            rounds=rounds, check=equal_frames, target=1.8, units=clips,
-        )  # fmt: skip
+            rounds=rounds,
+            check=equal_frames,
+            target=1.8,
+            units=clips,
+        )
     return [*results, images]
 
 

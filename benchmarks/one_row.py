@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
-from pipelines.datasets.base import ClipRef
-from pipelines.rows import video_row
+from pipelines.media.rows import video_row
 from pipelines.storage import Storage
 from stgcma.data.schema import ClipRow
 
@@ -23,9 +23,14 @@ def make_row(path: Path, *, fbanks: tuple[str, ...] = (), extra_frames: int = 0)
     """A row with JPEG frames, waveform and the filter banks asked for."""
     config = PreprocessConfig(dataset="ave", source=str(path.parent), fbank_specs=fbanks, extra_frames=extra_frames)
     ref = ClipRef(
-        dataset="ave", clip_id="0", split="train", video_id="0", media_uri=path.name, media_bytes=1,
+        dataset="ave",
+        clip_id="0",
+        split="train",
+        video_id="0",
+        media_uri=path.name,
+        media_bytes=1,
         counts_in_stats=True,
-    )  # fmt: skip
+    )
     return video_row(ref, Storage(config.source), config, num_segments=SEGMENTS, with_waveform=True)
 
 

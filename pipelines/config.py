@@ -13,7 +13,7 @@ from stgcma.data.schema import SCHEMA_VERSION, FbankDtype, FrameEncoding
 from stgcma.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.datasets.base import ClipRef
+    from pipelines.clips import ClipRef
 
 ChannelMode = Literal["mean", "left"]
 Resample = Literal["sinc", "nearest_moviepy"]

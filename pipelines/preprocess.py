@@ -20,15 +20,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from pipelines.clips import ClipListing, ClipRef, first_of_each_split
 from pipelines.config import PreprocessConfig, fingerprint
 from pipelines.datasets import dataset_source
-from pipelines.datasets.base import ClipListing, ClipRef, first_of_each_split
-from pipelines.execute import make_shards
-from pipelines.failures import FAILURES_NAME, ClipFailure, check_budget, failures_table
-from pipelines.plan import ShardSpec, plan_shards
 from pipelines.progress import LogReporter, Reporter
-from pipelines.shards import ShardState, state_path
-from pipelines.stats import finish
+from pipelines.shards.execute import make_shards
+from pipelines.shards.failures import FAILURES_NAME, ClipFailure, check_budget, failures_table
+from pipelines.shards.making import ShardState, state_path
+from pipelines.shards.plan import ShardSpec, plan_shards
+from pipelines.shards.stats import finish
 from pipelines.storage import Storage
 from stgcma.data.fbank import FBANK_SPECS
 from stgcma.data.manifest import MANIFEST_NAME, ShardManifest

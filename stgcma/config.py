@@ -1,7 +1,7 @@
 """Every choice of a run as frozen, typed values; checked when built, passed whole, never read from a global.
 
 A variant of the method is a value here: nothing is copied, commented out or switched by environment. Reading YAML
-and ``--set a.b=v`` is the job of ``jobs/configfile.py``; unknown keys are errors there.
+and ``--set a.b=v`` is the job of ``jobs/runs/configfile.py``; unknown keys are errors there.
 """
 
 from __future__ import annotations

@@ -65,17 +65,32 @@ class BackboneSpec:
 
 def _clip(name: str, library_name: str, **numbers) -> BackboneSpec:
     return BackboneSpec(
-        name=name, family="clip", library_name=library_name, image_size=224, audio_size=(102, 128),
-        default_tag="openai", quick_gelu=True, fbanks=(("ave", "clip"),), **numbers,
-    )  # fmt: skip
+        name=name,
+        family="clip",
+        library_name=library_name,
+        image_size=224,
+        audio_size=(102, 128),
+        default_tag="openai",
+        quick_gelu=True,
+        fbanks=(("ave", "clip"),),
+        **numbers,
+    )
 
 
 def _swin(name: str, library_name: str, **numbers) -> BackboneSpec:
     return BackboneSpec(
-        name=name, family="swin", library_name=library_name, image_size=224, patch_size=4, depths=(2, 2, 18, 2),
-        window_size=7, audio_size=(224, 224), default_tag="ms_in22k",
-        fbanks=(("ave", "swin"), ("avs", "swin_avs"), ("avqa", "swin_avqa"), ("grounding", "swin_avqa")), **numbers,
-    )  # fmt: skip
+        name=name,
+        family="swin",
+        library_name=library_name,
+        image_size=224,
+        patch_size=4,
+        depths=(2, 2, 18, 2),
+        window_size=7,
+        audio_size=(224, 224),
+        default_tag="ms_in22k",
+        fbanks=(("ave", "swin"), ("avs", "swin_avs"), ("avqa", "swin_avqa"), ("grounding", "swin_avqa")),
+        **numbers,
+    )
 
 
 BACKBONES: dict[str, BackboneSpec] = {
@@ -86,16 +101,35 @@ BACKBONES: dict[str, BackboneSpec] = {
         _swin("swin_base", "swin_base_patch4_window7_224", width=128, num_heads=(4, 8, 16, 32)),
         _swin("swin_large", "swin_large_patch4_window7_224", width=192, num_heads=(6, 12, 24, 48)),
         BackboneSpec(
-            name="clip_vit_demo", family="clip", library_name="", image_size=48, patch_size=16, width=64, depths=(4,),
-            num_heads=(4,), audio_size=(48, 48), default_tag="builtin", quick_gelu=True, fbanks=(("ave", "demo"),),
+            name="clip_vit_demo",
+            family="clip",
+            library_name="",
+            image_size=48,
+            patch_size=16,
+            width=64,
+            depths=(4,),
+            num_heads=(4,),
+            audio_size=(48, 48),
+            default_tag="builtin",
+            quick_gelu=True,
+            fbanks=(("ave", "demo"),),
         ),
         BackboneSpec(
-            name="swin_demo", family="swin", library_name="", image_size=48, patch_size=4, width=24, depths=(2, 2, 2),
-            num_heads=(2, 4, 8), window_size=6, audio_size=(48, 48), default_tag="builtin",
+            name="swin_demo",
+            family="swin",
+            library_name="",
+            image_size=48,
+            patch_size=4,
+            width=24,
+            depths=(2, 2, 2),
+            num_heads=(2, 4, 8),
+            window_size=6,
+            audio_size=(48, 48),
+            default_tag="builtin",
             fbanks=(("avs", "demo"), ("avqa", "demo"), ("grounding", "demo")),
         ),
     )
-}  # fmt: skip
+}
 
 RATIOS: dict[tuple[str, str], tuple[float, ...]] = {
     ("clip_vit_b16", "tiny"): (1 / 32,),
@@ -124,12 +158,22 @@ METRICS: dict[str, tuple[str, ...]] = {
     "ave": ("accuracy",),
     "avs": ("miou", "fscore"),
     "avqa": (
-        "overall", "audio", "visual", "audio_visual", "audio/counting", "audio/comparative", "visual/counting",
-        "visual/location", "audio_visual/existential", "audio_visual/location", "audio_visual/counting",
-        "audio_visual/comparative", "audio_visual/temporal",
+        "overall",
+        "audio",
+        "visual",
+        "audio_visual",
+        "audio/counting",
+        "audio/comparative",
+        "visual/counting",
+        "visual/location",
+        "audio_visual/existential",
+        "audio_visual/location",
+        "audio_visual/counting",
+        "audio_visual/comparative",
+        "audio_visual/temporal",
     ),
     "grounding": ("match_accuracy",),
-}  # fmt: skip
+}
 """Task -> what it reports on a split, besides values per class or category; the first one selects the checkpoint."""
 
 

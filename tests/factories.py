@@ -63,10 +63,16 @@ def tiny_metadata(
     extra_frames: bool = False,
 ) -> ShardMetadata:
     return ShardMetadata(
-        dataset=dataset, fingerprint="tiny0000", annotation=annotation, num_segments=num_segments,
-        frame_encoding=frame_encoding, fbank_specs=fbanks, fbank_dtype=fbank_dtype, stores_waveform=waveform,
+        dataset=dataset,
+        fingerprint="tiny0000",
+        annotation=annotation,
+        num_segments=num_segments,
+        frame_encoding=frame_encoding,
+        fbank_specs=fbanks,
+        fbank_dtype=fbank_dtype,
+        stores_waveform=waveform,
         stores_extra_frames=extra_frames,
-    )  # fmt: skip
+    )
 
 
 def tiny_row(
@@ -102,13 +108,30 @@ def tiny_row(
     if metadata.stores_extra_frames:
         annotation["extra_frames"] = [jpeg(tiny_frame(9000 + 100 * index + k, height, width)) for k in range(4)]
     return ClipRow(
-        clip_id=f"clip{index:04d}:{index}", dataset=metadata.dataset, split=split, video_id=f"clip{index:04d}",
-        source=ClipSource(uri=f"clip{index:04d}.mp4", size_bytes=1000 + index, width=width, height=height,
-                          frame_rate=25.0, sample_rate=SAMPLE_RATE, num_channels=1, frame_decoder="pyav"),
-        duration_seconds=seconds, frames=encoded, frame_height=height, frame_width=width,
+        clip_id=f"clip{index:04d}:{index}",
+        dataset=metadata.dataset,
+        split=split,
+        video_id=f"clip{index:04d}",
+        source=ClipSource(
+            uri=f"clip{index:04d}.mp4",
+            size_bytes=1000 + index,
+            width=width,
+            height=height,
+            frame_rate=25.0,
+            sample_rate=SAMPLE_RATE,
+            num_channels=1,
+            frame_decoder="pyav",
+        ),
+        duration_seconds=seconds,
+        frames=encoded,
+        frame_height=height,
+        frame_width=width,
         frame_times_seconds=[float(np.float32((k + 0.5) * seconds / num_segments)) for k in range(num_segments)],
-        waveform=waveform if metadata.stores_waveform else None, fbanks=fbanks, fbank_frames=fbank_frames, **annotation,
-    )  # fmt: skip
+        waveform=waveform if metadata.stores_waveform else None,
+        fbanks=fbanks,
+        fbank_frames=fbank_frames,
+        **annotation,
+    )
 
 
 def write_shards(
@@ -160,9 +183,15 @@ def write_shards(
         if v
     }
     manifest = ShardManifest(
-        dataset=metadata.dataset, fingerprint=metadata.fingerprint, metadata=metadata, splits=entries,
-        num_failures=dict.fromkeys(entries, 0), stats=stats, class_names=class_names, settings={"made_by": "tests"},
-    )  # fmt: skip
+        dataset=metadata.dataset,
+        fingerprint=metadata.fingerprint,
+        metadata=metadata,
+        splits=entries,
+        num_failures=dict.fromkeys(entries, 0),
+        stats=stats,
+        class_names=class_names,
+        settings={"made_by": "tests"},
+    )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest
 
@@ -194,12 +223,15 @@ def tiny_questions(num_videos: int, split: str) -> list[Question]:
     offset = 0 if split == "train" else 5
     return [
         Question(
-            question_id=10 * video + offset + k, video_id=f"video{video:04d}", type=_KINDS[k],
-            words=("Is", "a", "video", ("old", "new")[(video + k) % 2]), answer=("yes", "no", "two")[(video + k) % 3],
+            question_id=10 * video + offset + k,
+            video_id=f"video{video:04d}",
+            type=_KINDS[k],
+            words=("Is", "a", "video", ("old", "new")[(video + k) % 2]),
+            answer=("yes", "no", "two")[(video + k) % 3],
         )
         for video in range(num_videos)
         for k in range(video % 3 + 1)
-    ]  # fmt: skip
+    ]
 
 
 def write_question_shards(
@@ -241,10 +273,15 @@ def write_question_shards(
     vocabulary = build_vocabulary(tiny_questions(num_videos, "train"))
     entry = ShardEntry(path=path, num_rows=num_videos, size_bytes=(folder / path).stat().st_size, digest="0" * 64)
     manifest = ShardManifest(
-        dataset=metadata.dataset, fingerprint=metadata.fingerprint, metadata=metadata, splits={"videos": (entry,)},
-        num_failures={"videos": 0}, class_names=vocabulary.answers, question_words=vocabulary.words,
+        dataset=metadata.dataset,
+        fingerprint=metadata.fingerprint,
+        metadata=metadata,
+        splits={"videos": (entry,)},
+        num_failures={"videos": 0},
+        class_names=vocabulary.answers,
+        question_words=vocabulary.words,
         settings={"made_by": "tests"},
         stats={name: FbankStats(mean=-5.0, std=4.0, count=1) for name in metadata.fbank_specs},
-    )  # fmt: skip
+    )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ablation import load_ablation
-from jobs.configfile import load_run_config, read_mapping
+from jobs.runs.configfile import load_run_config, read_mapping
+from jobs.tables.ablation import load_ablation
 from stgcma.models.parameters import count_parameters
-from stgcma.param_table import BACKBONE_TITLES
+from stgcma.parity.parameter_counts import BACKBONE_TITLES
 from stgcma.tasks import build_model, build_task
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "jobs").rglob("*.yaml"))
 RECIPES = [path for path in FILES if path.startswith("jobs/recipes/")]
 ABLATIONS = [path for path in FILES if path.startswith("jobs/ablations/")]

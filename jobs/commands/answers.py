@@ -26,9 +26,9 @@ def pretrain_grounding(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train the grounding layers of question answering: which frame does a second of sound belong to?"""
-    from jobs.configfile import load_run_config
-    from jobs.grounding import pretrain_grounding as pretrain
-    from jobs.run_config import with_shards
+    from jobs.runs.config import with_shards
+    from jobs.runs.configfile import load_run_config
+    from jobs.runs.grounding import pretrain_grounding as pretrain
 
     config = with_shards(load_run_config(recipe, overrides or ()), shards)
     result, file = pretrain(config, output=output, num_workers=num_workers, device=device, tracking=tracking)
@@ -53,7 +53,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
 ) -> None:
     """Ask a trained run questions about a video."""
-    from jobs.ask import ask as answer
+    from jobs.runs.answering import ask as answer
 
     found = answer(run, video, questions, shards=shards, device=device, top=top)
     if as_json:

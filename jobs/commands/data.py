@@ -38,7 +38,7 @@ def preprocess(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Decode clips once into Parquet shards; a second run makes only what is missing."""
-    from jobs.preprocessing import run
+    from jobs.preparation.preprocessing import run
     from pipelines.config import PreprocessConfig
 
     choices: dict[str, Any] = {

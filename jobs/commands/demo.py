@@ -21,7 +21,7 @@ def synthesize(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a synthetic dataset whose labels need eyes and ears, in the official layout: a smoke test of any size."""
-    from jobs import synthesis
+    from jobs.preparation import synthesis
 
     config = synthesis.build_config(
         dataset, task=task, num_workers=num_workers, num_train=clips, num_val=val, num_test=test, seed=seed
@@ -44,10 +44,10 @@ def demo(
     """Synthetic clips, shards, several models with several seeds, a table an act: the whole project in minutes."""
     changes = tuple(overrides or ())
     if act != 2:
-        from jobs.demo import run_demo
+        from jobs.demo.events_act import run_demo
 
         run_demo(output, task, clips=clips, concurrency=concurrency, overrides=changes)
     if act != 1:
-        from jobs.demo_masks import run_demo_masks
+        from jobs.demo.masks_act import run_demo_masks
 
         run_demo_masks(output, clips=clips, concurrency=concurrency, overrides=changes)

@@ -20,7 +20,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print every check as JSON.")] = False,
 ) -> None:
     """Compare this machine's numbers with reference vectors: one line a file, exit code 1 on any failure."""
-    from stgcma.verify import verify_files
+    from stgcma.parity.verify import verify_files
 
     reports = []
     for report in verify_files(files, device):
@@ -46,8 +46,8 @@ def params(
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Trainable and total parameters of the paper's rows, built on the meta device beside the published values."""
-    from stgcma.param_table import as_json as to_plain
-    from stgcma.param_table import count_rows, format_rows, rows_of
+    from stgcma.parity.parameter_counts import as_json as to_plain
+    from stgcma.parity.parameter_counts import count_rows, format_rows, rows_of
 
     rows = count_rows(row for name in table or [None] for row in rows_of(name))
     print(json.dumps(to_plain(rows), indent=2) if as_json else format_rows(rows))

@@ -36,22 +36,22 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan or the report as JSON.")] = False,
 ) -> None:
     """Run the trials of a table that are missing. Finished ones are skipped, half-done ones continued."""
-    from jobs.ablation import load_ablation
+    from jobs.tables.ablation import load_ablation
 
     settings = list(overrides or [])
     for key, value in (("max_minutes", max_minutes), ("patience_epochs", patience)):
         settings += [] if value is None else [f"optim.{key}={value}"]
     ablation = load_ablation(file, settings, shards=shards)
     if dry_run:
-        from jobs.sweep_plan import as_json as plan_as_json
-        from jobs.sweep_plan import format_plan, plan_rows
+        from jobs.tables.dry_run import as_json as plan_as_json
+        from jobs.tables.dry_run import format_plan, plan_rows
 
         chosen = ablation.only(only or [])
         rows = plan_rows(chosen)
         print(json.dumps(plan_as_json(chosen, rows), indent=2) if as_json else format_plan(chosen, rows))
         return
-    from jobs.report_files import render
-    from jobs.sweep import run_sweep
+    from jobs.sweeps.sweep import run_sweep
+    from jobs.tables.report_files import render
 
     try:
         result = run_sweep(
@@ -87,9 +87,9 @@ def report(
     ] = None,
 ) -> None:
     """A table as the paper prints it: published, ours over the seeds with intervals, what is missing."""
-    from jobs.report import collect
-    from jobs.report_files import render, write_reports
-    from jobs.sweep import find_table, ran_otherwise
+    from jobs.sweeps.sweep import find_table, ran_otherwise
+    from jobs.tables.report import collect
+    from jobs.tables.report_files import render, write_reports
 
     ablation = find_table(table, runs, overrides or ())
     if hint := ran_otherwise(ablation, runs):

@@ -29,11 +29,11 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a recipe. The same command after an interruption goes on from the last checkpoint."""
-    from jobs.configfile import load_run_config
-    from jobs.run_config import with_shards
+    from jobs.runs.config import with_shards
+    from jobs.runs.configfile import load_run_config
 
     config = with_shards(load_run_config(recipe, overrides or ()), shards)
-    from jobs.train import plan_run, train_run
+    from jobs.runs.session import plan_run, train_run
 
     if dry_run:
         plan = plan_run(config, num_workers=num_workers)
@@ -67,9 +67,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Metrics of a run's weights on one split, per class, with pictures: confusion matrix, or best and worst masks."""
-    from jobs.evaluate import evaluate_run
-    from jobs.run_folder import open_run
-    from jobs.tracking import sync_known
+    from jobs.runs.evaluation import evaluate_run
+    from jobs.runs.folder import open_run
+    from jobs.runs.tracking import sync_known
 
     result = evaluate_run(run, split=split, weights=weights, shards=shards, device=device, baseline=baseline)
     if result.data_digest != result.trained_on:
@@ -97,8 +97,8 @@ def sync(
     tracking: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help=TRACKING_HELP)] = None,
 ) -> None:
     """Send to MLflow what a run recorded and a tracking server missed."""
-    from jobs.run_folder import open_run
-    from jobs.tracking import default_tracking_uri, sync_run
+    from jobs.runs.folder import open_run
+    from jobs.runs.tracking import default_tracking_uri, sync_run
 
     folder = open_run(run)
     report = sync_run(folder, tracking or default_tracking_uri(folder.parent_uri))
@@ -113,7 +113,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 5000,
 ) -> None:
     """Open MLflow on the loopback interface and print its address."""
-    from jobs.tracking import serve_ui
+    from jobs.runs.tracking import serve_ui
 
     serve_ui(output, port)
 

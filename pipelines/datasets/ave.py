@@ -18,9 +18,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
-from pipelines.datasets.base import ClipListing, ClipRef, DatasetSource
-from pipelines.rows import video_row
+from pipelines.datasets.base import DatasetSource
+from pipelines.media.rows import video_row
 from pipelines.storage import Storage
 from stgcma.data.schema import ClipRow
 from stgcma.data.vocab import AVE_CLASSES

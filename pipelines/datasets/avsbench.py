@@ -31,9 +31,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.avs_media import ClipFiles, build_row
+from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
-from pipelines.datasets.base import ClipListing, ClipRef, DatasetSource
+from pipelines.datasets.base import DatasetSource
+from pipelines.media.avs_rows import ClipFiles, build_row
 from pipelines.storage import Storage
 from stgcma.data.schema import ClipRow
 from stgcma.errors import DatasetLayoutError

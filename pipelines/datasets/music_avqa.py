@@ -23,9 +23,10 @@ from dataclasses import asdict, dataclass
 
 import pyarrow.parquet as pq
 
+from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
-from pipelines.datasets.base import ClipListing, ClipRef, DatasetSource
-from pipelines.rows import video_row
+from pipelines.datasets.base import DatasetSource
+from pipelines.media.rows import video_row
 from pipelines.storage import Storage
 from stgcma.data.question_text import (
     QUESTION_FOLDER,

@@ -97,15 +97,19 @@ class TaskRule:
 
 RULES: dict[str, TaskRule] = {
     "t1": TaskRule(
-        whole_clip=0.2, nothing=0.2, match=1.0,
+        whole_clip=0.2,
+        nothing=0.2,
+        match=1.0,
         fillers={"silent": 0.33, "unseen": 0.30, "other_shape": 0.185, "other_timbre": 0.185},
     ),
     "t3": TaskRule(
-        whole_clip=0.44, nothing=0.0, match=0.694,
+        whole_clip=0.44,
+        nothing=0.0,
+        match=0.694,
         fillers={"silent": 0.08, "unseen": 0.08, "other_shape": 0.05, "other_timbre": 0.05, "empty": 0.02},
     ),
     "t4": TaskRule(whole_clip=0.446, nothing=0.0, match=1.0, fillers={"silent": 2 / 3, "unseen": 1 / 3}),
-}  # fmt: skip
+}
 
 
 def label_of(task: SyntheticTask, scene: Scene) -> int:

@@ -139,9 +139,17 @@ def build_loader(
             f"{reader_class.tasks[0]}."
         )
     context = ReadContext(
-        data=data, task=task, spec=spec, store=ShardStore(data.shards, manifest), split=split, train=train,
-        seed=optim.seed, branches=branches, global_batch=optim.batch_size, world_size=world_size,
-    )  # fmt: skip
+        data=data,
+        task=task,
+        spec=spec,
+        store=ShardStore(data.shards, manifest),
+        split=split,
+        train=train,
+        seed=optim.seed,
+        branches=branches,
+        global_batch=optim.batch_size,
+        world_size=world_size,
+    )
     reader = reader_class(context)
     if train:
         sampler = TrainSampler(reader.num_units, optim.batch_size, optim.seed, rank, world_size)

@@ -44,27 +44,58 @@ FBANK_SPECS: dict[str, FbankSpec] = {
     spec.name: spec
     for spec in (
         FbankSpec(
-            name="clip", segment_seconds=1.0, guard_seconds=1.1, num_mel_bins=128, frame_shift_ms=10.0,
-            target_frames=102, published_mean=-4.1426, published_std=3.2001,
+            name="clip",
+            segment_seconds=1.0,
+            guard_seconds=1.1,
+            num_mel_bins=128,
+            frame_shift_ms=10.0,
+            target_frames=102,
+            published_mean=-4.1426,
+            published_std=3.2001,
         ),
         FbankSpec(
-            name="swin", segment_seconds=1.0, guard_seconds=1.1, num_mel_bins=224, frame_shift_ms=4.4,
-            target_frames=224, published_mean=-4.1426, published_std=3.2001,
+            name="swin",
+            segment_seconds=1.0,
+            guard_seconds=1.1,
+            num_mel_bins=224,
+            frame_shift_ms=4.4,
+            target_frames=224,
+            published_mean=-4.1426,
+            published_std=3.2001,
         ),
         FbankSpec(
-            name="swin_avs", segment_seconds=1.95, guard_seconds=2.05, num_mel_bins=224, frame_shift_ms=4.4,
-            target_frames=224, published_mean=-5.669627666473389, published_std=3.948380470275879, always_segment=True,
+            name="swin_avs",
+            segment_seconds=1.95,
+            guard_seconds=2.05,
+            num_mel_bins=224,
+            frame_shift_ms=4.4,
+            target_frames=224,
+            published_mean=-5.669627666473389,
+            published_std=3.948380470275879,
+            always_segment=True,
         ),
         FbankSpec(
-            name="swin_avqa", segment_seconds=1.95, guard_seconds=2.05, num_mel_bins=224, frame_shift_ms=4.4,
-            target_frames=224, published_mean=-5.214385986328125, published_std=3.8699076175689697,
+            name="swin_avqa",
+            segment_seconds=1.95,
+            guard_seconds=2.05,
+            num_mel_bins=224,
+            frame_shift_ms=4.4,
+            target_frames=224,
+            published_mean=-5.214385986328125,
+            published_std=3.8699076175689697,
         ),
         FbankSpec(
-            name="demo", segment_seconds=1.0, guard_seconds=1.1, num_mel_bins=48, frame_shift_ms=20.0,
-            target_frames=48, published_mean=-4.1426, published_std=3.2001,
+            name="demo",
+            segment_seconds=1.0,
+            guard_seconds=1.1,
+            num_mel_bins=48,
+            frame_shift_ms=20.0,
+            target_frames=48,
+            published_mean=-4.1426,
+            published_std=3.2001,
         ),
     )
-}  # fmt: skip
+}
 
 _PREEMPHASIS = 0.97
 _LOW_HZ = 20.0

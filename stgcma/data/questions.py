@@ -155,13 +155,18 @@ class QuestionReader(Reader):
         if missing:
             logger.warning(
                 "%d of %d %s questions are left out: their %d videos are not in the shards, e.g. %s",
-                len(missing), len(questions), context.split, len(set(missing)), ", ".join(sorted(set(missing))[:5]),
-            )  # fmt: skip
+                len(missing),
+                len(questions),
+                context.split,
+                len(set(missing)),
+                ", ".join(sorted(set(missing))[:5]),
+            )
         if unknown:
             logger.warning(
                 "%d training questions are left out: their answers (%s) are not in the vocabulary of the shards",
-                len(unknown), ", ".join(sorted(set(unknown))[:5]),
-            )  # fmt: skip
+                len(unknown),
+                ", ".join(sorted(set(unknown))[:5]),
+            )
         self._report_unknown_words(question for group in of_video.values() for question in group)
         videos = sorted(of_video)
         if context.train and data.limit_train_clips is not None:
@@ -193,8 +198,10 @@ class QuestionReader(Reader):
             )
         logger.warning(
             "%d %s questions have words that no training question has (%s); the model reads them as padding",
-            len(found), self.context.split, words,
-        )  # fmt: skip
+            len(found),
+            self.context.split,
+            words,
+        )
 
     def _encode(self, words: Sequence[str]) -> list[int]:
         return [self._words.get(word, 0) for word in words] + [0] * (MAX_WORDS - len(words))

@@ -153,9 +153,13 @@ def _apply(
     if op.name in GEOMETRIC:
         vertical = op.name in ("ShearY", "TranslateYRel")
         shift = LineShift.build(
-            slope=d if vertical else b, offset=f if vertical else c, vertical=vertical, kept=kept, given=given,
+            slope=d if vertical else b,
+            offset=f if vertical else c,
+            vertical=vertical,
+            kept=kept,
+            given=given,
             length=height if vertical else width,
-        )  # fmt: skip
+        )
         return [shift.apply(np.ascontiguousarray(image), FILL) for image in images]
     if op.name in POINTWISE:
         table = _table(op)

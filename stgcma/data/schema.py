@@ -69,7 +69,7 @@ class ClipSource:
     audio_start_seconds: float = 0.0
     audio_duration_seconds: float = 0.0
     frame_decoder: str = ""
-    """``selective``, ``decord``, ``pyav`` or ``png``: ``pipelines.decode`` says which when."""
+    """``selective``, ``decord``, ``pyav`` or ``png``: ``pipelines.media.decode`` says which when."""
     audio_decoder: str = ""
     padded_audio_samples: int = 0
     """Zeros appended so that the waveform covers ``duration_seconds``; 0 when the audio was long enough."""
@@ -273,9 +273,16 @@ def decode_rows(table: pa.Table) -> list[ClipRow]:
 
 
 _ROW_DEFAULTS = {
-    "clip_id": "", "dataset": "", "split": "", "video_id": "", "duration_seconds": 0.0, "frames": (),
-    "frame_height": 0, "frame_width": 0, "frame_times_seconds": (),
-}  # fmt: skip
+    "clip_id": "",
+    "dataset": "",
+    "split": "",
+    "video_id": "",
+    "duration_seconds": 0.0,
+    "frames": (),
+    "frame_height": 0,
+    "frame_width": 0,
+    "frame_times_seconds": (),
+}
 
 
 def _spec_name(column: str) -> str:

@@ -41,16 +41,16 @@ class AdaptedBlock(nn.Module):
         self.attends_time = frozen.has_temporal and config.temporal_stage != "absent"
         self.drop_path_rate = drop_path_rate
 
-        self.temporal = nn.ModuleDict()
+        self.temporal_adapters = nn.ModuleDict()
         self.temporal_bias = nn.ModuleDict()
         if self.attends_time:
             for branch in adapted["temporal"]:
-                self.temporal[branch] = BottleneckAdapter(width, hidden_dim, f"temporal_adapter_{branch}")
+                self.temporal_adapters[branch] = BottleneckAdapter(width, hidden_dim, f"temporal_adapter_{branch}")
             if frozen.uses_temporal_bias:
                 for branch in BRANCHES:
                     self.temporal_bias[branch] = TemporalBias(num_segments, frozen.num_heads)
-        self.spatial = AVAdapter(width, hidden_dim, adapted["spatial"], config.fusion, "spatial")
-        self.global_ = AVAdapter(width, hidden_dim, adapted["global"], config.fusion, "global")
+        self.spatial_adapter = AVAdapter(width, hidden_dim, adapted["spatial"], config.fusion, "spatial")
+        self.global_adapter = AVAdapter(width, hidden_dim, adapted["global"], config.fusion, "global")
         self.gates = InteractionGates() if config.has_gates else None
 
     def forward(self, frozen: FrozenBlock, x: Tokens) -> Tokens:
@@ -68,18 +68,18 @@ class AdaptedBlock(nn.Module):
         out: Tokens = {}
         for branch, value in x.items():
             message = attended[branch]
-            if branch in self.temporal:
-                message = self.temporal[branch](message)
+            if branch in self.temporal_adapters:
+                message = self.temporal_adapters[branch](message)
             out[branch] = value + drop_path(message, frozen.drop_path_mask(value), self.drop_path_rate, self.training)
         return out
 
     def spatial_stage(self, frozen: FrozenBlock, x: Tokens) -> Tokens:
         """``x + AV-Adapter(MHSA(LN1(x)))`` within a frame, or within a window of it (Eq. 8-11)."""
-        groups = self.spatial(frozen.attend_space(x), self.gates)
+        groups = self.spatial_adapter(frozen.attend_space(x), self.gates)
         return {branch: value + frozen.from_groups(groups[branch], value) for branch, value in x.items()}
 
     def global_stage(self, frozen: FrozenBlock, x: Tokens) -> Tokens:
         """``x + AV-Adapter(FFN(LN2(x)))`` over all tokens of a frame (Eq. 12-15)."""
         flat = {branch: value.flatten(0, 1).flatten(1, -2) for branch, value in frozen.feed_forward(x).items()}
-        out = self.global_(flat, self.gates)
+        out = self.global_adapter(flat, self.gates)
         return {branch: value + out[branch].view(value.shape) for branch, value in x.items()}

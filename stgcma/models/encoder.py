@@ -184,9 +184,16 @@ def _build_tower(
     backbone = _load_backbone(config, device, spec)
     backbone.drop_branch("audio" if branch == "visual" else "visual")
     plain: AdaptationConfig = replace(
-        config.adaptation, full_finetuning=False, size="base", branches=branch, adapted_branches=branch, fusion="none",
-        temporal_stage="absent", spatial_stage="absent", global_stage="absent",
-    )  # fmt: skip
+        config.adaptation,
+        full_finetuning=False,
+        size="base",
+        branches=branch,
+        adapted_branches=branch,
+        fusion="none",
+        temporal_stage="absent",
+        spatial_stage="absent",
+        global_stage="absent",
+    )
     with torch.device(device):
         encoder = AudioVisualEncoder(
             backbone, plain, (1.0,) * len(spec.depths), num_segments, 0.0, has_temporal_embedding=True

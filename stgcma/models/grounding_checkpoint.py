@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stgcma.errors import CheckpointError
 from stgcma.models.grounding import Grounding
-from stgcma.models.reference_avqa import GROUNDING_NAMES
+from stgcma.models.reference.avqa import GROUNDING_NAMES
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Pre-training of the grounding layers: does this second of sound belong to this frame? (method section 5, step 4)
 
-Reads the shards of question answering and ignores the questions. ``jobs/grounding.py`` saves the layers as a file for
-``model.grounding_checkpoint``.
+Reads the shards of question answering and ignores the questions. ``jobs/runs/grounding.py`` saves the layers as a file
+for ``model.grounding_checkpoint``.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from stgcma.data.fbank import (
     segment_fbanks,
     segment_starts,
 )
-from stgcma.data.parity import check_audio_frontend
 from stgcma.errors import ClipDecodeError
-from stgcma.parity import relative_l2
+from stgcma.parity.compare import relative_l2
+from stgcma.parity.frontend import check_audio_frontend
 
 GOLDEN = Path(__file__).parent
 FILE = GOLDEN / "audio_frontend.safetensors"
@@ -37,9 +37,15 @@ def golden() -> dict[str, torch.Tensor]:
 def kaldi(waveform: torch.Tensor, spec) -> torch.Tensor:
     """One segment by torchaudio with the parameters of method section 6.1."""
     return torchaudio.compliance.kaldi.fbank(
-        waveform[None], htk_compat=True, sample_frequency=SAMPLE_RATE, use_energy=False, window_type="hanning",
-        num_mel_bins=spec.num_mel_bins, dither=0.0, frame_shift=spec.frame_shift_ms,
-    )  # fmt: skip
+        waveform[None],
+        htk_compat=True,
+        sample_frequency=SAMPLE_RATE,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=spec.num_mel_bins,
+        dither=0.0,
+        frame_shift=spec.frame_shift_ms,
+    )
 
 
 def test_every_reference_fbank_is_reproduced(golden):

@@ -6,7 +6,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from stgcma.tasks.avqa_parity import AVQA_CASES, check_avqa_file
+from stgcma.parity.avqa import AVQA_CASES, check_avqa_file
 
 GOLDEN = Path(__file__).parent
 

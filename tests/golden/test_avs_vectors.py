@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stgcma.models import avs_decoder, tpavi
-from stgcma.tasks.avs_parity import check_avs_model, check_decoder_parts
-from stgcma.tasks.metrics_parity import check_metrics_losses
+from stgcma.parity.avs import check_avs_model, check_decoder_parts
+from stgcma.parity.metrics import check_metrics_losses
 
 GOLDEN = Path(__file__).parent
 CASES = {

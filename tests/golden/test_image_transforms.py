@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stgcma.data.images import IMAGE_MEAN, IMAGE_STD, resize_and_crop, resize_bicubic
-from stgcma.data.parity import check_image_transforms
+from stgcma.parity.frontend import check_image_transforms
 
 FILE = Path(__file__).parent / "image_transforms.safetensors"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stgcma.param_table import ROWS, count_rows
+from stgcma.parity.parameter_counts import ROWS, count_rows
 
 EXPECTED = json.loads((Path(__file__).parent / "param_counts.json").read_text())
 TABLES = sorted({row.table for row in ROWS})

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from jobs.commands.inspection import verify
 from stgcma.errors import ParityError
-from stgcma.verify import verify_file
+from stgcma.parity.verify import verify_file
 
 GOLDEN = Path(__file__).parent
 FILES = sorted([*GOLDEN.glob("*.safetensors"), GOLDEN / "scalars.json"])

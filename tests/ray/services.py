@@ -29,7 +29,8 @@ from typing import NoReturn
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 TOOLS = ROOT / ".make" / "moto-env"
 TOOL_CONSTRAINTS = ROOT / "infra" / "tools-constraints.txt"
 TOOL_PACKAGES = ("moto[s3]", "flask", "flask-cors")
@@ -78,16 +79,22 @@ def postgresql() -> Iterator[str]:
         data, port = folder / "data", free_port()
         subprocess.run(
             [programs["initdb"], "-D", data, "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync"],
-            check=True, capture_output=True, timeout=120, cwd=folder, **user,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            timeout=120,
+            cwd=folder,
+            **user,
+        )
         log = stack.enter_context(tempfile.TemporaryFile())
         command = [programs["postgres"], "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder, "-F"]
         process = stack.enter_context(_running(command, log=log, cwd=folder, **user))
         create = [programs["createdb"], "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"]
         wait_for(
             lambda: subprocess.run(create, capture_output=True, timeout=60, cwd=folder).returncode == 0,
-            process, log, what="PostgreSQL",
-        )  # fmt: skip
+            process,
+            log,
+            what="PostgreSQL",
+        )
         yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/mlflow"
 
 
@@ -134,8 +141,12 @@ def _running(command: Sequence[str | Path], *, log, **options) -> Iterator[subpr
     """The server leads a process group of its own, so that its helpers end with it."""
     process = subprocess.Popen(
         [str(word) for word in command],
-        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **options,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        **options,
+    )
     try:
         yield process
     finally:

@@ -18,11 +18,11 @@ from secrets import token_hex
 import pytest
 from ray.util import get_node_ip_address
 
-from jobs.run_folder import LAST, RunFolder
+from jobs.runs.folder import LAST, RunFolder
 from pipelines.config import PreprocessConfig
-from pipelines.datasets.synthetic import write_synthetic_ave
 from pipelines.preprocess import preprocess
-from pipelines.synthetic.clips import SyntheticConfig
+from pipelines.synthetic.ave_clips import SyntheticConfig
+from pipelines.synthetic.ave_layout import write_synthetic_ave
 from tests.ray.services import ROOT, free_port, service
 from tests.unit.infra.compose_model import read_compose
 
@@ -86,21 +86,50 @@ def test_the_commands_of_a_laptop_run_unchanged_on_a_cluster(cluster, tmp_path):
     write_synthetic_ave(SyntheticConfig(num_train=8, num_val=2, num_test=2, num_workers=1), raw)
     here = preprocess(
         PreprocessConfig(
-            dataset="ave", source=str(raw), output=str(tmp_path / "here"), fbank_specs=("demo",), clips_per_shard=3,
+            dataset="ave",
+            source=str(raw),
+            output=str(tmp_path / "here"),
+            fbank_specs=("demo",),
+            clips_per_shard=3,
             num_workers=0,
         )
-    )  # fmt: skip
+    )
     there = stgcma_jobs(
-        cluster, "preprocess", "--dataset", "ave", "--source", str(raw), "--output", str(tmp_path / "there"),
-        "--fbank", "demo", "--clips-per-shard", "3", "--num-workers", str(CPUS),
-    )  # fmt: skip
+        cluster,
+        "preprocess",
+        "--dataset",
+        "ave",
+        "--source",
+        str(raw),
+        "--output",
+        str(tmp_path / "there"),
+        "--fbank",
+        "demo",
+        "--clips-per-shard",
+        "3",
+        "--num-workers",
+        str(CPUS),
+    )
     assert there["digest"] == here.manifest.digest
     assert there["made_shards"] == here.made_shards
 
     trained = stgcma_jobs(
-        cluster, "train", str(RECIPE), "--set", "optim.epochs=1", "--shards", str(tmp_path / "there"),
-        "--output", str(tmp_path / "runs"), "--num-workers", str(CPUS), "--tracking", "none", "--device", "cpu",
-    )  # fmt: skip
+        cluster,
+        "train",
+        str(RECIPE),
+        "--set",
+        "optim.epochs=1",
+        "--shards",
+        str(tmp_path / "there"),
+        "--output",
+        str(tmp_path / "runs"),
+        "--num-workers",
+        str(CPUS),
+        "--tracking",
+        "none",
+        "--device",
+        "cpu",
+    )
     assert trained["epochs_run"] == 1
     folder = RunFolder(trained["run"])
     assert folder.exists(LAST)

@@ -16,10 +16,10 @@ from pathlib import Path
 import boto3
 import pytest
 
-from jobs.progress import Silent
-from jobs.run_folder import METRICS, RunFolder
-from jobs.tracking import open_client, sync_run
-from jobs.train import train_run
+from jobs.runs.folder import METRICS, RunFolder
+from jobs.runs.progress import Silent
+from jobs.runs.session import train_run
+from jobs.runs.tracking import open_client, sync_run
 from tests.ray.services import ROOT, free_port, has_postgresql, http_status, postgresql, s3_server, service
 from tests.unit.infra.compose_model import read_compose
 from tests.unit.jobs.helpers import tiny_config, tiny_shards

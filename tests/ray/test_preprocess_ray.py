@@ -15,6 +15,7 @@ from pipelines.config import PreprocessConfig
 from pipelines.preprocess import preprocess
 from stgcma.data.manifest import find_manifests
 from tests.media import write_ave, write_clip
+from tests.paths import ROOT
 
 NUM_FILES = 12
 RUN = """
@@ -32,9 +33,13 @@ print(json.dumps({"digest": result.manifest.digest, "made": result.made_shards, 
 def start(config, log):
     """The run in a process group of its own, so that one kill ends it and all its workers."""
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, json.dumps(config)], stdout=subprocess.PIPE, stderr=log.open("a"), text=True,
-        start_new_session=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        [sys.executable, "-c", RUN, json.dumps(config)],
+        stdout=subprocess.PIPE,
+        stderr=log.open("a"),
+        text=True,
+        start_new_session=True,
+        cwd=ROOT,
+    )
 
 
 def finish(process, log):
@@ -54,9 +59,14 @@ def test_killed_half_way_then_resumed_with_ray_equals_an_uninterrupted_run(tmp_p
     write_ave(source, clips)
     (source / "AVE" / f"{5:011d}.mp4").write_bytes(b"<html>not found</html>")
     config = {
-        "dataset": "ave", "source": str(source), "output": str(tmp_path / "shards"), "fbank_specs": ["demo"],
-        "num_workers": 2, "clips_per_shard": 1, "failure_budget": 0.3,
-    }  # fmt: skip
+        "dataset": "ave",
+        "source": str(source),
+        "output": str(tmp_path / "shards"),
+        "fbank_specs": ["demo"],
+        "num_workers": 2,
+        "clips_per_shard": 1,
+        "failure_budget": 0.3,
+    }
 
     log = tmp_path / "stderr.txt"
     process = start(config, log)

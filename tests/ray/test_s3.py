@@ -18,16 +18,16 @@ import pytest
 import torch
 
 from jobs.cli import main
-from jobs.configfile import load_run_config
-from jobs.run_folder import BEST, LAST, RESULT, RunFolder, open_run
-from pipelines.datasets.synthetic import write_synthetic_ave
+from jobs.runs.configfile import load_run_config
+from jobs.runs.folder import BEST, LAST, RESULT, RunFolder, open_run
 from pipelines.storage import Storage
-from pipelines.synthetic.clips import SyntheticConfig
-from stgcma.checkpoint import decode
+from pipelines.synthetic.ave_clips import SyntheticConfig
+from pipelines.synthetic.ave_layout import write_synthetic_ave
 from stgcma.data.batch import AVBatch
 from stgcma.data.dataset import build_loader
 from stgcma.errors import ConfigError
 from stgcma.presets import backbone_spec
+from stgcma.training.checkpoint import decode
 from tests.ray.services import ROOT, s3_server
 
 pytestmark = pytest.mark.ray
@@ -112,9 +112,20 @@ def stgcma_jobs(*words: str) -> dict[str, Any]:
 
 def preprocess(root: str, *, workers: int) -> dict[str, Any]:
     return stgcma_jobs(
-        "preprocess", "--dataset", "ave", "--source", f"{root}/raw/ave", "--output", f"{root}/shards",
-        "--fbank", "demo", "--clips-per-shard", "3", "--num-workers", str(workers),
-    )  # fmt: skip
+        "preprocess",
+        "--dataset",
+        "ave",
+        "--source",
+        f"{root}/raw/ave",
+        "--output",
+        f"{root}/shards",
+        "--fbank",
+        "demo",
+        "--clips-per-shard",
+        "3",
+        "--num-workers",
+        str(workers),
+    )
 
 
 def train(root: str, output: str, *options: str) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.ablation import load_ablation
-from jobs.launch import start_ray
-from jobs.run_folder import RunFolder
-from jobs.sweep import run_sweep
-from jobs.trials import find_runs
+from jobs.runs.folder import RunFolder
+from jobs.runs.workers import start_ray
+from jobs.sweeps.sweep import run_sweep
+from jobs.tables.ablation import load_ablation
+from jobs.tables.trials import find_runs
 from tests.unit.jobs.helpers import tiny_shards
 
 pytestmark = pytest.mark.ray

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.launch import start_ray
-from jobs.progress import Silent
-from jobs.run_folder import FAILURE, LAST, RESULT, RunFolder
-from jobs.train import train_run
-from stgcma.checkpoint import decode
+from jobs.runs.folder import FAILURE, LAST, RESULT, RunFolder
+from jobs.runs.progress import Silent
+from jobs.runs.session import train_run
+from jobs.runs.workers import start_ray
 from stgcma.errors import RunFailedError
+from stgcma.training.checkpoint import decode
 from tests.unit.jobs.helpers import tiny_config, tiny_shards
 
 pytestmark = pytest.mark.ray

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 PACKAGES = ("stgcma", "pipelines", "jobs")
 TENSORS = {"torch", "torchvision", "numpy", "timm", "open_clip", "safetensors"}
 PARQUET = {"pyarrow"}
@@ -63,16 +64,93 @@ def test_imports_point_down(path: Path):
     elif package == "pipelines":
         allowed = {"pipelines", "stgcma", "torch", "numpy"} | PARQUET | MEDIA | CLUSTER
         assert third_party(modules) <= allowed
-        assert not imports_within(modules, "stgcma.models", "stgcma.tasks", "stgcma.engine", "ray.train")
+        assert not imports_within(modules, "stgcma.models", "stgcma.tasks", "stgcma.training.engine", "ray.train")
     if package != "jobs":
         assert not imports_within(modules, "jobs", "tests", "benchmarks", "infra")
+
+
+ROOMS = (
+    "stgcma",
+    "stgcma.data",
+    "stgcma.models",
+    "stgcma.tasks",
+    "stgcma.training",
+    "stgcma.parity",
+    "pipelines",
+    "pipelines.media",
+    "pipelines.synthetic",
+    "pipelines.datasets",
+    "pipelines.shards",
+    "pipelines.preprocess",
+    "jobs",
+    "jobs.preparation",
+    "jobs.runs",
+    "jobs.tables",
+    "jobs.sweeps",
+    "jobs.demo",
+    "jobs.commands",
+    "jobs.cli",
+)
+"""Every folder, and the two files on top of their package. A room imports only rooms above it in this list."""
+
+
+def modules_of(package: str) -> dict[str, Path]:
+    """Dotted name -> file."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files_of(package)}
+    return {name.removesuffix(".__init__"): path for name, path in names.items()}
+
+
+MODULES = {name: path for package in PACKAGES for name, path in modules_of(package).items()}
+
+
+def arrows(path: Path) -> set[str]:
+    """The project's own modules that a file imports; ``from package import name`` is an arrow to ``package.name``."""
+    found = set()
+    for name in imported_modules(path):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {""}
+
+
+def room(module: str) -> str:
+    """The room a module is in: the longest entry of ``ROOMS`` that it is or lies below."""
+    return max((name for name in ROOMS if f"{module}.".startswith(f"{name}.")), key=len)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_arrow_between_rooms_points_up(module: str):
+    up = [name for name in arrows(MODULES[module]) if ROOMS.index(room(name)) > ROOMS.index(room(module))]
+    assert not up, f"{module} in room {room(module)} imports {', '.join(f'{name} ({room(name)})' for name in up)}"
+
+
+def test_every_folder_is_a_room_or_lies_in_one_below_its_package():
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in MODULES.values()}
+    assert {room(folder) for folder in folders if folder not in PACKAGES} & set(PACKAGES) == set()
+
+
+def test_no_circle_between_files():
+    graph = {name: arrows(path) - {name} for name, path in MODULES.items()}
+    order, done = [], set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"circle: {' -> '.join([*trail[trail.index(name) :], name])}"
+        if name not in done:
+            for imported in sorted(graph[name]):
+                visit(imported, (*trail, name))
+            done.add(name)
+            order.append(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+    assert set(order) == set(MODULES)
 
 
 def test_mlflow_is_known_to_the_tracking_of_runs_and_of_sweeps_alone():
     importing = [path for path in files_of("jobs") if imports_within(imported_modules(path), "mlflow")]
     assert [path.relative_to(ROOT).as_posix() for path in sorted(importing)] == [
-        "jobs/sweep_tracking.py",
-        "jobs/tracking.py",
+        "jobs/runs/tracking.py",
+        "jobs/sweeps/tracking.py",
     ]
 
 
@@ -91,7 +169,7 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Absent())
-import stgcma.engine, stgcma.tasks, stgcma.data.dataset
+import stgcma.training.engine, stgcma.tasks, stgcma.data.dataset
 from stgcma.config import ModelConfig
 from stgcma.tasks import build_model, build_task
 

@@ -82,9 +82,15 @@ class CLIPBackbone(Backbone):
         self.audio_patch_weights = audio_patch_weights or "sum"
         heads = num_heads or spec.num_heads[0]
         self.visual = VisionTransformer(
-            image_size=spec.image_size, patch_size=spec.patch_size, width=spec.width, layers=spec.depths[0],
-            heads=heads, mlp_ratio=4.0, output_dim=1, act_layer=QuickGELU if spec.quick_gelu else nn.GELU,
-        )  # fmt: skip
+            image_size=spec.image_size,
+            patch_size=spec.patch_size,
+            width=spec.width,
+            layers=spec.depths[0],
+            heads=heads,
+            mlp_ratio=4.0,
+            output_dim=1,
+            act_layer=QuickGELU if spec.quick_gelu else nn.GELU,
+        )
         self.visual.proj = None
         self.audio_grid = (spec.audio_size[0] // spec.patch_size, spec.audio_size[1] // spec.patch_size)
         patch, cells = spec.patch_size, self.audio_grid[0] * self.audio_grid[1]

@@ -78,10 +78,15 @@ class SwinBackbone(Backbone):
         self.spec = spec
         self.audio_patch_weights = audio_patch_weights or "mean"
         self.swin = SwinTransformer(
-            img_size=spec.image_size, patch_size=spec.patch_size, embed_dim=spec.width, depths=spec.depths,
-            num_heads=spec.num_heads, window_size=spec.window_size, num_classes=0,
+            img_size=spec.image_size,
+            patch_size=spec.patch_size,
+            embed_dim=spec.width,
+            depths=spec.depths,
+            num_heads=spec.num_heads,
+            window_size=spec.window_size,
+            num_classes=0,
             drop_path_rate=plain_drop_path_rate,
-        )  # fmt: skip
+        )
         self.audio_proj = nn.Conv2d(1, spec.width, spec.patch_size, stride=spec.patch_size)
         self.audio_norm = copy.deepcopy(self.swin.patch_embed.norm)
         self.stages = [[SwinBlock(b, i) for i, b in enumerate(stage.blocks)] for stage in self.swin.layers]

@@ -134,9 +134,15 @@ def _check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], spec: Ba
         if own[key].shape != given[key].shape
     ]
     if missing or unexpected or shapes:
-        lines = [f"{len(keys)} {what}, e.g. {keys[:3]}" for what, keys in (
-            ("missing", missing), ("not of this model", unexpected), ("of another shape", shapes),
-        ) if keys]  # fmt: skip
+        lines = [
+            f"{len(keys)} {what}, e.g. {keys[:3]}"
+            for what, keys in (
+                ("missing", missing),
+                ("not of this model", unexpected),
+                ("of another shape", shapes),
+            )
+            if keys
+        ]
         raise CheckpointError(
             f"Weights {source!r} do not fit backbone {spec.name!r} ({spec.library_name or 'own geometry'}): "
             f"{'; '.join(lines)}.\nGive weights of that architecture, or choose the backbone they belong to."

@@ -22,10 +22,15 @@ from tests.shared_data import shared_dir
 
 def entry(**fields):
     return {
-        "video_id": "00000108", "question_id": 10, "type": '["Audio", "Comparative"]',
-        "question_content": "Is the <Object> louder than the <Object>?", "templ_values": '["guzheng", "piano"]',
-        "question_deleted": 0, "anser": "yes", **fields,
-    }  # fmt: skip
+        "video_id": "00000108",
+        "question_id": 10,
+        "type": '["Audio", "Comparative"]',
+        "question_content": "Is the <Object> louder than the <Object>?",
+        "templ_values": '["guzheng", "piano"]',
+        "question_deleted": 0,
+        "anser": "yes",
+        **fields,
+    }
 
 
 @pytest.mark.parametrize(
@@ -45,9 +50,12 @@ def test_an_entry_becomes_a_question_and_survives_storage():
     questions = parse_questions(json.dumps([entry(), entry(question_deleted=1), entry(question_id=11)]), "f")
     assert [q.question_id for q in questions] == [10, 11]
     assert questions[0] == Question(
-        question_id=10, video_id="00000108", type=("Audio", "Comparative"),
-        words=("Is", "the", "guzheng", "louder", "than", "the", "piano"), answer="yes",
-    )  # fmt: skip
+        question_id=10,
+        video_id="00000108",
+        type=("Audio", "Comparative"),
+        words=("Is", "the", "guzheng", "louder", "than", "the", "piano"),
+        answer="yes",
+    )
     assert questions_from_table(questions_to_table(questions)) == questions
 
 
@@ -102,8 +110,10 @@ def real(name, folder="json"):
 def test_real_files_have_the_documented_counts_words_and_conflicts():
     files = {name: real(name) for name in ("avqa-train_fake", "avqa-val", "avqa-test")}
     assert {name: len(questions) for name, questions in files.items()} == {
-        "avqa-train_fake": 6233, "avqa-val": 4595, "avqa-test": 9185,
-    }  # fmt: skip
+        "avqa-train_fake": 6233,
+        "avqa-val": 4595,
+        "avqa-test": 9185,
+    }
     everything = [question for questions in files.values() for question in questions]
     listed = (shared_dir() / "annotations" / "music_avqa" / "ques_vocab.txt").read_text().split("\n")[:93]
     assert {word for question in everything for word in question.words} == set(listed) - {PAD}

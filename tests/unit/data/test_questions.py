@@ -14,9 +14,18 @@ from stgcma.presets import BackboneSpec
 from tests.factories import tiny_metadata, tiny_questions, write_question_shards
 
 SPEC = BackboneSpec(
-    name="tiny", family="swin", library_name="", image_size=24, patch_size=4, width=8, depths=(2,), num_heads=(1,),
-    window_size=6, audio_size=(48, 48), fbanks=(("avqa", "demo"),),
-)  # fmt: skip
+    name="tiny",
+    family="swin",
+    library_name="",
+    image_size=24,
+    patch_size=4,
+    width=8,
+    depths=(2,),
+    num_heads=(1,),
+    window_size=6,
+    audio_size=(48, 48),
+    fbanks=(("avqa", "demo"),),
+)
 OPTIM = OptimConfig(epochs=2, batch_size=2, learning_rate=1e-3, warmup_epochs=0, seed=5, eval_batch_size=3)
 SEGMENTS = 3
 
@@ -157,9 +166,12 @@ def test_unknown_answers_stay_in_evaluation_as_minus_one_and_leave_training(root
 
 def test_unknown_words_are_read_as_padding_in_evaluation_and_refused_in_training(root, tmp_path, caplog):
     entry = {
-        "video_id": "video0001", "question_id": 1, "type": '["Audio", "Counting"]',
-        "question_content": "Is a zither old?", "anser": "yes",
-    }  # fmt: skip
+        "video_id": "video0001",
+        "question_id": 1,
+        "type": '["Audio", "Counting"]',
+        "question_content": "Is a zither old?",
+        "anser": "yes",
+    }
     for split in ("train", "test"):
         (tmp_path / f"avqa-{split}.json").write_text(json.dumps([entry]))
     with caplog.at_level(logging.WARNING):

@@ -11,8 +11,8 @@ import typer.main
 import yaml
 
 from jobs.cli import app
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 INFRA = ROOT / "infra"
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _BYTES = {"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30}

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from jobs.tracking import SQLITE, open_client
+from jobs.runs.tracking import SQLITE, open_client
 
 
 @pytest.fixture(scope="session")

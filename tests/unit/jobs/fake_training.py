@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from jobs.configfile import dump_run_config
-from jobs.execution import Job
-from jobs.run_config import fingerprint
-from jobs.run_folder import BEST, CONFIG, FACTS, RESULT
-from jobs.trials import trial_folder
+from jobs.runs.config import fingerprint
+from jobs.runs.configfile import dump_run_config
+from jobs.runs.folder import BEST, CONFIG, FACTS, RESULT
+from jobs.sweeps.executors import Job
+from jobs.tables.trials import trial_folder
 from stgcma.errors import RunFailedError
 
 NUM_CLIPS, NUM_SEGMENTS, NUM_BLOCKS = 40, 10, 4
@@ -39,8 +39,11 @@ def write_run(job: Job, *, is_complete: bool = True) -> None:
         folder.append_row(row)
     names = [f"model/encoder.stages.0.{block}.gates" for block in range(NUM_BLOCKS)]
     scale = 0.0 if fusion == "none" else 0.1
-    gates = {f"{name}.{way}": np.array([scale * (block + 1)], np.float32)
-             for block, name in enumerate(names) for way in ("audio_to_visual", "visual_to_audio")}  # fmt: skip
+    gates = {
+        f"{name}.{way}": np.array([scale * (block + 1)], np.float32)
+        for block, name in enumerate(names)
+        for way in ("audio_to_visual", "visual_to_audio")
+    }
     folder.write(BEST, save(gates))
     if not is_complete:
         return

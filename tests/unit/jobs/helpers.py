@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.configfile import apply_overrides, build
-from jobs.run_config import RunConfig
+from jobs.runs.config import RunConfig
+from jobs.runs.configfile import apply_overrides, build
 from tests.factories import NUM_CLASSES, write_shards
 
 CLASS_NAMES = tuple(f"event {index}" for index in range(NUM_CLASSES - 1)) + ("Background",)

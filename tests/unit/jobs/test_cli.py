@@ -94,7 +94,7 @@ def test_a_missing_recipe_costs_no_heavy_import(tmp_path):
 
 
 def test_dry_run_counts_and_checks_without_training(tmp_path, capsys):
-    from jobs.configfile import dump_run_config
+    from jobs.runs.configfile import dump_run_config
     from tests.unit.jobs.helpers import tiny_config, tiny_shards
 
     recipe = tmp_path / "tiny.yaml"

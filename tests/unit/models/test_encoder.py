@@ -57,7 +57,7 @@ def test_frozen_temporal_stage_is_not_the_plain_backbone(family):
 def test_stage_switched_off_equals_zero_up_projections(family, stage):
     full = encoder(family, random_adapters=True)
     off = encoder(family, **{f"{stage}_stage": "frozen"})
-    prefix = {"spatial": "spatial", "global": "global_"}[stage]
+    prefix = {"spatial": "spatial_adapter", "global": "global_adapter"}[stage]
     with torch.no_grad():
         for name, parameter in full.named_parameters():
             if f".{prefix}.adapters." in name and ".up." in name:
@@ -90,7 +90,7 @@ def test_temporal_stage_by_hand(family):
                 if branch in adapted.temporal_bias:
                     logits = logits + adapted.temporal_bias[branch]()
                 message = (logits.softmax(-1) @ val).transpose(1, 2).flatten(2)
-                expected = flat[:, :, position] + adapted.temporal[branch](block.out_proj(message))
+                expected = flat[:, :, position] + adapted.temporal_adapters[branch](block.out_proj(message))
                 torch.testing.assert_close(out[branch].flatten(2, -2)[:, :, position], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -211,9 +211,10 @@ def test_local_weight_files_load_and_wrong_ones_say_what_differs(tmp_path):
     state["logit_scale"] = torch.zeros(())
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "clip.safetensors")
     config = ModelConfig(
-        backbone="tiny", pretrained=str(tmp_path / "clip.safetensors"),
+        backbone="tiny",
+        pretrained=str(tmp_path / "clip.safetensors"),
         adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.25,)),
-    )  # fmt: skip
+    )
     built = build_encoder(config, num_segments=S, spec=CLIP)
     for name, value in donor.backbone.state_dict().items():
         assert torch.equal(built.backbone.state_dict()[name], value), name
@@ -224,8 +225,9 @@ def test_local_weight_files_load_and_wrong_ones_say_what_differs(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read as plain tensors"):
         build_encoder(
             ModelConfig(backbone="tiny", pretrained=str(tmp_path / "broken.safetensors"), adaptation=config.adaptation),
-            num_segments=S, spec=CLIP,
-        )  # fmt: skip
+            num_segments=S,
+            spec=CLIP,
+        )
 
 
 def test_swin_file_of_the_original_release_loads(tmp_path):
@@ -239,9 +241,10 @@ def test_swin_file_of_the_original_release_loads(tmp_path):
     state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.long)
     torch.save({"model": state}, tmp_path / "swin.pth")
     config = ModelConfig(
-        backbone="tiny", pretrained=str(tmp_path / "swin.pth"),
+        backbone="tiny",
+        pretrained=str(tmp_path / "swin.pth"),
         adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.25,)),
-    )  # fmt: skip
+    )
     built = build_encoder(config, num_segments=S, spec=SWIN)
     for name, value in donor.backbone.state_dict().items():
         assert torch.equal(built.backbone.state_dict()[name], value), name

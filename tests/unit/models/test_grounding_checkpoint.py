@@ -10,7 +10,7 @@ from stgcma.config import AnswerHeadConfig
 from stgcma.errors import CheckpointError
 from stgcma.models.grounding import Grounding
 from stgcma.models.grounding_checkpoint import load_grounding
-from stgcma.models.reference_avqa import GROUNDING_NAMES
+from stgcma.models.reference.avqa import GROUNDING_NAMES
 
 CONFIG = AnswerHeadConfig(dim=8, released_audio_dim=4, match_dims=(8, 6, 4))
 

@@ -8,13 +8,31 @@ from stgcma.presets import BackboneSpec
 
 S = 3
 CLIP = BackboneSpec(
-    name="tiny_clip", family="clip", library_name="", image_size=32, patch_size=16, width=32, depths=(2,),
-    num_heads=(4,), audio_size=(40, 64), quick_gelu=True, fbanks=(("ave", "clip"),),
-)  # fmt: skip
+    name="tiny_clip",
+    family="clip",
+    library_name="",
+    image_size=32,
+    patch_size=16,
+    width=32,
+    depths=(2,),
+    num_heads=(4,),
+    audio_size=(40, 64),
+    quick_gelu=True,
+    fbanks=(("ave", "clip"),),
+)
 SWIN = BackboneSpec(
-    name="tiny_swin", family="swin", library_name="", image_size=32, patch_size=4, width=8, depths=(2, 2),
-    num_heads=(1, 2), window_size=4, audio_size=(32, 32), fbanks=(("ave", "swin"), ("avs", "swin"), ("avqa", "swin")),
-)  # fmt: skip
+    name="tiny_swin",
+    family="swin",
+    library_name="",
+    image_size=32,
+    patch_size=4,
+    width=8,
+    depths=(2, 2),
+    num_heads=(1, 2),
+    window_size=4,
+    audio_size=(32, 32),
+    fbanks=(("ave", "swin"), ("avs", "swin"), ("avqa", "swin")),
+)
 SPECS = {"clip": CLIP, "swin": SWIN}
 
 

@@ -9,22 +9,27 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines.execute
-import pipelines.rows
+import pipelines.media.rows
+import pipelines.shards.execute
 from pipelines.config import PreprocessConfig
-from pipelines.digest import rows_digest
 from pipelines.preprocess import preprocess
 from pipelines.progress import LogReporter
+from pipelines.shards.digest import rows_digest
 from stgcma.data.manifest import find_manifests
 from stgcma.data.schema import SAMPLE_RATE, ShardMetadata, decode_rows
 from stgcma.errors import DatasetLayoutError, FailureBudgetExceededError
 from tests.media import write_ave, write_clip
 
 CLIPS = [
-    ("-aaaaaaaaaa", "train"), ("bbbbbbbbbbb", "train"), ("ccccccccccc", "train"), ("ddddddddddd", "train"),
-    ("eeeeeeeeeee", "val"), ("fffffffffff", "test"),
-    ("bbbbbbbbbbb", "test"), ("ccccccccccc", "train"),
-]  # fmt: skip
+    ("-aaaaaaaaaa", "train"),
+    ("bbbbbbbbbbb", "train"),
+    ("ccccccccccc", "train"),
+    ("ddddddddddd", "train"),
+    ("eeeeeeeeeee", "val"),
+    ("fffffffffff", "test"),
+    ("bbbbbbbbbbb", "test"),
+    ("ccccccccccc", "train"),
+]
 """One id in train and in test, one twice in train: 6 files, 8 rows."""
 
 
@@ -36,9 +41,14 @@ def source(tmp_path_factory):
 @pytest.fixture
 def config(source, tmp_path):
     return PreprocessConfig(
-        dataset="ave", source=str(source), output=str(tmp_path / "shards"), fbank_specs=("demo",), num_workers=0,
-        clips_per_shard=2, row_group_size=2,
-    )  # fmt: skip
+        dataset="ave",
+        source=str(source),
+        output=str(tmp_path / "shards"),
+        fbank_specs=("demo",),
+        num_workers=0,
+        clips_per_shard=2,
+        row_group_size=2,
+    )
 
 
 class Recorder(LogReporter):
@@ -128,13 +138,13 @@ def test_other_readers_read_the_shards(config):
 
 def test_a_file_with_several_rows_is_decoded_once(config, monkeypatch):
     decoded = []
-    real = pipelines.rows.decode_frames
+    real = pipelines.media.rows.decode_frames
 
     def counting(media, *args, **kwargs):
         decoded.append(media.info.path.name)
         return real(media, *args, **kwargs)
 
-    monkeypatch.setattr(pipelines.rows, "decode_frames", counting)
+    monkeypatch.setattr(pipelines.media.rows, "decode_frames", counting)
     result = preprocess(config)
     assert sorted(decoded) == sorted({f"{video_id}.mp4" for video_id, _ in CLIPS})
     twice = [row for row in all_rows(result) if row.video_id == "bbbbbbbbbbb"]
@@ -144,7 +154,7 @@ def test_a_file_with_several_rows_is_decoded_once(config, monkeypatch):
 
 def test_second_run_does_nothing(config, monkeypatch):
     first = preprocess(config)
-    monkeypatch.setattr(pipelines.execute, "ShardWriter", None)
+    monkeypatch.setattr(pipelines.shards.execute, "ShardWriter", None)
     second = preprocess(replace(config, num_workers=4))  # nor does it start Ray
     assert second.nothing_to_do
     assert (second.made_shards, second.reused_shards) == (0, first.made_shards)
@@ -251,14 +261,14 @@ def test_repaired_files_are_picked_up_and_only_their_shards_made(config, source,
 
 
 def test_unforeseen_error_of_one_clip_is_counted_with_its_traceback(config, monkeypatch):
-    real = pipelines.rows.decode_audio
+    real = pipelines.media.rows.decode_audio
 
     def sometimes(info, **options):
         if info.path.name.startswith("ddd"):
             raise ZeroDivisionError("surprise")
         return real(info, **options)
 
-    monkeypatch.setattr(pipelines.rows, "decode_audio", sometimes)
+    monkeypatch.setattr(pipelines.media.rows, "decode_audio", sometimes)
     result = preprocess(replace(config, failure_budget=0.5))
     (failure,) = result.failures
     assert (failure.stage, failure.reason) == ("unexpected", "ZeroDivisionError")
@@ -277,14 +287,14 @@ def test_full_disk_stops_the_run_and_leaves_no_half_file(config, monkeypatch):
 
 def test_file_that_kills_the_process_becomes_a_failure(config, monkeypatch):
     """KeyboardInterrupt stands for a crash: nothing after it runs, the note stays."""
-    real = pipelines.rows.decode_frames
+    real = pipelines.media.rows.decode_frames
 
     def deadly(media, *args, **kwargs):
         if media.info.path.name.startswith("eee"):
             raise KeyboardInterrupt
         return real(media, *args, **kwargs)
 
-    monkeypatch.setattr(pipelines.rows, "decode_frames", deadly)
+    monkeypatch.setattr(pipelines.media.rows, "decode_frames", deadly)
     config = replace(config, failure_budget=1.0)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):

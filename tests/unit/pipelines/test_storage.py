@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +13,7 @@ from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
 from stgcma.data.manifest import find_manifests, open_filesystem
 from tests.media import write_ave
+from tests.paths import ROOT
 from tests.s3_server import s3_server
 
 
@@ -90,17 +90,21 @@ def test_bucket_holds_source_and_shards(tmp_path, monkeypatch):
         source.delete("AVE/bbbbbbbbbbb.mp4")
         missing = preprocess(
             PreprocessConfig(
-                dataset="ave", source=source.uri, output=f"{bucket}/shards", fbank_specs=("demo",), num_workers=0,
+                dataset="ave",
+                source=source.uri,
+                output=f"{bucket}/shards",
+                fbank_specs=("demo",),
+                num_workers=0,
                 failure_budget=1,
             )
-        )  # fmt: skip
+        )
         assert (missing.made_shards, [f.reason for f in missing.failures]) == (1, ["media file missing"])
 
 
 def test_command_reads_defaults_and_prints_json(tmp_path):
     write_ave(tmp_path / "data" / "raw" / "ave")
     command = [sys.executable, "-m", "jobs.cli", "preprocess", "--dataset", "ave", "--fbank", "demo", "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def run(*arguments):
         return subprocess.run(

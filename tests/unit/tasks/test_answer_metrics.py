@@ -1,18 +1,22 @@
 """Answer accuracy by type: sums that merge, unknown answers wrong, group averages over questions."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.tasks.answer_metrics import TYPE_NAMES, AnswerAccuracy, type_name
+from tests.paths import GOLDEN
 
 TYPES = {
-    "ac": ("Audio", "Counting"), "am": ("Audio", "Comparative"), "vl": ("Visual", "Location"),
-    "vc": ("Visual", "Counting"), "t": ("Audio-Visual", "Temporal"), "e": ("Audio-Visual", "Existential"),
-}  # fmt: skip
+    "ac": ("Audio", "Counting"),
+    "am": ("Audio", "Comparative"),
+    "vl": ("Visual", "Location"),
+    "vc": ("Visual", "Counting"),
+    "t": ("Audio-Visual", "Temporal"),
+    "e": ("Audio-Visual", "Existential"),
+}
 
 
 def part(rows):
@@ -22,9 +26,11 @@ def part(rows):
     for row, (_, _, predicted) in enumerate(rows):
         logits[row, predicted] = 1.0
     targets = QuestionTargets(
-        video_index=torch.zeros(len(rows), dtype=torch.int64), questions=torch.zeros(len(rows), 14, dtype=torch.int64),
-        answers=answers, types=tuple(TYPES[kind] for kind, _, _ in rows),
-    )  # fmt: skip
+        video_index=torch.zeros(len(rows), dtype=torch.int64),
+        questions=torch.zeros(len(rows), 14, dtype=torch.int64),
+        answers=answers,
+        types=tuple(TYPES[kind] for kind, _, _ in rows),
+    )
     return {"logits": logits}, AVBatch(clip_ids=("v",), frames=None, fbank=None, targets=targets)
 
 
@@ -36,11 +42,18 @@ def test_types_groups_and_overall_by_hand():
     metrics.update(*part(ROWS))
     assert metrics.compute() == pytest.approx(
         {
-            "overall": 4 / 8, "audio": 2 / 4, "visual": 1.0, "audio_visual": 1 / 3,
-            "audio/counting": 2 / 3, "audio/comparative": 0.0, "visual/location": 1.0,
-            "audio_visual/temporal": 0.5, "audio_visual/existential": 0.0, "unknown_answers": 1.0,
+            "overall": 4 / 8,
+            "audio": 2 / 4,
+            "visual": 1.0,
+            "audio_visual": 1 / 3,
+            "audio/counting": 2 / 3,
+            "audio/comparative": 0.0,
+            "visual/location": 1.0,
+            "audio_visual/temporal": 0.5,
+            "audio_visual/existential": 0.0,
+            "unknown_answers": 1.0,
         }
-    )  # fmt: skip
+    )
 
 
 def test_parts_and_workers_give_what_one_batch_gives():
@@ -61,7 +74,7 @@ def test_plain_metrics_leave_the_types_out():
 
 
 def test_names_are_the_columns_of_table_6():
-    published = json.loads((Path(__file__).parents[2] / "golden" / "published.json").read_text())
+    published = json.loads((GOLDEN / "published.json").read_text())
     columns = set(published["table6_avqa_by_type"][0]) - {"table", "method"}
     assert columns == {*TYPE_NAMES, "audio", "visual", "audio_visual", "overall"}
     assert type_name(("Audio-Visual", "Comparative")) == "audio_visual/comparative"

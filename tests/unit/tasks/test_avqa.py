@@ -15,9 +15,17 @@ from stgcma.tasks.avqa import AVQATask, answer_loss, match_loss
 from stgcma.tasks.base import build_model
 
 SPEC = BackboneSpec(
-    name="tiny", family="swin", library_name="", image_size=32, patch_size=4, width=8, depths=(2, 2),
-    num_heads=(1, 2), window_size=4, audio_size=(32, 32),
-)  # fmt: skip
+    name="tiny",
+    family="swin",
+    library_name="",
+    image_size=32,
+    patch_size=4,
+    width=8,
+    depths=(2, 2),
+    num_heads=(1, 2),
+    window_size=4,
+    audio_size=(32, 32),
+)
 HEAD = AnswerHeadConfig(
     dim=8, released_audio_dim=4, match_dims=(8, 8, 4), num_attention_heads=2, dropout=0.0, num_words=12, num_answers=5
 )
@@ -173,9 +181,10 @@ def test_loss_is_answer_plus_half_match_by_hand():
     torch.manual_seed(0)
     logits, positive, negative = torch.randn(3, 5), torch.randn(3, 4, 2), torch.randn(3, 4, 2)
     targets = QuestionTargets(
-        video_index=torch.zeros(3, dtype=torch.int64), questions=torch.zeros(3, 14, dtype=torch.int64),
+        video_index=torch.zeros(3, dtype=torch.int64),
+        questions=torch.zeros(3, 14, dtype=torch.int64),
         answers=torch.tensor([2, -1, 0]),
-    )  # fmt: skip
+    )
     batch = AVBatch(clip_ids=("a",), frames=None, fbank=None, targets=targets)
     outputs = {"logits": logits, "match_positive": positive, "match_negative": negative}
     answer = -(logits.log_softmax(-1)[0, 2] + logits.log_softmax(-1)[2, 0]) / 2
@@ -217,8 +226,12 @@ def test_scores_are_kept_a_question_with_repeated_ids_apart():
     logits[1] = -logits[1]
     scores = task_of().per_clip({"logits": logits}, batch)
     assert {name: float(value["correct"]) for name, value in scores.items()} == {
-        "a/7": 1.0, "a/7'": 0.0, "b/7": 1.0, "a/8": 1.0, "b/8": 1.0,
-    }  # fmt: skip
+        "a/7": 1.0,
+        "a/7'": 0.0,
+        "b/7": 1.0,
+        "a/8": 1.0,
+        "b/8": 1.0,
+    }
 
 
 def test_a_vocabulary_larger_than_the_model_names_the_setting():

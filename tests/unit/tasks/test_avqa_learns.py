@@ -11,9 +11,17 @@ from stgcma.tasks.avqa import AVQATask
 from stgcma.tasks.base import build_model
 
 SPEC = BackboneSpec(
-    name="tiny", family="swin", library_name="", image_size=16, patch_size=4, width=16, depths=(1,), num_heads=(2,),
-    window_size=4, audio_size=(16, 16),
-)  # fmt: skip
+    name="tiny",
+    family="swin",
+    library_name="",
+    image_size=16,
+    patch_size=4,
+    width=16,
+    depths=(1,),
+    num_heads=(2,),
+    window_size=4,
+    audio_size=(16, 16),
+)
 S = 2
 KINDS = (("Visual", "Counting"), ("Audio", "Counting"), ("Audio-Visual", "Existential"))
 
@@ -38,10 +46,13 @@ def batch_of(seed, videos):
         frames=shown(seen, 3, 16, 16),
         fbank=shown(heard, 16, 16),
         targets=QuestionTargets(
-            video_index=torch.arange(videos).repeat_interleave(3), questions=words.repeat(videos, 1),
-            answers=answers, types=KINDS * videos, question_ids=tuple(range(3 * videos)),
+            video_index=torch.arange(videos).repeat_interleave(3),
+            questions=words.repeat(videos, 1),
+            answers=answers,
+            types=KINDS * videos,
+            question_ids=tuple(range(3 * videos)),
         ),
-    )  # fmt: skip
+    )
 
 
 def accuracies_after_training(branches):

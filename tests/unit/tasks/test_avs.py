@@ -12,9 +12,17 @@ from stgcma.tasks.avs import AVSTask, mask_loss
 from stgcma.tasks.base import build_model
 
 SPEC = BackboneSpec(
-    name="tiny", family="swin", library_name="", image_size=64, patch_size=4, width=8, depths=(2, 2, 2, 2),
-    num_heads=(1, 2, 4, 8), window_size=4, audio_size=(64, 64),
-)  # fmt: skip
+    name="tiny",
+    family="swin",
+    library_name="",
+    image_size=64,
+    patch_size=4,
+    width=8,
+    depths=(2, 2, 2, 2),
+    num_heads=(1, 2, 4, 8),
+    window_size=4,
+    audio_size=(64, 64),
+)
 DECODER = MaskDecoderConfig(channels=8, scale_dims=(4, 4, 6, 6), audio_dim=6, head_dims=(6, 4))
 
 
@@ -87,14 +95,21 @@ def test_loss_stays_in_float32_under_autocast():
         (SPEC, {"branches": "visual", "adapted_branches": "visual"}, "Set model.adaptation.branches: both"),
         (
             BackboneSpec(
-                name="clip_tiny", family="clip", library_name="", image_size=32, patch_size=16, width=32, depths=(2,),
-                num_heads=(4,), audio_size=(32, 32),
+                name="clip_tiny",
+                family="clip",
+                library_name="",
+                image_size=32,
+                patch_size=16,
+                width=32,
+                depths=(2,),
+                num_heads=(4,),
+                audio_size=(32, 32),
             ),
             {},
             "Choose a Swin backbone",
         ),
     ],
-)  # fmt: skip
+)
 def test_models_it_cannot_segment_with_are_refused(spec, adaptation, message):
     with pytest.raises(ConfigError, match=message):
         build_model(task_of(**adaptation), device="meta", spec=spec)

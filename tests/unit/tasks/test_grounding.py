@@ -13,16 +13,28 @@ from stgcma.presets import BackboneSpec
 from stgcma.tasks import build_model, build_task
 
 SPEC = BackboneSpec(
-    name="tiny", family="swin", library_name="", image_size=32, patch_size=4, width=8, depths=(2, 2),
-    num_heads=(1, 2), window_size=4, audio_size=(32, 32),
-)  # fmt: skip
+    name="tiny",
+    family="swin",
+    library_name="",
+    image_size=32,
+    patch_size=4,
+    width=8,
+    depths=(2, 2),
+    num_heads=(1, 2),
+    window_size=4,
+    audio_size=(32, 32),
+)
 PLAIN = AdaptationConfig(
     temporal_stage="absent", spatial_stage="absent", global_stage="absent", bottleneck_ratios=(0.5,)
 )
 CONFIG = ModelConfig(
-    backbone="tiny", pretrained="none", adaptation=PLAIN, drop_path_rate=0.0, avqa_variant="b_lavish",
+    backbone="tiny",
+    pretrained="none",
+    adaptation=PLAIN,
+    drop_path_rate=0.0,
+    avqa_variant="b_lavish",
     answer_head=AnswerHeadConfig(dim=16, match_dims=(32, 16, 8), num_attention_heads=2),
-)  # fmt: skip
+)
 S = 2
 
 
@@ -36,10 +48,12 @@ def batch_of(seed, videos=8):
         frames=level.unsqueeze(-1) + noise,
         fbank=level.expand(videos, S, 32, 32) + torch.randn(videos, S, 32, 32, generator=generator) * 0.1,
         targets=QuestionTargets(
-            video_index=torch.arange(videos), questions=torch.zeros(videos, 14, dtype=torch.int64),
-            answers=torch.zeros(videos, dtype=torch.int64), negatives=-level.unsqueeze(-1) + noise,
+            video_index=torch.arange(videos),
+            questions=torch.zeros(videos, 14, dtype=torch.int64),
+            answers=torch.zeros(videos, dtype=torch.int64),
+            negatives=-level.unsqueeze(-1) + noise,
         ),
-    )  # fmt: skip
+    )
 
 
 def test_the_layers_learn_to_match_and_nothing_else_is_trained():

@@ -1,0 +1,1 @@
+"""One run: its configuration and folder, the training loop and where it runs, evaluation, MLflow."""

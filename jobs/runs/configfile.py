@@ -1,0 +1,217 @@
+"""YAML files and ``--set a.b=v`` -> checked configuration values. The only place that reads YAML.
+
+Unknown keys are errors with a suggestion, and all problems of a file are reported at once, each with its dotted path.
+YAML is read by its 1.2 rules: ``off`` and ``no`` are words, ``2e-6`` is a number, a repeated key is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from jobs import SHIPPED
+from jobs.runs.config import RunConfig, to_mapping
+from stgcma.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loader with the scalars of YAML 1.2 and unique keys."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} appears twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:null|~|)$"), ["n", "~", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """One YAML document -> plain values.
+
+    Raises:
+        ConfigError: Malformed YAML or a repeated key, with line and column.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}{place}: {getattr(error, 'problem', None) or error}.") from None
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The YAML mapping of a file.
+
+    Raises:
+        ConfigError: Missing file, malformed YAML, or something that is no mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"No file {path}.{_similar_files(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}.") from None
+    mapping = parse_yaml(text, str(path))
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path} needs a mapping of settings, got {type(mapping).__name__}.")
+    return mapping
+
+
+def _similar_files(path: Path) -> str:
+    """What was probably meant: files of nearly this name, there or among the shipped ones; else all that are there."""
+    there = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    shipped = [*sorted((SHIPPED / "recipes").rglob("*.yaml")), *sorted((SHIPPED / "ablations").glob("*.yaml"))]
+    by_stem = {file.stem: file for file in [*shipped, *there]}
+    if close := difflib.get_close_matches(path.stem, by_stem, n=3):
+        return f" Did you mean {' or '.join(_shown(by_stem[stem]) for stem in close)}?"
+    return f" In {path.parent} there are: {', '.join(file.name for file in there)}." if there else ""
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working directory where that is shorter."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``"optim.epochs=3"`` -> ``("optim.epochs", 3)``; the value is YAML, so ``[1, 2]``, ``null`` and ``true`` work."""
+    key, separator, value = text.partition("=")
+    key = key.strip()
+    if not separator or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
+        raise ConfigError(f"--set needs KEY=VALUE with a dotted key, as in --set optim.epochs=3; got {text!r}.")
+    return key, parse_yaml(value, f"--set {key}")
+
+
+def apply_overrides(mapping: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A copy of ``mapping`` with dotted keys replaced; names are checked when the configuration is built.
+
+    Args:
+        mapping: Nested settings as read from YAML.
+        overrides: ``{"optim.epochs": 3}``.
+        where: What the overrides belong to, for messages.
+
+    Raises:
+        ConfigError: If a dotted key descends into a value that is no mapping.
+    """
+    result = copy.deepcopy(dict(mapping))
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node = result
+        for depth, parent in enumerate(parents):
+            child = node.setdefault(parent, {})
+            if child is None:
+                child = node[parent] = {}
+            if not isinstance(child, dict):
+                path = ".".join(parents[: depth + 1])
+                raise ConfigError(f"{where}: {dotted} cannot be set, because {path} is {child!r} and has no fields.")
+            node = child
+        node[last] = copy.deepcopy(value)
+    return result
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """Plain values -> a checked frozen dataclass; types are strict (``"3"`` is no number).
+
+    Raises:
+        ConfigError: All problems of the mapping at once, one a line, each with its dotted path.
+    """
+    problems: list[str] = []
+    known = _without_unknown(cls, dict(mapping), "", problems)
+    try:
+        value = TypeAdapter(cls).validate_json(json.dumps(known), strict=True)
+    except ValidationError as error:
+        problems.extend(_describe(item) for item in error.errors())
+    except TypeError as error:
+        raise ConfigError(f"{where}: settings must be plain YAML values ({error}).") from None
+    if problems:
+        lines = [line for problem in problems for line in problem.splitlines()]
+        count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
+        raise ConfigError(f"{where} has {count}\n" + "\n".join(f"  {line}" for line in lines))
+    return value
+
+
+def load_run_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """A recipe file and ``--set`` texts -> ``RunConfig``."""
+    overrides = list(overrides)
+    where = str(path) + (f" with {' '.join('--set ' + text for text in overrides)}" if overrides else "")
+    content = read_mapping(path)
+    if "runs" in content and "model" not in content:
+        raise ConfigError(f"{path} is an ablation, not a recipe. Run: stgcma-jobs sweep {path}")
+    mapping = apply_overrides(content, dict(parse_override(text) for text in overrides), where)
+    return build(RunConfig, mapping, where)
+
+
+def dump_run_config(config: RunConfig) -> str:
+    """YAML text that ``load_run_config`` reads back to an equal value."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+
+
+def _dataclass_of(annotation: Any) -> type | None:
+    """The dataclass behind ``Config`` or ``Config | None``; None for plain values."""
+    candidates = [annotation, *typing.get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and is_dataclass(c)), None)
+
+
+def _without_unknown(cls: type, mapping: dict[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
+    """Drop keys that ``cls`` does not have, and note each with the nearest name."""
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in fields(cls)]
+    kept = {}
+    for key, value in mapping.items():
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"fields here: {', '.join(names)}."
+            problems.append(f"{prefix}{key}: no such field; {hint}")
+            continue
+        nested = _dataclass_of(hints[key])
+        if nested is not None and isinstance(value, dict):
+            value = _without_unknown(nested, value, f"{prefix}{key}.", problems)
+        kept[key] = value
+    return kept
+
+
+def _describe(item: Any) -> str:
+    """One pydantic error -> ``dotted.path: what is wrong``."""
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "missing":
+        return f"{path}: needed, but not given."
+    if item["type"] == "value_error":
+        lines = str(item["ctx"]["error"]).splitlines()
+        section = path.rpartition(".")[2]
+        return "\n".join(
+            line if not path or line.startswith((path, f"{section}.")) else f"{path}: {line}" for line in lines
+        )
+    message = item["msg"].replace("Input should be", "needs", 1)
+    return f"{path}: {message}, got {item['input']!r}."

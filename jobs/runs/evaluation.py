@@ -1,0 +1,251 @@
+"""Metrics of saved weights on one split, and the files an evaluation leaves in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from jobs.runs.config import RunConfig, with_shards
+from jobs.runs.configfile import build, parse_yaml
+from jobs.runs.confusion_picture import confusion_picture
+from jobs.runs.folder import AVERAGED, BEST, CONFIG, FACTS, RunFolder, open_run
+from jobs.runs.mask_gallery import GALLERIES, MaskGallery, gallery_pictures, new_gallery
+from stgcma.data.batch import AVBatch
+from stgcma.data.dataset import ClipLoader, build_loader
+from stgcma.errors import CheckpointError, ConfigError
+from stgcma.presets import backbone_spec
+from stgcma.tasks import AudioVisualModel, Outputs, Task, build_model, build_task
+from stgcma.training.checkpoint import decode, load_weights
+from stgcma.training.engine import Evaluation, Precision, evaluate, place_model, resolve_device
+
+WEIGHTS = {"best": BEST, "averaged": AVERAGED}
+"""Weights a run can be evaluated with."""
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """What ``stgcma-jobs evaluate`` prints."""
+
+    run: str
+    split: str
+    weights: str
+    num_clips: int
+    metrics: dict[str, float]
+    """Fractions in [0, 1]."""
+    classes: dict[str, float]
+    """Class name -> accuracy over its segments (segmentation: mIoU); classes that do not occur are left out."""
+    files: tuple[str, ...]
+    """Written below the run folder."""
+    data_digest: str
+    """Of the shards evaluated on."""
+    trained_on: str
+    """Digest of the shards the run was trained on. Where the two differ, files go to ``evaluation/<split>-on-<digest>``
+    and the run's own result stays what it is."""
+
+
+def evaluate_weights(
+    model: AudioVisualModel,
+    task: Task,
+    folder: RunFolder,
+    weights: str,
+    batches: Iterable[AVBatch],
+    *,
+    precision: Precision,
+    on_batch: Callable[[AVBatch, Outputs], None] | None = None,
+) -> Evaluation:
+    """Load a weight file of the run into the model and evaluate it in detail."""
+    tensors, _ = decode(folder.read(weights), f"{folder.uri}/{weights}")
+    load_weights(model, tensors)
+    return evaluate(model, task, batches, precision=precision, detailed=True, on_batch=on_batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEvaluator:
+    """A run's model and the clips of one split, ready to evaluate any of its weights."""
+
+    folder: RunFolder
+    config: RunConfig
+    loader: ClipLoader
+    task: Task
+    model: AudioVisualModel
+    precision: Precision
+
+    @classmethod
+    def open(cls, uri: str, split: str, *, shards: str | None, device: str) -> RunEvaluator:
+        folder = open_run(uri)
+        config = with_shards(read_config(folder), shards)
+        loader = build_loader(
+            config.data,
+            config.optim,
+            backbone_spec(config.model.backbone),
+            config.task,
+            split,
+            train=False,
+            branches=config.model.adaptation.running,
+        )
+        # The run's own weights hold its grounding layers; the file they began from may be gone by now.
+        task = build_task(config.task, replace(config.model, grounding_checkpoint=None))
+        torch.manual_seed(config.optim.seed)
+        precision = Precision.choose(config.optim.mixed_precision, resolve_device(device))
+        return cls(
+            folder=folder,
+            config=config,
+            loader=loader,
+            task=task,
+            model=place_model(build_model(task), config.model, precision),
+            precision=precision,
+        )
+
+    def evaluate(
+        self, weights: str, batches: Iterable[AVBatch], on_batch: Callable[[AVBatch, Outputs], None] | None = None
+    ) -> Evaluation:
+        return evaluate_weights(
+            self.model, self.task, self.folder, WEIGHTS[weights], batches, precision=self.precision, on_batch=on_batch
+        )
+
+
+def evaluate_run(
+    uri: str,
+    *,
+    split: str = "test",
+    weights: str = "best",
+    shards: str | None = None,
+    device: str = "auto",
+    baseline: str | None = None,
+) -> EvaluationResult:
+    """Evaluate a run's weights on one split and write the tables and pictures into its folder.
+
+    Args:
+        uri: Run folder.
+        split: ``train``, ``val`` or ``test``.
+        weights: ``best`` or ``averaged``.
+        shards: Root of the shards when not where the run was trained.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        baseline: Segmentation only: another run on the same data, drawn below this one's masks.
+
+    Raises:
+        ConfigError: If there is no such run, split or kind of weights.
+        CheckpointError: If the run has no such weights yet.
+    """
+    for option, given, choices in (("--split", split, SPLITS), ("--weights", weights, tuple(WEIGHTS))):
+        if given not in choices:
+            raise ConfigError(f"{option} needs one of {', '.join(choices)}; got {given!r}.")
+    folder = open_run(uri)
+    if not folder.exists(WEIGHTS[weights]):
+        why = (
+            "an epoch has not ended yet; the same stgcma-jobs train goes on"
+            if weights == "best"
+            else "weights are averaged where optim.average_epochs is set, when the run is complete"
+        )
+        raise CheckpointError(f"{folder.uri} has no {weights} weights ({WEIGHTS[weights]}): {why}.")
+    run = RunEvaluator.open(uri, split, shards=shards, device=device)
+    task_name = run.config.task
+    if baseline is not None and task_name not in GALLERIES:
+        raise ConfigError(f"--baseline is drawn for segmentation runs only, this run's task is {task_name!r}.")
+    gallery = new_gallery(task_name)
+    evaluation = run.evaluate(weights, run.loader.epoch(0), gallery and gallery.add)
+    digest, trained_on = run.loader.manifest.digest, folder.read_json(FACTS)["data"]["digest"]
+    label = split if weights == "best" else f"{split}-{weights}"
+    if digest != trained_on:
+        label += f"-on-{digest[:12]}"
+    pictures: dict[str, bytes] = {}
+    if gallery is not None:
+        compared = None if baseline is None else _watch_baseline(baseline, gallery, split, shards, device)
+        pictures = gallery_pictures(
+            gallery,
+            title=f"{run.folder.uri.rpartition('/')[2]}, {label}",
+            baseline=compared,
+            baseline_name=read_config(open_run(baseline)).name if baseline else "",
+        )
+    names = run.loader.manifest.class_names
+    files = write_evaluation(run.folder, label, evaluation, class_names=names, pictures=pictures)
+    metrics, classes = split_by_class(evaluation.metrics.compute(), names)
+    return EvaluationResult(
+        run=run.folder.uri,
+        split=split,
+        weights=weights,
+        num_clips=evaluation.num_clips,
+        metrics=metrics,
+        classes=classes,
+        files=files,
+        data_digest=digest,
+        trained_on=trained_on,
+    )
+
+
+def _watch_baseline(uri: str, gallery: MaskGallery, split: str, shards: str | None, device: str) -> MaskGallery:
+    """The masks another run predicts on the gallery's clips; its model sees no other clips."""
+    other = RunEvaluator.open(uri, split, shards=shards, device=device)
+    if other.config.task not in GALLERIES:
+        raise ConfigError(f"--baseline needs a segmentation run, {uri} has the task {other.config.task!r}.")
+    seen = MaskGallery(only=gallery.clip_ids)
+    other.evaluate("best", (b for b in other.loader.epoch(0) if seen.only & set(b.clip_ids)), seen.add)
+    return seen
+
+
+def read_config(folder: RunFolder) -> RunConfig:
+    """The configuration a run was started with."""
+    where = f"{folder.uri}/{CONFIG}"
+    return build(RunConfig, parse_yaml(folder.read(CONFIG).decode(), where), where)
+
+
+def write_evaluation(
+    folder: RunFolder,
+    label: str,
+    evaluation: Evaluation,
+    *,
+    class_names: tuple[str, ...],
+    pictures: Mapping[str, bytes] | None = None,
+) -> tuple[str, ...]:
+    """Write ``evaluation/<label>/``: metrics.json, per_clip.safetensors and the pictures, confusion.png among them."""
+    metrics, classes = split_by_class(evaluation.metrics.compute(), class_names)
+    files: dict[str, bytes] = dict(pictures or {})
+    values: dict[str, Any] = {"num_clips": evaluation.num_clips, "metrics": metrics, "classes": classes}
+    files["metrics.json"] = (json.dumps(values, indent=2) + "\n").encode()
+    if evaluation.per_clip:
+        files["per_clip.safetensors"] = _encode_per_clip(evaluation.per_clip)
+    if "confusion" in evaluation.metrics.sums:
+        confusion = evaluation.metrics.sums["confusion"]
+        files["confusion.png"] = confusion_picture(
+            confusion, class_names, title=f"{folder.uri.rpartition('/')[2]}, {label}"
+        )
+    for name, data in files.items():
+        folder.write(f"evaluation/{label}/{name}", data)
+    return tuple(f"evaluation/{label}/{name}" for name in files)
+
+
+def read_per_clip(folder: RunFolder, label: str) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    """Clip ids in order, and each score stacked over the clips: ``correct [num_clips, S]``."""
+    data = folder.read(f"evaluation/{label}/per_clip.safetensors")
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return tuple(json.loads(header["__metadata__"]["clip_ids"])), load_tensors(data)
+
+
+def split_by_class(values: dict[str, float], class_names: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+    """Metrics of the whole split, and by class name: accuracy, or mIoU of a segmentation category."""
+    metrics, classes = {}, {}
+    for name, value in values.items():
+        prefix, _, number = name.partition("/class_")
+        if number and prefix == "accuracy":
+            index = int(number)
+            classes[class_names[index] if index < len(class_names) else f"class {index}"] = value
+        elif name.startswith("category/") and name.endswith("/miou"):
+            classes[name.split("/")[1]] = value
+        else:
+            metrics[name] = value
+    return metrics, classes
+
+
+def _encode_per_clip(per_clip: dict[str, dict[str, Tensor]]) -> bytes:
+    names = next(iter(per_clip.values())).keys()
+    stacked = {name: torch.stack([scores[name] for scores in per_clip.values()]) for name in names}
+    return save_tensors(stacked, metadata={"clip_ids": json.dumps(list(per_clip))})

@@ -1,0 +1,59 @@
+"""Grounding pre-training: a training run of task ``grounding``, and its layers as one file for later runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from safetensors.torch import save
+
+from jobs.runs.config import RunConfig
+from jobs.runs.folder import BEST, RunFolder
+from jobs.runs.session import RunResult, train_run
+from stgcma.errors import ConfigError
+from stgcma.training import checkpoint
+
+GROUNDING = "grounding.safetensors"
+"""In the run folder: the layers of the selected epoch under their own names, projections included."""
+_PREFIX = "model/head.grounding."
+
+
+def pretrain_grounding(config: RunConfig, **options: Any) -> tuple[RunResult, str]:
+    """Train the match task to its end and write the grounding layers.
+
+    Args:
+        config: Of task ``grounding``; or of task ``avqa``, whose backbone and variant are then kept and whose adapters
+            are left out.
+        options: Passed to ``train_run``.
+
+    Returns:
+        The outcome of the run, and the location of the file that ``model.grounding_checkpoint`` takes.
+
+    Raises:
+        ConfigError: For another task.
+    """
+    result = train_run(_as_grounding(config), **options)
+    folder = RunFolder(result.run)
+    if not folder.exists(GROUNDING):
+        tensors, _ = checkpoint.decode(folder.read(BEST), f"{folder.uri}/{BEST}")
+        layers = {
+            name.removeprefix(_PREFIX): value.contiguous()
+            for name, value in tensors.items()
+            if name.startswith(_PREFIX)
+        }
+        folder.write(GROUNDING, save(layers))
+    return result, f"{folder.uri}/{GROUNDING}"
+
+
+def _as_grounding(config: RunConfig) -> RunConfig:
+    if config.task == "grounding":
+        return config
+    if config.task != "avqa":
+        raise ConfigError(
+            f"pretrain-grounding takes a recipe of task grounding or avqa, got task: {config.task}. "
+            "See jobs/recipes/grounding_swin_large_l.yaml."
+        )
+    plain = replace(config.model.adaptation, temporal_stage="absent", spatial_stage="absent", global_stage="absent")
+    model = replace(config.model, adaptation=plain, grounding_checkpoint=None)
+    data = replace(config.data, negatives="stored", questions_per_video=None)
+    return replace(config, name=f"{config.name}-grounding", task="grounding", model=model, data=data)

@@ -1,0 +1,318 @@
+"""Training a run configuration: check everything first, then train, resume and record.
+
+The run folder is ``<output>/<name>-<fingerprint>``; ``jobs/runs/folder.py`` lists its files. Equivalent settings share
+one folder, so the same command continues an interrupted run and returns at once from a finished one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.runs.config import RunConfig, fingerprint, flatten, to_mapping
+from jobs.runs.configfile import dump_run_config
+from jobs.runs.folder import CONFIG, FACTS, FAILURE, LOCK, RESULT, RunFolder
+from jobs.runs.progress import Reporter
+from jobs.runs.shards import require_digest, require_same_shards
+from jobs.runs.tracking import DISABLED, Forwarder, default_tracking_uri
+from jobs.runs.training_loop import selection_split
+from jobs.runs.workers import run_here, run_on_ray
+from stgcma.data.dataset import ClipLoader, build_loader
+from stgcma.errors import ConfigError, ShardMismatchError
+from stgcma.models.parameters import ParameterCount, count_parameters
+from stgcma.presets import backbone_spec
+from stgcma.tasks import build_model, build_task
+from stgcma.training.engine import resolve_device
+
+IMAGE_COMMIT = "STGCMA_GIT_COMMIT"
+"""Set by ``infra/Dockerfile``."""
+
+LIBRARIES = ("torch", "timm", "open_clip_torch", "ray", "mlflow")
+"""Versions recorded with every session."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run would do, known before it starts: all that ``--dry-run`` prints."""
+
+    run_name: str
+    parameters: ParameterCount
+    num_clips: dict[str, int]
+    """Split -> clips."""
+    steps_per_epoch: int
+    source: str
+    """Folder of the shards."""
+    digest: str
+    """sha256 of the shards."""
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The outcome of a complete run, as ``result.json`` holds it."""
+
+    run: str
+    """Location of the run folder."""
+    run_name: str
+    fingerprint: str
+    protocol: str
+    metrics: dict[str, float]
+    """``val/<metric>`` of the selected epoch, ``test/<metric>`` of its weights; fractions in [0, 1]."""
+    parameters: dict[str, Any]
+    """trainable, total, by_role."""
+    data_digest: str
+    git_commit: str
+    best_epoch: int
+    epochs_run: int
+    stopped_early: bool
+    num_averaged_epochs: int
+    elapsed_seconds: float
+    """Wall clock of all sessions."""
+    was_complete: bool = False
+    """The run had been finished before, and nothing was done."""
+
+
+def plan_run(config: RunConfig, *, num_workers: int = 0) -> RunPlan:
+    """Check shards, splits, batch and model without training, and count parameters on the meta device.
+
+    Raises:
+        ShardMismatchError: If the shards are absent or do not fit backbone, task or number of classes.
+        ConfigError: If the batch cannot be dealt to the workers.
+    """
+    splits = dict.fromkeys(("train", selection_split(config), "test"))
+    loaders = {split: _loader(config, split, num_workers) for split in splits}
+    train = loaders["train"]
+    manifest = train.manifest
+    names = manifest.class_names
+    if manifest.metadata.annotation == "events" and names and len(names) != config.model.num_classes:
+        raise ShardMismatchError(
+            f"The shards of {config.data.dataset!r} have {len(names)} classes ({', '.join(names[:4])}, ...), the model "
+            f"has model.num_classes: {config.model.num_classes}. Set model.num_classes={len(names)}."
+        )
+    model = build_model(build_task(config.task, config.model), device="meta")
+    return RunPlan(
+        run_name=config.run_name,
+        parameters=count_parameters(model),
+        num_clips={split: loader.num_clips for split, loader in loaders.items()},
+        steps_per_epoch=len(train),
+        source=f"{config.data.shards.rstrip('/')}/{manifest.dataset}/{manifest.fingerprint}",
+        digest=manifest.digest,
+        class_names=names,
+    )
+
+
+def train_run(
+    config: RunConfig,
+    *,
+    output: str = "data/runs",
+    num_workers: int = 0,
+    device: str = "auto",
+    tracking: str | None = None,
+    reporter: Reporter | None = None,
+    tags: Mapping[str, str] | None = None,
+    experiment: str | None = None,
+    constants: Mapping[str, float] | None = None,
+) -> RunResult:
+    """Train a run to its end, from its last checkpoint where there is one.
+
+    Args:
+        config: The run.
+        output: Directory or ``s3://`` URI that holds run folders.
+        num_workers: 0 trains in this process without Ray; more are Ray Train workers. Results do not depend on where.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        tracking: MLflow tracking URI; None: SQLite beside the run folders; ``none``: no MLflow.
+        reporter: Shows progress; one for this terminal when None.
+        tags: More MLflow tags, e.g. the parent run of a sweep.
+        experiment: MLflow experiment; None: the dataset's name.
+        constants: More metrics that hold for the whole run, e.g. the published values of its row.
+
+    Raises:
+        ConfigError, ShardMismatchError: Before anything is computed, when the run cannot work.
+        CheckpointError: If the folder holds a run of other shards, or a damaged checkpoint.
+        RunFailedError: If it failed on the way.
+    """
+    folder = RunFolder(f"{output.rstrip('/')}/{config.run_name}")
+    if folder.exists(RESULT):
+        require_same_shards(folder, config)
+        return read_result(folder, was_complete=True)
+    plan = plan_run(config, num_workers=num_workers)
+    reporter = reporter or Reporter(config.optim.epochs)
+    with _only_session(folder):
+        _open_session(
+            folder,
+            config,
+            plan,
+            num_workers=num_workers,
+            device=device,
+            tags=tags or {},
+            experiment=experiment,
+            constants=constants or {},
+        )
+        reporter.message(
+            f"{folder.uri}: {plan.parameters.trainable:,} of {plan.parameters.total:,} parameters, "
+            f"{plan.num_clips['train']} clips, {plan.steps_per_epoch} steps an epoch"
+            + ("" if config.optim.protocol == "val" else "; protocol: paper selects the checkpoint on test")
+        )
+        uri = default_tracking_uri(output) if tracking is None else tracking
+        forwarder = None if uri == DISABLED else Forwarder(folder, uri)
+        if forwarder:
+            forwarder.start()
+        try:
+            if num_workers == 0:
+                run_here(config, folder, device=resolve_device(device), reporter=reporter)
+            else:
+                run_on_ray(config, folder, num_workers=num_workers, device=device, reporter=reporter)
+        except BaseException as error:
+            folder.write_json(FAILURE, {"interrupted": not isinstance(error, Exception), "message": str(error)})
+            raise
+        finally:
+            reporter.close()
+            problem = forwarder.finish() if forwarder else None
+            if problem:
+                reporter.message(problem)
+    return read_result(folder)
+
+
+@contextmanager
+def _only_session(folder: RunFolder) -> Iterator[None]:
+    """Hold the run folder; the lock ends with its process, however that ends. Folders in a bucket have none.
+
+    Raises:
+        ConfigError: If another process on this machine is training the run.
+    """
+    if not folder.storage.is_local:
+        yield
+        return
+    import fcntl
+
+    path = Path(folder.storage.full_path(LOCK))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"Another process is training {folder.uri}. Wait for it, or give this run another name."
+            ) from None
+        yield
+
+
+def read_result(folder: RunFolder, *, was_complete: bool = False) -> RunResult:
+    """The outcome of a run from its folder."""
+    return RunResult(run=folder.uri, was_complete=was_complete, **folder.read_json(RESULT))
+
+
+def _loader(config: RunConfig, split: str, num_workers: int) -> ClipLoader:
+    return build_loader(
+        config.data,
+        config.optim,
+        backbone_spec(config.model.backbone),
+        config.task,
+        split,
+        train=split == "train",
+        world_size=max(1, num_workers),
+        branches=config.model.adaptation.running,
+    )
+
+
+def _open_session(
+    folder: RunFolder,
+    config: RunConfig,
+    plan: RunPlan,
+    *,
+    num_workers: int,
+    device: str,
+    tags: Mapping[str, str],
+    experiment: str | None,
+    constants: Mapping[str, float],
+) -> None:
+    """Write the configuration and the constant facts of a run, or add a session to those of an interrupted one."""
+    session = {
+        "started": time.time(),
+        "num_workers": num_workers,
+        "device": device,
+        "git_commit": git_commit(),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+    if folder.exists(FACTS):
+        require_digest(folder, plan.digest, plan.source)
+        facts = folder.read_json(FACTS)
+        facts["sessions"].append(session)
+        facts["tags"].update(tags)
+    else:
+        facts = _constant_facts(config, plan, session, tags, experiment, constants)
+    folder.delete(FAILURE)
+    folder.write(CONFIG, dump_run_config(config).encode())
+    folder.write_json(FACTS, facts)
+
+
+def _constant_facts(
+    config: RunConfig,
+    plan: RunPlan,
+    session: dict[str, Any],
+    tags: Mapping[str, str],
+    experiment: str | None,
+    constants: Mapping[str, float],
+) -> dict[str, Any]:
+    run_id, count = uuid.uuid4().hex, plan.parameters
+    return {
+        "run_id": run_id,
+        "run_name": config.run_name,
+        "experiment": experiment or config.data.dataset,
+        "config": flatten(to_mapping(config)),
+        "parameters": asdict(count),
+        "parameter_metrics": {
+            "params/trainable": count.trainable,
+            "params/total": count.total,
+            "params/trainable_millions": count.trainable / 1e6,
+            "params/total_millions": count.total / 1e6,
+            **{f"params/role/{role}": number for role, number in count.by_role.items()},
+            **constants,
+        },
+        "data": {
+            "dataset": config.data.dataset,
+            "source": plan.source,
+            "digest": plan.digest,
+            "num_clips": plan.num_clips,
+            "class_names": list(plan.class_names),
+        },
+        "steps_per_epoch": plan.steps_per_epoch,
+        "sessions": [session],
+        "tags": {
+            "stgcma.run_id": run_id,
+            "stgcma.run_name": config.run_name,
+            "stgcma.fingerprint": fingerprint(config),
+            "stgcma.task": config.task,
+            "stgcma.protocol": config.optim.protocol,
+            "stgcma.data_digest": plan.digest,
+            "mlflow.source.name": f"stgcma-jobs train {config.name}",
+            "mlflow.source.git.commit": session["git_commit"],
+            **tags,
+        },
+    }
+
+
+def git_commit() -> str:
+    """Commit of this source tree, ``-dirty`` when it has changes. In the image, which holds no repository, the commit
+    it was built from; else ``unknown``."""
+    here = Path(__file__).resolve().parent
+    commit = _git(here, "rev-parse", "HEAD")
+    if commit is None:
+        return os.environ.get(IMAGE_COMMIT, "unknown")
+    return f"{commit}-dirty" if _git(here, "status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,420 @@
+"""Ablation files: one base recipe and named variants -> rows of a table and the trials behind them.
+
+```yaml
+name: table7
+title: "Table 7: which stages matter"
+base: ../recipes/avs_swin_large_base.yaml   # relative to this file; a run may name its own
+seeds: [0, 1, 2]
+compare_with: full                          # row that the others are compared with; default: the last
+published: table3                           # rows of jobs/published.yaml that the table repeats
+plot_with: table3                           # and those that the plots show as reference points
+set: {optim.protocol: val}                  # changes of every run
+runs:
+  - name: none
+    title: "no adapters"                    # how the table calls it
+    section: "Single stages"                # heading above it
+    set: {model.adaptation.temporal_stage: frozen}
+    paper: {params/trainable_millions: 21.2, test/miou: 55.9}   # percentages as printed
+grid: {optim.learning_rate: [1e-4, 3e-4]}   # multiplies the runs
+```
+
+A trial is one row with one seed. It is known by the fingerprint of its configuration, whatever it is called: rows may
+be renamed, reordered and added, and a row of another file with the same settings is the same trial.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jobs import SHIPPED
+from jobs.runs.config import RunConfig, fingerprint, flatten, to_mapping, with_shards
+from jobs.runs.configfile import apply_overrides, build, parse_override, read_mapping
+from stgcma.errors import ConfigError
+from stgcma.presets import METRICS
+
+T = TypeVar("T")
+
+PUBLISHED = SHIPPED / "published.yaml"
+
+PARAMETER_KEYS = ("params/trainable_millions", "params/total_millions")
+"""Published values besides metrics, in millions as the paper prints them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: a configuration, trained once per seed."""
+
+    name: str
+    title: str
+    section: str
+    changes: dict[str, Any]
+    """Dotted setting -> value, relative to the recipe."""
+    paper: dict[str, float]
+    """Published values: ``test/<metric>`` as a percentage, parameters in millions."""
+    note: str
+    config: RunConfig
+    """With the first seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row with one seed: one training run."""
+
+    row: str
+    seed: int
+    config: RunConfig
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """A checked ablation file."""
+
+    name: str
+    title: str
+    path: str
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    metrics: tuple[str, ...]
+    """Columns of the table, e.g. ``test/miou``; the first one is the headline."""
+    compare_with: str
+    published: str | None
+    """Key of ``jobs/published.yaml``: other methods' rows in the table."""
+    plot_with: str | None
+    """The same for reference points in the plot against parameters."""
+    note: str
+    overrides: tuple[str, ...] = ()
+    """``--set`` texts that the base of every row was changed by."""
+    shards: str | None = None
+    """Root of the shards when not where the recipes say."""
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Seeds outermost, so that an interrupted sweep has whole columns of seeds rather than a few finished rows."""
+        return tuple(
+            Trial(row=row.name, seed=seed, config=with_seed(row, seed, self.name))
+            for seed in self.seeds
+            for row in self.rows
+        )
+
+    def only(self, names: Iterable[str]) -> Ablation:
+        """The same table reduced to some rows.
+
+        Raises:
+            ConfigError: If a name is unknown.
+        """
+        wanted = list(names)
+        known = [row.name for row in self.rows]
+        problems = [f"--only {name}: {_no_such(name, known, 'row')}" for name in wanted if name not in known]
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return replace(self, rows=tuple(row for row in self.rows if not wanted or row.name in wanted))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedMethod:
+    """Another method's row in the paper, percentages and millions as printed."""
+
+    method: str
+    metrics: dict[str, float]
+    visual: str = ""
+    audio: str = ""
+    trainable_millions: float | None = None
+    total_millions: float | None = None
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        encoders = ", ".join(encoder for encoder in (self.visual, self.audio) if encoder and encoder != "shared")
+        return f"{self.method}, {encoders}" if encoders else self.method
+
+
+@cache
+def published_methods() -> dict[str, tuple[PublishedMethod, ...]]:
+    """Table of the paper -> rows of other methods."""
+    tables = read_mapping(PUBLISHED)
+    return {
+        table: tuple(build(PublishedMethod, row, f"{PUBLISHED.name}, {table}") for row in rows)
+        for table, rows in tables.items()
+    }
+
+
+def with_seed(row: Row, seed: int, ablation: str) -> RunConfig:
+    """The configuration of one trial, named after table, row and seed."""
+    config = row.config
+    return replace(config, name=f"{ablation}-{row.name}-s{seed}", optim=replace(config.optim, seed=seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """The top level of the YAML."""
+
+    name: str
+    base: str
+    runs: tuple[dict[str, Any], ...]
+    title: str = ""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    set: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    compare_with: str | None = None
+    published: str | None = None
+    plot_with: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One item of ``runs``."""
+
+    name: str
+    title: str = ""
+    section: str = ""
+    base: str | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+    paper: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+def load_ablation(path: str | Path, overrides: Iterable[str] = (), *, shards: str | None = None) -> Ablation:
+    """Read and check an ablation file.
+
+    Args:
+        path: The YAML file.
+        overrides: ``--set`` texts, applied to the base of every row.
+        shards: Root of the shards; None leaves what the recipes say.
+
+    Raises:
+        ConfigError: With all problems of the file at once: unknown keys and settings, entries that change nothing, rows
+            that are twins, published metrics that the task does not report.
+    """
+    path, overrides = Path(path), tuple(overrides)
+    problems: list[str] = []
+    found = read_mapping(path)
+    if "model" in found and "runs" not in found:
+        raise ConfigError(f"{path} is a recipe, not an ablation. Run: stgcma-jobs train {path}")
+    mapping = _without_unknown(_File, found, "", problems)
+    content = _attempt(problems, "", lambda: build(_File, mapping, str(path)))
+    if content is None:
+        raise _all_at_once(path, problems)
+    ablation = _Reader(path, content, overrides, problems).read()
+    rows = tuple(replace(row, config=with_shards(row.config, shards)) for row in ablation.rows)
+    return replace(ablation, rows=rows, shards=shards)
+
+
+class _Reader:
+    """Collects problems while it turns entries into rows."""
+
+    def __init__(self, path: Path, content: _File, overrides: tuple[str, ...], problems: list[str]) -> None:
+        self.path, self.content, self.overrides, self.problems = path, content, overrides, problems
+        self.common = {**content.set, **dict(parse_override(text) for text in overrides)}
+        self.bases: dict[str, tuple[dict[str, Any], RunConfig] | None] = {}
+        self.points_at_base: dict[str, str] = {}
+
+    def read(self) -> Ablation:
+        content = self.content
+        if not content.runs:
+            self.problems.append("runs: needs at least one entry.")
+        if not content.seeds or len(set(content.seeds)) < len(content.seeds):
+            self.problems.append(f"seeds: needs different integers, got {list(content.seeds)}.")
+        self._check_seed_setting("set", self.common)
+        self._check_seed_setting("grid", content.grid)
+        for setting, values in content.grid.items():
+            if len(values) < 2 or any(a == b for a, b in itertools.combinations(values, 2)):
+                self.problems.append(f"grid.{setting}: needs at least two different values, got {list(values)}.")
+        rows = [row for number, entry in enumerate(content.runs) for row in self._rows(number, entry)]
+        self._check_names(rows)
+        self._check_twins(rows)
+        metrics = self._metrics(rows)
+        names = [row.name for row in rows]
+        compare_with = self._reference(names)
+        if names and compare_with not in names:
+            self.problems.append(f"compare_with: {_no_such(compare_with, names, 'row')}")
+        for key, table in (("published", content.published), ("plot_with", content.plot_with)):
+            if table is not None and table not in published_methods():
+                self.problems.append(f"{key}: {_no_such(table, published_methods(), 'table')}")
+        if self.problems:
+            raise _all_at_once(self.path, self.problems)
+        return Ablation(
+            name=content.name,
+            title=content.title or content.name,
+            path=str(self.path),
+            seeds=content.seeds,
+            rows=tuple(rows),
+            metrics=metrics,
+            compare_with=compare_with,
+            published=content.published,
+            plot_with=content.plot_with,
+            note=content.note,
+            overrides=self.overrides,
+        )
+
+    def _rows(self, number: int, values: dict[str, Any]) -> Iterable[Row]:
+        """One entry, multiplied by the grid."""
+        where = f"runs.{values.get('name', number)}"
+        known = _without_unknown(_Entry, values, f"{where}.", self.problems)
+        entry = _attempt(self.problems, where, lambda: build(_Entry, known, where))
+        if entry is None:
+            return
+        self._check_seed_setting(f"{where}.set", entry.set)
+        base = self._base(entry.base or self.content.base)
+        if base is None:
+            return
+        for setting in sorted(set(entry.set) & set(self.content.grid)):
+            self.problems.append(f"{where}.set.{setting}: set here and in grid; remove one.")
+        for point in itertools.product(*self.content.grid.values()):
+            place = dict(zip(self.content.grid, point, strict=True))
+            suffix = "".join(f"-{key.rpartition('.')[2]}-{_slug(value)}" for key, value in place.items())
+            row = self._row(where, entry, base, place, suffix)
+            if row is not None:
+                yield row
+
+    def _row(
+        self,
+        where: str,
+        entry: _Entry,
+        base: tuple[dict[str, Any], RunConfig],
+        place: dict[str, Any],
+        suffix: str,
+    ) -> Row | None:
+        changes = {**entry.set, **place}
+        name = entry.name + suffix
+        settings = {"name": f"{self.content.name}-{name}", "optim.seed": (self.content.seeds or (0,))[0]}
+        overrides = {**changes, **settings}
+        config = _attempt(
+            self.problems, where, lambda: build(RunConfig, apply_overrides(base[0], overrides, where), where)
+        )
+        if config is None:
+            return None
+        flat, flat_base = flatten(to_mapping(config)), flatten(to_mapping(base[1]))
+        for setting in set(entry.set) - set(settings):
+            keys = [key for key in {**flat_base, **flat} if key == setting or key.startswith(f"{setting}.")]
+            if all(flat.get(key) == flat_base.get(key) for key in keys):
+                shown = ", ".join(f"{flat.get(key)}" for key in keys[:3])
+                self.problems.append(f"{where}.set.{setting}: {shown} is what the base says already; remove it.")
+        at_base = all(flat.get(key) == flat_base.get(key) for key in place)
+        if at_base:
+            self.points_at_base[entry.name] = name
+        return Row(
+            name=name,
+            title=(entry.title or entry.name) + "".join(f", {k.rpartition('.')[2]} {v}" for k, v in place.items()),
+            section=entry.section,
+            changes={**self.common, **changes},
+            paper=self._paper(where, entry, config.task) if at_base else {},
+            note=entry.note,
+            config=config,
+        )
+
+    def _paper(self, where: str, entry: _Entry, task: str) -> dict[str, float]:
+        known = [*PARAMETER_KEYS, *(f"test/{metric}" for metric in METRICS[task])]
+        for key, value in entry.paper.items():
+            if key not in known:
+                self.problems.append(f"{where}.paper.{key}: {_no_such(key, known, 'value', f'task {task} reports')}")
+            elif key.startswith("test/") and not 1 < value <= 100:
+                self.problems.append(f"{where}.paper.{key}: needs a percentage as printed, such as 55.9; got {value}.")
+        return dict(entry.paper)
+
+    def _metrics(self, rows: list[Row]) -> tuple[str, ...]:
+        """Columns: as written, else what was published, else the selection metric."""
+        tasks = sorted({row.config.task for row in rows})
+        if len(tasks) > 1:
+            self.problems.append(f"runs: rows of one table need one task, got {', '.join(tasks)}.")
+        if not tasks:
+            return ()
+        known = [f"test/{metric}" for metric in METRICS[tasks[0]]]
+        for metric in self.content.metrics:
+            if metric not in known:
+                self.problems.append(f"metrics: {_no_such(metric, known, 'metric', f'task {tasks[0]} reports')}")
+        published = [metric for metric in known if any(metric in row.paper for row in rows)]
+        return self.content.metrics or tuple(published) or (known[0],)
+
+    def _base(self, recipe: str) -> tuple[dict[str, Any], RunConfig] | None:
+        """Settings and configuration of a recipe with the common changes; its problems are told once."""
+        if recipe not in self.bases:
+            where = f"base {recipe}"
+
+            def read() -> tuple[dict[str, Any], RunConfig]:
+                mapping = apply_overrides(read_mapping(self.path.parent / recipe), self.common, where)
+                return mapping, build(RunConfig, mapping, where)
+
+            self.bases[recipe] = _attempt(self.problems, where, read)
+        return self.bases[recipe]
+
+    def _check_seed_setting(self, where: str, settings: Mapping[str, Any]) -> None:
+        for key in ("name", "optim.seed"):
+            if key in settings:
+                advice = "list seeds under seeds" if key == "optim.seed" else "runs are named by their entry"
+                self.problems.append(f"{where}.{key}: not here; {advice}.")
+
+    def _reference(self, names: list[str]) -> str:
+        """The row others are compared with. Of an entry that the grid multiplied, the point the recipe stands at."""
+        wanted = self.content.compare_with
+        if wanted is None:
+            return names[-1] if names else ""
+        return wanted if wanted in names else self.points_at_base.get(wanted, wanted)
+
+    def _check_names(self, rows: list[Row]) -> None:
+        names = [row.name for row in rows]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self.problems.append(f"runs: {names.count(name)} entries are named {name!r}; names must differ.")
+
+    def _check_twins(self, rows: list[Row]) -> None:
+        by_settings: dict[str, str] = {}
+        for row in rows:
+            first = by_settings.setdefault(fingerprint(row.config), row.name)
+            if first != row.name:
+                self.problems.append(f"runs.{row.name}: the same settings as {first!r}; remove one or change it.")
+
+
+def _attempt(problems: list[str], where: str, make: Callable[[], T]) -> T | None:
+    """The value, or None with its problems noted one by one."""
+    try:
+        return make()
+    except ConfigError as error:
+        first, *rest = str(error).splitlines()
+        lines = rest if rest and re.search(r"has \d+ problems?$", first) else [first, *rest]
+        problems.extend(f"{where}: {line.strip()}" if where else line.strip() for line in lines)
+        return None
+
+
+def _all_at_once(path: Path, problems: list[str]) -> ConfigError:
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return ConfigError(f"{path} has {count}\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _without_unknown(cls: type, mapping: Mapping[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
+    known = [f.name for f in fields(cls)]
+    problems.extend(f"{prefix}{key}: {_no_such(str(key), known, 'key')}" for key in mapping if key not in known)
+    return {key: value for key, value in mapping.items() if key in known}
+
+
+def _no_such(name: str, known: Iterable[str], kind: str, lead: str = "known") -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"no such {kind} {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"{lead}: {', '.join(known)}.")
+
+
+def _slug(value: Any) -> str:
+    """A grid value as part of a folder name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "_", str(value)).strip("_") or "none"
+
+
+def ablation_to_mapping(ablation: Ablation) -> dict[str, Any]:
+    """Plain values, from which ``ablation_from_mapping`` rebuilds the table without its recipes."""
+    return json.loads(json.dumps(asdict(ablation)))
+
+
+def ablation_from_mapping(mapping: Mapping[str, Any]) -> Ablation:
+    """Inverse of ``ablation_to_mapping``."""
+    return build(Ablation, mapping, f"the recorded sweep {mapping.get('name')!r}")

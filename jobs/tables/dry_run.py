@@ -1,0 +1,165 @@
+"""What a sweep would do, known in seconds without weights or data: ``stgcma-jobs sweep FILE --dry-run``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobs.runs.config import RunConfig, flatten, to_mapping
+from jobs.tables.ablation import Ablation, Row
+from jobs.tables.flops import clip_flops
+from stgcma.data.manifest import select_manifest
+from stgcma.errors import ShardMismatchError
+from stgcma.presets import backbone_spec
+
+PUBLISHED_TRAINING_CLIPS = {"ave": 3339, "avs-s4": 3452, "avs-ms3": 296}
+"""Training clips of the official splits: the steps of a run whose shards do not exist yet."""
+
+MUSIC_AVQA_TRAINING_QUESTIONS = 32_087
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPlan:
+    """One row of the dry run."""
+
+    name: str
+    title: str
+    section: str
+    changes: dict[str, Any]
+    trainable: int
+    total: int
+    published_trainable_millions: float | None
+    published_total_millions: float | None
+    gflops_forward: float
+    """Per clip, evaluation."""
+    gflops_training: float
+    """Per clip, forward and backward."""
+    epochs: int
+    steps_per_epoch: int | None
+    """None where it depends on shards that do not exist yet."""
+    steps: int | None
+    steps_from: str
+    """``shards``, ``official split`` or ``unknown``."""
+    fingerprints: tuple[str, ...]
+    """Of the trials, one a seed."""
+    note: str
+
+
+def plan_rows(ablation: Ablation) -> Iterable[RowPlan]:
+    """Build every row on the meta device and count."""
+    from stgcma.models.parameters import count_parameters
+    from stgcma.tasks import build_model, build_task
+
+    trials = ablation.trials
+    for row in ablation.rows:
+        config = row.config
+        task = build_task(config.task, config.model)
+        count = count_parameters(build_model(task, device="meta"))
+        flops = clip_flops(config.task, config.model, num_segments=task.num_segments)
+        steps_per_epoch, steps_from = _steps_per_epoch(config)
+        yield RowPlan(
+            name=row.name,
+            title=row.title,
+            section=row.section,
+            changes=_shown_changes(row),
+            trainable=count.trainable,
+            total=count.total,
+            published_trainable_millions=row.paper.get("params/trainable_millions"),
+            published_total_millions=row.paper.get("params/total_millions"),
+            gflops_forward=flops.forward / 1e9,
+            gflops_training=flops.training / 1e9,
+            epochs=config.optim.epochs,
+            steps_per_epoch=steps_per_epoch,
+            steps=None if steps_per_epoch is None else steps_per_epoch * config.optim.epochs,
+            steps_from=steps_from,
+            fingerprints=tuple(trial.fingerprint for trial in trials if trial.row == row.name),
+            note=row.note,
+        )
+
+
+def as_json(ablation: Ablation, rows: Iterable[RowPlan]) -> dict[str, Any]:
+    """Plain values for ``--json``."""
+    return {
+        "name": ablation.name,
+        "title": ablation.title,
+        "seeds": list(ablation.seeds),
+        "metrics": list(ablation.metrics),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def format_plan(ablation: Ablation, rows: Iterable[RowPlan]) -> str:
+    """A table for a terminal, the notes below it."""
+    rows = list(rows)
+    name_width = max([len("row"), *(len(row.name) for row in rows)])
+    num_trials = len(rows) * len(ablation.seeds)
+    lines = [
+        f"{ablation.title}",
+        f"{len(rows)} rows x {len(ablation.seeds)} seeds ({', '.join(map(str, ablation.seeds))}) = {num_trials} trials",
+        "",
+        f"{'row':{name_width}}  {'trainable':>11}  {'paper':>7}  {'total':>11}  {'paper':>7}  "
+        f"{'GFLOP fwd':>9}  {'train':>7}  {'steps':>7}  changes",
+    ]
+    section = ""
+    for row in rows:
+        if row.section != section:
+            section = row.section
+            lines.append(f"- {section}")
+        steps = "?" if row.steps is None else f"{row.steps:,}"
+        lines.append(
+            f"{row.name:{name_width}}  {row.trainable:11,}  {_millions(row.published_trainable_millions):>7}  "
+            f"{row.total:11,}  {_millions(row.published_total_millions):>7}  {row.gflops_forward:9,.0f}  "
+            f"{row.gflops_training:7,.0f}  {steps:>7}  {format_changes(row.changes)}"
+        )
+    lines += ["", "GFLOP per clip: forward of an evaluation; forward and backward of a training step."]
+    sources = {row.steps_from for row in rows}
+    if "official split" in sources:
+        lines.append("Steps are those of the official training split; the shards are not there yet.")
+    if "unknown" in sources:
+        lines.append("Steps (?) depend on how many videos the questions fall on, known once the shards exist.")
+    lines += [f"{row.name}: {row.note}" for row in rows if row.note]
+    return "\n".join(lines)
+
+
+def format_changes(changes: dict[str, Any]) -> str:
+    """``{"model.adaptation.fusion": "none"}`` -> ``fusion=none``: the last part of a name says enough here."""
+    return ", ".join(f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in changes.items()) or "-"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def _shown_changes(row: Row) -> dict[str, Any]:
+    """Changes by single settings; of an unchanged row, what its recipe is."""
+    flat = flatten(to_mapping(row.config))
+    shown = {key: flat[key] for change in row.changes for key in flat if key == change or key.startswith(f"{change}.")}
+    return shown or {key: flat[key] for key in ("model.backbone", "model.adaptation.size")}
+
+
+def _millions(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}M"
+
+
+def _steps_per_epoch(config: RunConfig) -> tuple[int | None, str]:
+    """Optimiser steps of an epoch and where the number of clips comes from."""
+    data, batch_size = config.data, config.optim.batch_size
+    num_clips: int | None = PUBLISHED_TRAINING_CLIPS.get(data.dataset)
+    steps_from = "official split"
+    if config.task == "avqa":
+        num_clips = MUSIC_AVQA_TRAINING_QUESTIONS if data.questions_per_video == 1 else None
+    else:
+        fbank = backbone_spec(config.model.backbone).fbank_for(config.task)
+        try:
+            manifest = select_manifest(data.shards, data.dataset, fbank=fbank, fingerprint=data.fingerprint)
+            num_clips, steps_from = manifest.num_rows("train"), "shards"
+        except ShardMismatchError:
+            pass  # not preprocessed yet; training itself says what to run
+    if num_clips is None:
+        return None, "unknown"
+    if data.limit_train_clips is not None:
+        num_clips = min(num_clips, data.limit_train_clips)
+    return num_clips // batch_size, steps_from

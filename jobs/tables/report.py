@@ -1,0 +1,362 @@
+"""What a table says: per row the published value, ours over the seeds, and what is missing. Numbers only, no layout.
+
+Everything is read from the run folders; nothing is re-computed on a model, and times are left out, so that two sweeps
+that trained the same weights give the same report.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load as load_arrays
+
+from jobs.runs.folder import BEST, RESULT, RunFolder
+from jobs.tables.ablation import Ablation, PublishedMethod, Row, published_methods
+from jobs.tables.intervals import Interval, bootstrap_difference, bootstrap_over_clips
+from jobs.tables.trials import TrialStatus, find_runs, trial_states
+
+CLIP_SCORES = {"test/accuracy": "correct", "test/miou": "iou", "test/overall": "correct"}
+"""Metrics that are a mean over clips -> the score per clip behind them (``evaluation/test/per_clip.safetensors``)."""
+
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""97.5 % quantile of Student's t for 1 to 10 degrees of freedom."""
+
+SEEDS_AND_CLIPS = "bootstrap over seeds and clips"
+SEEDS = "Student's t over seeds"
+ONE_SEED_CLIPS = "bootstrap over clips, one seed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One number of ours, a fraction or a difference of fractions."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    num_seeds: int
+    method: str
+    """How the interval was made; empty without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One finished trial as the report uses it."""
+
+    seed: int
+    fingerprint: str
+    run_name: str
+    metrics: dict[str, float]
+    best_epoch: int
+    curve: tuple[tuple[float, float], ...]
+    """(epoch, selection metric) of every epoch."""
+    gates: dict[str, tuple[float, ...]]
+    """``audio_to_visual``, ``visual_to_audio`` -> value per block, input side first; empty without gates."""
+    protocol: str
+    data_digest: str
+    trainable: int
+    total: int
+    clip_ids: tuple[str, ...]
+    clip_scores: dict[str, np.ndarray]
+    """Score -> ``[num_clips, K]``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowReport:
+    """One row of the table."""
+
+    row: Row
+    trials: tuple[TrialRecord, ...]
+    estimates: dict[str, Estimate]
+    missing: tuple[TrialStatus, ...]
+
+    @property
+    def trainable(self) -> int | None:
+        return self.trials[0].trainable if self.trials else None
+
+    @property
+    def total(self) -> int | None:
+        return self.trials[0].total if self.trials else None
+
+    def difference(self, metric: str) -> float | None:
+        """Ours minus published, as a fraction; None where either is missing."""
+        if metric not in self.estimates or metric not in self.row.paper:
+            return None
+        return self.estimates[metric].mean - self.row.paper[metric] / 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A row against the reference row, over the seeds that both have."""
+
+    row: Row
+    reference: Row
+    estimate: Estimate
+    """Of the difference."""
+
+    @property
+    def verdict(self) -> str:
+        """``higher`` or ``lower`` where the interval excludes zero."""
+        low, high = self.estimate.low, self.estimate.high
+        if low is None or high is None:
+            return "one seed, no interval"
+        return "higher" if low > 0 else "lower" if high < 0 else "not separated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A whole table."""
+
+    ablation: Ablation
+    rows: tuple[RowReport, ...]
+    comparisons: tuple[Comparison, ...]
+    published: tuple[PublishedMethod, ...]
+    """Other methods' rows."""
+    reference_points: tuple[PublishedMethod, ...]
+    """Other methods in the plot."""
+    fill_command: str
+    """Runs what is missing; empty when nothing is."""
+
+    @property
+    def headline(self) -> str:
+        return self.ablation.metrics[0]
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        return tuple(sorted({trial.data_digest for row in self.rows for trial in row.trials}))
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        return tuple(sorted({trial.protocol for row in self.rows for trial in row.trials}))
+
+    @property
+    def interval_methods(self) -> tuple[str, ...]:
+        estimates = [estimate for row in self.rows for estimate in row.estimates.values()]
+        return tuple(sorted({estimate.method for estimate in estimates if estimate.method}))
+
+
+def collect(ablation: Ablation, output: str) -> Report:
+    """Read every trial of a table from the run folders under ``output``."""
+    runs = find_runs(output)
+    states = trial_states(ablation, output)
+    rows = []
+    for row in ablation.rows:
+        trials, missing = [], []
+        for trial in ablation.trials:
+            if trial.row != row.name:
+                continue
+            status = states[trial.row, trial.seed]
+            if status.state == "done":
+                name = runs[trial.fingerprint]
+                trials.append(_read_trial(RunFolder(f"{output.rstrip('/')}/{name}"), trial.seed, trial.fingerprint))
+            else:
+                missing.append(status)
+        estimates = {
+            metric: estimate
+            for metric in _shown_metrics(ablation, trials)
+            if (estimate := _estimate(metric, trials)) is not None
+        }
+        rows.append(RowReport(row=row, trials=tuple(trials), estimates=estimates, missing=tuple(missing)))
+    published = published_methods()
+    return Report(
+        ablation=ablation,
+        rows=tuple(rows),
+        comparisons=tuple(_compare(ablation, rows)),
+        published=published.get(ablation.published or "", ()),
+        reference_points=published.get(ablation.plot_with or "", ()),
+        fill_command=_fill_command(ablation, rows, output),
+    )
+
+
+def _shown_metrics(ablation: Ablation, trials: Sequence[TrialRecord]) -> list[str]:
+    """The table's columns, and the same of averaged weights where a run has them."""
+    averaged = [metric.replace("test/", "test-averaged/", 1) for metric in ablation.metrics]
+    return [*ablation.metrics, *(metric for metric in averaged if any(metric in trial.metrics for trial in trials))]
+
+
+def _read_trial(folder: RunFolder, seed: int, fingerprint: str) -> TrialRecord:
+    result = folder.read_json(RESULT)
+    ids, scores = _read_clip_scores(folder)
+    return TrialRecord(
+        seed=seed,
+        fingerprint=fingerprint,
+        run_name=result["run_name"],
+        metrics=result["metrics"],
+        best_epoch=result["best_epoch"],
+        curve=_read_curve(folder),
+        gates=_read_gates(folder),
+        protocol=result["protocol"],
+        data_digest=result["data_digest"],
+        trainable=result["parameters"]["trainable"],
+        total=result["parameters"]["total"],
+        clip_ids=ids,
+        clip_scores=scores,
+    )
+
+
+def _read_clip_scores(folder: RunFolder) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    name = "evaluation/test/per_clip.safetensors"
+    if not folder.exists(name):
+        return (), {}
+    data = folder.read(name)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    ids = tuple(json.loads(header["__metadata__"]["clip_ids"]))
+    return ids, {key: value.reshape(len(ids), -1).astype(np.float64) for key, value in load_arrays(data).items()}
+
+
+def _read_curve(folder: RunFolder) -> tuple[tuple[float, float], ...]:
+    """The selection metric of every epoch; the last row of an epoch wins over one from before a crash."""
+    points = {}
+    for row in folder.rows():
+        if row["kind"] == "epoch":
+            selected = next(value for key, value in row["metrics"].items() if key.startswith(("val/", "test/")))
+            points[row["epoch"]] = selected
+    return tuple(sorted(points.items()))
+
+
+def _read_gates(folder: RunFolder) -> dict[str, tuple[float, ...]]:
+    """Gates of the selected weights in the order of the blocks."""
+    if not folder.exists(BEST):
+        return {}
+    found: dict[str, list[tuple[tuple[int, ...], float]]] = {}
+    for name, value in load_arrays(folder.read(BEST)).items():
+        prefix, _, direction = name.rpartition(".gates.")
+        if prefix:
+            place = tuple(int(part) for part in prefix.split(".") if part.isdigit())
+            found.setdefault(direction, []).append((place, float(value.reshape(-1)[0])))
+    return {direction: tuple(value for _, value in sorted(values)) for direction, values in sorted(found.items())}
+
+
+def _estimate(metric: str, trials: Sequence[TrialRecord]) -> Estimate | None:
+    """Mean over the seeds and its 95 % interval: over seeds and clips where scores per clip are stored."""
+    values = [trial.metrics[metric] for trial in trials if metric in trial.metrics]
+    if not values:
+        return None
+    stacked = _stacked(metric, trials)
+    if stacked is not None:
+        method = SEEDS_AND_CLIPS if len(trials) > 1 else ONE_SEED_CLIPS
+        interval = bootstrap_over_clips(stacked, clips=_clips(metric, trials[0]))
+        return _from_interval(interval, len(trials), method)
+    return _over_seeds(values)
+
+
+def _stacked(metric: str, trials: Sequence[TrialRecord]) -> np.ndarray | None:
+    """``[num_seeds, num_rows, K]`` when every trial scored the same rows: clips, or questions about them."""
+    score = CLIP_SCORES.get(metric)
+    if score is None or not trials or any(score not in trial.clip_scores for trial in trials):
+        return None
+    if len({trial.clip_ids for trial in trials}) > 1:
+        return None
+    return np.stack([trial.clip_scores[score] for trial in trials])
+
+
+def _clips(metric: str, trial: TrialRecord) -> tuple[str, ...]:
+    """The clip of every scored row; a row of question answering is named ``<video>/<question id>``."""
+    if metric != "test/overall":
+        return trial.clip_ids
+    return tuple(name.rpartition("/")[0] for name in trial.clip_ids)
+
+
+def _from_interval(interval: Interval, num_seeds: int, method: str) -> Estimate:
+    return Estimate(mean=interval.mean, low=interval.low, high=interval.high, num_seeds=num_seeds, method=method)
+
+
+def _over_seeds(values: Sequence[float]) -> Estimate:
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return Estimate(mean=mean, low=None, high=None, num_seeds=count, method="")
+    quantile = T_QUANTILES[count - 2] if count - 2 < len(T_QUANTILES) else 1.96
+    half = quantile * statistics.stdev(values) / math.sqrt(count)
+    return Estimate(mean=mean, low=mean - half, high=mean + half, num_seeds=count, method=SEEDS)
+
+
+def _compare(ablation: Ablation, rows: Iterable[RowReport]) -> Iterable[Comparison]:
+    """Every row against the reference row, on the headline metric and the seeds they share."""
+    by_name = {row.row.name: row for row in rows}
+    reference, metric = by_name.get(ablation.compare_with), ablation.metrics[0]
+    for row in by_name.values():
+        if reference is None or row is reference:
+            continue
+        ours = {trial.seed: trial for trial in row.trials}
+        theirs = {trial.seed: trial for trial in reference.trials}
+        shared = [
+            seed
+            for seed in ablation.seeds
+            if seed in ours and seed in theirs and ours[seed].data_digest == theirs[seed].data_digest
+        ]
+        if shared:
+            estimate = _paired(metric, [ours[seed] for seed in shared], [theirs[seed] for seed in shared])
+            yield Comparison(row=row.row, reference=reference.row, estimate=estimate)
+
+
+def _paired(metric: str, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Estimate:
+    left, right = _stacked(metric, ours), _stacked(metric, theirs)
+    if left is not None and right is not None and ours[0].clip_ids == theirs[0].clip_ids:
+        method = SEEDS_AND_CLIPS if len(ours) > 1 else ONE_SEED_CLIPS
+        return _from_interval(bootstrap_difference(left, right, clips=_clips(metric, ours[0])), len(ours), method)
+    return _over_seeds([a.metrics[metric] - b.metrics[metric] for a, b in zip(ours, theirs, strict=True)])
+
+
+def _fill_command(ablation: Ablation, rows: Iterable[RowReport], output: str) -> str:
+    incomplete = [row for row in rows if row.missing]
+    if not incomplete:
+        return ""
+    words = ["stgcma-jobs", "sweep", ablation.path]
+    for override in ablation.overrides:
+        words += ["--set", override]
+    if ablation.shards is not None:
+        words += ["--shards", ablation.shards]
+    words += ["--output", output]
+    if len(incomplete) < len(ablation.rows):
+        words += [word for row in incomplete for word in ("--only", row.row.name)]
+    if any(status.state == "failed" for row in incomplete for status in row.missing):
+        words.append("--retry-failed")
+    return shlex.join(words)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Plain values for ``--json``: one entry a row, percentages as printed."""
+
+    def plain(estimate: Estimate) -> dict[str, Any]:
+        values = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}
+        percent = {key: None if value is None else 100 * value for key, value in values.items()}
+        return {**percent, "num_seeds": estimate.num_seeds, "interval": estimate.method}
+
+    return {
+        "name": report.ablation.name,
+        "title": report.ablation.title,
+        "data_digests": list(report.digests),
+        "protocols": list(report.protocols),
+        "rows": [
+            {
+                "row": row.row.name,
+                "title": row.row.title,
+                "section": row.row.section,
+                "published": row.row.paper,
+                "ours": {metric: plain(estimate) for metric, estimate in row.estimates.items()},
+                "trainable": row.trainable,
+                "total": row.total,
+                "runs": {trial.seed: trial.run_name for trial in row.trials},
+                "missing": {status.seed: status.message or status.state for status in row.missing},
+                "note": row.row.note,
+            }
+            for row in report.rows
+        ],
+        "comparisons": [
+            {
+                "row": item.row.name,
+                "with": item.reference.name,
+                "metric": report.headline,
+                "difference": plain(item.estimate),
+                "verdict": item.verdict,
+            }
+            for item in report.comparisons
+        ],
+        "fill_command": report.fill_command,
+    }

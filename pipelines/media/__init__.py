@@ -1,0 +1,1 @@
+"""From one media file to one row: probing, frames, sound, masks."""

@@ -1,0 +1,330 @@
+"""One AVSBench clip -> one row: frame files or a raw video, a wav, and the masks of some frames.
+
+Frames keep the size of their masks (224 x 224 in the official release); ``PreprocessConfig.short_side`` does not apply.
+A raw video gives the frame at 15/16 of each second, scaled to the size of the masks whatever its aspect ratio, as the
+official frames were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import av
+import av.error
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipelines.clips import ClipRef
+from pipelines.config import PreprocessConfig
+from pipelines.media.audio import decode_audio
+from pipelines.media.images import encode_frame
+from pipelines.media.masks import Mask, read_mask, read_picture
+from pipelines.media.probing import MediaInfo, probe
+from pipelines.media.rows import all_fbanks
+from pipelines.storage import Storage
+from stgcma.data.fbank import SAMPLE_RATE
+from stgcma.data.png import encode_bits
+from stgcma.data.schema import ClipRow, ClipSource
+from stgcma.errors import ClipDecodeError
+
+FRAME_POSITION = 15 / 16
+"""Where in its second a frame is taken."""
+LENGTH_TOLERANCE_SECONDS = 0.5
+"""A wav that is longer or shorter than its clip by more than this belongs to something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFiles:
+    """Where the files of one clip lie in the data folder, whether they are there or not."""
+
+    frames: tuple[str, ...]
+    """One a second."""
+    sound: str
+    video: str
+    """Read instead of frames or sound that are absent."""
+    masks: tuple[str, ...]
+    """One for each annotated frame."""
+    category_folder: str = ""
+    """Folder of the masks of the clip's category; empty where a dataset has none."""
+
+    def media(self, present: Mapping[str, int]) -> str:
+        """What the row is read from: the folder of frames, or the video where no frame is present."""
+        if not any(path in present for path in self.frames) and self.video in present:
+            return self.video
+        return str(PurePosixPath(self.frames[0]).parent)
+
+    def num_bytes(self, present: Mapping[str, int]) -> int | None:
+        """Size of everything that is present together; None when nothing is."""
+        sizes = [present[path] for path in (*self.frames, self.sound, self.video, *self.masks) if path in present]
+        return sum(sizes) if sizes else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """``images [S, H, W, 3]`` uint8, their times, and what is known of where they came from."""
+
+    images: np.ndarray
+    times_seconds: tuple[float, ...]
+    source: ClipSource
+
+
+def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessConfig) -> ClipRow:
+    """Read, check and encode one clip.
+
+    Args:
+        ref: Its annotation is a ``MaskAnnotation``.
+        files: Its paths under ``data``.
+        data: The dataset's data folder.
+        config: Encodings and audio rules.
+
+    Raises:
+        ClipDecodeError: With the stage and reason of the first thing that is wrong.
+    """
+    masks = read_masks(files, data)
+    size = masks[0].pixels.shape
+    if ref.media_uri.endswith(files.video):
+        pictures = _video_pictures(files, data, len(files.frames), size)
+    else:
+        pictures = _frame_pictures(files, data, ref.annotation.expected_seconds)
+    found = pictures.images.shape[1:3]
+    if found != size:
+        raise ClipDecodeError(
+            "masks", "mask size differs from its frame", f"{files.masks[0]}: {_size(size)}, its frame is {_size(found)}"
+        )
+    waveform, sound = read_sound(files, data, config)
+    _check_length(waveform, ref.annotation.expected_seconds, files.sound)
+    fbanks, fbank_frames = all_fbanks(waveform, config, len(files.frames))
+    return ClipRow(
+        clip_id=ref.clip_id,
+        dataset=ref.dataset,
+        split=ref.split,
+        video_id=ref.video_id,
+        source=replace(
+            pictures.source,
+            uri=ref.media_uri,
+            size_bytes=ref.media_bytes or 0,
+            audio_codec=sound.audio_codec,
+            sample_rate=sound.sample_rate,
+            num_channels=sound.num_channels,
+            audio_duration_seconds=sound.audio_duration_seconds,
+            audio_decoder="pyav",
+            non_binary_mask_pixels=sum(mask.num_non_binary for mask in masks),
+        ),
+        duration_seconds=len(waveform) / SAMPLE_RATE,
+        frames=[encode_frame(image, config.frame_encoding, config.jpeg_quality) for image in pictures.images],
+        frame_height=size[0],
+        frame_width=size[1],
+        frame_times_seconds=pictures.times_seconds,
+        fbanks=dict(fbanks),
+        fbank_frames=dict(fbank_frames),
+        category=ref.annotation.category,
+        masks=[encode_bits(mask.pixels) for mask in masks],
+        mask_frames=ref.annotation.mask_frames,
+    )
+
+
+def _read(data: Storage, path: str) -> bytes | None:
+    try:
+        return data.read_bytes(path)
+    except FileNotFoundError:
+        return None
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
+def read_masks(files: ClipFiles, data: Storage) -> list[Mask]:
+    """All masks of a clip, of one size.
+
+    Raises:
+        ClipDecodeError: Stage ``masks``: missing, unreadable, of different sizes, or of a category without a folder.
+    """
+    masks = []
+    for path in files.masks:
+        content = _read(data, path)
+        if content is None:
+            raise _missing_mask(files, data, path)
+        masks.append(read_mask(content, path))
+        if masks[-1].pixels.shape != masks[0].pixels.shape:
+            raise ClipDecodeError(
+                "masks",
+                "masks of different sizes",
+                f"{path}: {_size(masks[-1].pixels.shape)}, the first is {_size(masks[0].pixels.shape)}",
+            )
+    return masks
+
+
+def _missing_mask(files: ClipFiles, data: Storage, path: str) -> ClipDecodeError:
+    """Names the category when none of its clips can have a mask."""
+    if files.category_folder:
+        folder = PurePosixPath(files.category_folder)
+        categories = data.list_folders(str(folder.parent))
+        if folder.name not in categories:
+            known = ", ".join(categories) or "none"
+            return ClipDecodeError("masks", "unknown category", f"no folder {folder}; there are: {known}")
+    return ClipDecodeError("masks", "mask missing", path)
+
+
+def _frame_pictures(files: ClipFiles, data: Storage, expected_seconds: int) -> Pictures:
+    """Frame files; those past the end of a short clip may be absent and repeat the last one."""
+    images: list[np.ndarray] = []
+    for second, path in enumerate(files.frames):
+        content = _read(data, path)
+        if content is not None:
+            images.append(read_picture(content, path))
+        elif images and second >= expected_seconds:
+            images.append(images[-1])
+        else:
+            raise ClipDecodeError("frames", "frame missing", path)
+        if images[-1].shape != images[0].shape:
+            raise ClipDecodeError("frames", "frames of different sizes", f"{path}: {_size(images[-1].shape)}")
+    height, width = images[0].shape[:2]
+    source = ClipSource(
+        uri="",
+        size_bytes=0,
+        video_codec=PurePosixPath(files.frames[0]).suffix[1:],
+        width=width,
+        height=height,
+        num_video_frames=len(images),
+        frame_decoder="png",
+    )
+    times = tuple(min(second, expected_seconds - 1) + FRAME_POSITION for second in range(len(images)))
+    return Pictures(images=np.stack(images), times_seconds=times, source=source)
+
+
+def _video_pictures(files: ClipFiles, data: Storage, num_frames: int, size: tuple[int, int]) -> Pictures:
+    """One frame of each second of a raw video, scaled to ``size`` (height, width)."""
+    try:
+        with data.local_copy(files.video) as path:
+            info = probe(path, uri=files.video)
+            frames, total, rate = frame_of_each_second(info, num_frames)
+    except FileNotFoundError as error:
+        raise ClipDecodeError("probe", "media file missing", files.video) from error
+    images = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    if tuple(images.shape[2:]) != size:
+        images = F.interpolate(images.contiguous(), size=size, mode="bilinear", align_corners=False)
+    source = ClipSource(
+        uri="",
+        size_bytes=0,
+        video_codec=info.video_codec,
+        width=info.width,
+        height=info.height,
+        frame_rate=info.frame_rate,
+        num_video_frames=total,
+        video_duration_seconds=info.video_duration_seconds,
+        rotation_degrees=info.rotation_degrees,
+        frame_decoder="pyav",
+    )
+    return Pictures(
+        images=images.permute(0, 2, 3, 1).contiguous().numpy(),
+        times_seconds=tuple(min(index, total - 1) / rate for index in second_indices(rate, num_frames)),
+        source=source,
+    )
+
+
+def second_indices(frame_rate: int, num_frames: int) -> list[int]:
+    """Number of the frame at 15/16 of each second, as the official frames were chosen."""
+    return [int(second * frame_rate + FRAME_POSITION * frame_rate) for second in range(num_frames)]
+
+
+def frame_of_each_second(info: MediaInfo, num_frames: int) -> tuple[np.ndarray, int, int]:
+    """Decode a short video from its beginning and keep one frame a second; past its end, the last one.
+
+    Returns:
+        ``[num_frames, H, W, 3]`` uint8, the number of frames decoded, and the frame rate rounded to a whole number.
+
+    Raises:
+        ClipDecodeError: Stage ``frames``: damaged or empty video.
+    """
+    rate = max(1, round(info.frame_rate))
+    wanted = second_indices(rate, num_frames)
+    kept: list[np.ndarray] = []
+    last = None
+    count = 0
+    try:
+        with av.open(str(info.path), metadata_errors="replace") as container:
+            stream = container.streams[info.video_index]
+            stream.thread_type = "NONE"
+            for frame in container.decode(stream):
+                if count == wanted[len(kept)]:
+                    kept.append(_upright(frame))
+                last = frame
+                count += 1
+                if len(kept) == num_frames:
+                    break
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ClipDecodeError("frames", "damaged video", f"{info.path}: {error}") from error
+    if last is None:
+        raise ClipDecodeError("frames", "video stream has no frames", str(info.path))
+    kept += [_upright(last)] * (num_frames - len(kept))
+    return np.stack(kept), count, rate
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
+
+
+def read_sound(files: ClipFiles, data: Storage, config: PreprocessConfig) -> tuple[np.ndarray, MediaInfo]:
+    """The clip's wav, or the sound of its video: ``[num_samples]`` int16 at 16 kHz.
+
+    Raises:
+        ClipDecodeError: Stage ``audio``: neither is there, or it cannot be decoded.
+    """
+    for path, read in ((files.sound, _probe_sound), (files.video, lambda local, uri: probe(local, uri=uri))):
+        try:
+            with data.local_copy(path) as local:
+                info = read(local, path)
+                waveform = decode_audio(
+                    info, channel_mode=config.channel_mode, resample=config.resample, gain=config.gain
+                )
+        except FileNotFoundError:
+            continue
+        return waveform, info
+    raise ClipDecodeError("audio", "wav missing", files.sound)
+
+
+def _probe_sound(path: Path, uri: str) -> MediaInfo:
+    """An audio file as ``decode_audio`` wants it described."""
+    size = path.stat().st_size
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            audio = container.streams.best("audio")
+            if audio is None or not audio.codec_context.sample_rate:
+                raise ClipDecodeError("audio", "no audio stream", uri)
+            duration = float(audio.duration * audio.time_base) if audio.duration and audio.time_base else 0.0
+            return MediaInfo(
+                path=path,
+                size_bytes=size,
+                origin_seconds=0.0,
+                video_index=-1,
+                video_codec="",
+                width=0,
+                height=0,
+                frame_rate=0.0,
+                video_start_seconds=0.0,
+                video_duration_seconds=0.0,
+                declared_frames=0,
+                has_index=duration > 0,
+                declared_end_seconds=None,
+                rotation_degrees=0,
+                audio_index=audio.index,
+                audio_codec=audio.codec_context.name,
+                sample_rate=audio.codec_context.sample_rate,
+                num_channels=audio.codec_context.channels,
+                audio_start_seconds=0.0,
+                audio_duration_seconds=duration,
+            )
+    except av.error.FFmpegError as error:
+        raise ClipDecodeError("audio", "wav unreadable", f"{uri}: {error}") from error
+
+
+def _check_length(waveform: np.ndarray, expected_seconds: int, path: str) -> None:
+    seconds = len(waveform) / SAMPLE_RATE
+    if abs(seconds - expected_seconds) > LENGTH_TOLERANCE_SECONDS:
+        raise ClipDecodeError(
+            "audio", "wav of another length", f"{path}: {seconds:.2f} s, the clip has {expected_seconds} s"
+        )

@@ -1,0 +1,152 @@
+"""One media file -> one row: probe, frames, sound, filter banks, encoding. The shared path of all video datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipelines.config import PreprocessConfig
+from pipelines.media.audio import decode_audio, fit_length
+from pipelines.media.decode import Frames, decode_frames
+from pipelines.media.images import encode_frame
+from pipelines.media.probing import MediaInfo, open_media
+from pipelines.storage import Storage
+from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
+from stgcma.data.schema import ClipRow, ClipSource
+from stgcma.errors import ClipDecodeError
+
+if TYPE_CHECKING:
+    from pipelines.clips import ClipRef
+
+_TRUNCATION_SECONDS = 0.5
+
+
+def video_row(
+    ref: ClipRef, source: Storage, config: PreprocessConfig, *, num_segments: int, with_waveform: bool
+) -> ClipRow:
+    """Decode one video file into a row without annotation.
+
+    The clip lasts from the first sample or frame to the end of the last frame: frames and segments divide the same
+    span, and the waveform is cut or zero-padded to it.
+
+    Args:
+        ref: Which file, and the names that the row carries.
+        source: Where it lies.
+        config: Sizes, encodings, audio rules; ``fbank_specs`` filled in.
+        num_segments: ``S``.
+        with_waveform: Whether the row keeps the waveform beside its filter banks.
+
+    Raises:
+        ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
+    """
+    try:
+        with source.local_copy(ref.media_uri) as path:
+            clip = decode_clip(path, config, num_segments=num_segments, uri=ref.media_uri)
+    except FileNotFoundError as error:
+        raise ClipDecodeError("probe", "media file missing", ref.media_uri) from error
+    info, frames = clip.info, clip.frames
+    duration_seconds = frames.end_seconds - info.origin_seconds
+    waveform, padded = fit_length(clip.waveform, duration_seconds)
+    fbanks, fbank_frames = all_fbanks(waveform, config, num_segments)
+    encoded = [encode_frame(image, config.frame_encoding, config.jpeg_quality) for image in frames.images]
+    grid = frames.grids[0]
+    return ClipRow(
+        clip_id=ref.clip_id,
+        dataset=ref.dataset,
+        split=ref.split,
+        video_id=ref.video_id,
+        source=_clip_source(ref, info, frames, padded),
+        duration_seconds=duration_seconds,
+        frames=[encoded[i] for i in grid],
+        frame_height=frames.images.shape[1],
+        frame_width=frames.images.shape[2],
+        frame_times_seconds=(frames.times_seconds[grid] - info.origin_seconds).tolist(),
+        waveform=waveform if with_waveform else None,
+        fbanks=fbanks,
+        fbank_frames=fbank_frames,
+        extra_frames=[encoded[i] for i in frames.grids[1]] if config.extra_frames else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedClip:
+    """What the decoders found: probe, frames of the grids, the whole sound at 16 kHz."""
+
+    info: MediaInfo
+    frames: Frames
+    waveform: np.ndarray
+
+
+def decode_clip(path: Path, config: PreprocessConfig, *, num_segments: int, uri: str = "") -> DecodedClip:
+    """Probe a file and decode both streams.
+
+    Raises:
+        ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
+    """
+    counts = (num_segments, config.extra_frames) if config.extra_frames else (num_segments,)
+    with open_media(path, uri=uri) as media:
+        video_packets, audio_packets = media.packets() or (None, None)
+        frames = decode_frames(media, counts, short_side=config.short_side, packets=video_packets)
+        waveform = decode_audio(
+            media.info,
+            channel_mode=config.channel_mode,
+            resample=config.resample,
+            gain=config.gain,
+            packets=audio_packets,
+        )
+    info = media.info
+    _check_end(info, frames, len(waveform))
+    return DecodedClip(info=info, frames=frames, waveform=waveform)
+
+
+def all_fbanks(
+    waveform: np.ndarray, config: PreprocessConfig, num_segments: int
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, int]]:
+    """Every filter bank of the configuration: name -> ``[S, T, F]`` as stored, and name -> valid time frames.
+
+    Raises:
+        ClipDecodeError: Stage ``fbank``, when the sound is shorter than one analysis window.
+    """
+    fbanks, valid = {}, {}
+    for name in config.fbank_specs:
+        fbank, valid[name] = segment_fbanks(torch.from_numpy(waveform), FBANK_SPECS[name], num_segments)
+        fbanks[name] = fbank.numpy().astype(config.fbank_dtype, copy=False)
+    return fbanks, valid
+
+
+def _check_end(info: MediaInfo, frames: Frames, num_samples: int) -> None:
+    """Formats without an index are cut off silently; their header then promises more than was decoded."""
+    end = max(frames.end_seconds, info.origin_seconds + num_samples / SAMPLE_RATE)
+    if info.declared_end_seconds is not None and end < info.declared_end_seconds - _TRUNCATION_SECONDS:
+        raise ClipDecodeError(
+            "frames", "truncated video", f"{info.path}: ends at {end:.2f} of {info.declared_end_seconds:.2f} s"
+        )
+
+
+def _clip_source(ref: ClipRef, info: MediaInfo, frames: Frames, padded: int) -> ClipSource:
+    """Probe facts; times on the clip's own clock, the file named relative to the source root."""
+    return ClipSource(
+        uri=ref.media_uri,
+        size_bytes=info.size_bytes,
+        video_codec=info.video_codec,
+        width=info.width,
+        height=info.height,
+        frame_rate=info.frame_rate,
+        num_video_frames=frames.num_video_frames,
+        video_start_seconds=info.video_start_seconds - info.origin_seconds,
+        video_duration_seconds=info.video_duration_seconds,
+        rotation_degrees=frames.rotation_degrees,
+        audio_codec=info.audio_codec,
+        sample_rate=info.sample_rate,
+        num_channels=info.num_channels,
+        audio_start_seconds=info.audio_start_seconds - info.origin_seconds,
+        audio_duration_seconds=info.audio_duration_seconds,
+        frame_decoder=frames.decoder,
+        audio_decoder="pyav",
+        padded_audio_samples=padded,
+    )

@@ -1,0 +1,134 @@
+"""Makes the missing shards: in this process, or by Ray Data over a pool of actors.
+
+Only shard specs and counts travel through Ray. Pixels never enter its object store: each actor decodes its clips and
+writes its own files, so nothing spills and a small store is enough.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from pipelines.config import PreprocessConfig
+from pipelines.progress import Reporter
+from pipelines.shards.making import ShardWriter
+from pipelines.shards.plan import ShardSpec
+from stgcma.data.schema import ShardMetadata
+from stgcma.errors import RunFailedError
+
+_OBJECT_STORE_BYTES = 256 << 20
+
+
+def make_shards(
+    specs: Sequence[ShardSpec], config: PreprocessConfig, metadata: ShardMetadata, output: str, reporter: Reporter
+) -> None:
+    """Write every shard of ``specs``; an empty list does nothing and starts nothing.
+
+    Raises:
+        RunFailedError: If workers fail for another reason than a bad clip, e.g. a full disk.
+    """
+    if not specs:
+        return
+    if config.num_workers == 0:
+        _make_here(specs, config, metadata, output, reporter)
+    else:
+        _make_with_ray(specs, config, metadata, output, reporter)
+
+
+def _make_here(
+    specs: Sequence[ShardSpec], config: PreprocessConfig, metadata: ShardMetadata, output: str, reporter: Reporter
+) -> None:
+    writer = ShardWriter(config, metadata, output)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in every worker: the same bits, however many there are
+    try:
+        for spec in specs:
+            writer.write(spec, reporter.advance)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _ShardActor:
+    """What Ray Data calls: a row with a pickled task -> a row with two counts.
+
+    The task brings everything with it: constructor arguments would lie in the object store, and an actor whose
+    arguments were lost could not be restarted.
+    """
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self._writer: ShardWriter | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        spec, config, metadata, output = pickle.loads(row["task"])
+        self._writer = self._writer or ShardWriter(config, metadata, output)
+        state = self._writer.write(spec)
+        return {"made": sum(entry.num_rows for entry in state.entries.values()), "lost": len(state.failures)}
+
+
+def _make_with_ray(
+    specs: Sequence[ShardSpec], config: PreprocessConfig, metadata: ShardMetadata, output: str, reporter: Reporter
+) -> None:
+    import ray
+    import ray.data
+    from ray.exceptions import RayError
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    with _ray_running(config) as num_cpus:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        tasks = [{"task": pickle.dumps((spec, config, metadata, output))} for spec in specs]
+        num_actors = min(config.num_workers or num_cpus, len(specs))
+        results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
+            _ShardActor, compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors), num_cpus=1
+        )
+        try:
+            for row in results.iter_rows():
+                reporter.advance(row["made"], row["lost"])
+        except RayError as error:
+            cause = getattr(error, "cause", None) or error
+            raise RunFailedError(
+                f"A preprocessing worker stopped: {type(cause).__name__}: {cause}\n"
+                "Finished shards are kept; the same command goes on from there."
+            ) from error
+
+
+@contextmanager
+def _ray_running(config: PreprocessConfig) -> Iterator[int]:
+    """Use the Ray that is running, or start or join one that is left when the block ends.
+
+    Yields:
+        The number of CPUs it has.
+    """
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        local = {
+            "num_cpus": max(config.num_workers or 0, os.cpu_count() or 1),
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+        try:
+            ray.init(
+                address=config.ray_address,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                **(local if config.ray_address == "local" else {}),
+            )
+        except Exception as error:  # Ray raises plain Exception when its processes do not come up in time
+            raise RunFailedError(
+                f"Ray did not start ({type(error).__name__}: {error}). A busy machine may need another try; "
+                "--num-workers 0 works in this process, without Ray, and makes the same shards."
+            ) from error
+    try:
+        yield max(1, int(ray.cluster_resources().get("CPU", 0)))  # none yet where an autoscaler adds the workers
+    finally:
+        if started:
+            ray.shutdown()

@@ -1,0 +1,132 @@
+"""Makes one shard: decode its clips, write its Parquet files, then its state. Killed at any moment, it is made again.
+
+The state is written last and by rename (or as one object), so its presence with the right digest means that the
+Parquet files beside it are whole.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.clips import ClipRef
+from pipelines.config import PreprocessConfig
+from pipelines.datasets import dataset_source
+from pipelines.shards.attempts import Attempts
+from pipelines.shards.failures import ClipFailure
+from pipelines.shards.parts import PartWriter
+from pipelines.shards.plan import ShardSpec
+from pipelines.shards.stats import FbankSums
+from pipelines.storage import Storage
+from stgcma.data.manifest import ShardEntry
+from stgcma.data.schema import SAMPLE_RATE, ClipRow, ShardMetadata
+from stgcma.errors import ClipDecodeError
+
+OnClip = Callable[[int, int], None]
+"""Called after each media file with how many clips it made and how many it lost."""
+
+_NOTABLE_PADDING = SAMPLE_RATE // 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardState:
+    """What a finished shard holds."""
+
+    spec_digest: str
+    entries: dict[str, ShardEntry]
+    """By split; a split without a single good clip has none."""
+    failures: tuple[ClipFailure, ...]
+    sums: dict[str, FbankSums]
+    """Filter bank name -> sums over the training clips."""
+    decoders: dict[str, int]
+    """Frame decoder -> clips."""
+    padded_clips: int
+    """Clips whose sound is more than 0.1 s shorter than their pictures."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ShardState:
+        values: dict[str, Any] = json.loads(text)
+        values["entries"] = {split: ShardEntry(**entry) for split, entry in values["entries"].items()}
+        values["failures"] = tuple(ClipFailure(**failure) for failure in values["failures"])
+        values["sums"] = {name: FbankSums(**sums) for name, sums in values["sums"].items()}
+        return cls(**values)
+
+
+def state_path(shard: str) -> str:
+    return f"_state/{shard}.json"
+
+
+class ShardWriter:
+    """Turns shard specs into files; one per worker.
+
+    Args:
+        config: Of the run, with ``fbank_specs`` filled in.
+        metadata: What every shard says of itself.
+        output: URI of the folder ``<output>/<dataset>/<fingerprint>``.
+    """
+
+    def __init__(self, config: PreprocessConfig, metadata: ShardMetadata, output: str) -> None:
+        self._config = config
+        self._metadata = metadata
+        self._dataset = dataset_source(config.dataset)
+        self._source = Storage(config.source)
+        self._output = Storage(output)
+
+    def write(self, spec: ShardSpec, on_clip: OnClip | None = None) -> ShardState:
+        """Decode, write the Parquet files, write the state."""
+        attempts = Attempts(self._output, spec.name)
+        failures: list[ClipFailure] = []
+        sums = {name: FbankSums() for name in self._config.fbank_specs}
+        decoders: Counter[str] = Counter()
+        padded = 0
+        with ExitStack() as stack:
+            parts = {
+                split: stack.enter_context(PartWriter(self._output, path, self._metadata, self._config.row_group_size))
+                for split, path in spec.parts.items()
+            }
+            for group in spec.groups:
+                rows, lost = self._rows(group, attempts)
+                failures += lost
+                for clip, row in zip(group[: len(rows)], rows, strict=True):
+                    parts[clip.split].add(row)
+                    decoders[row.source.frame_decoder] += 1
+                    padded += row.source.padded_audio_samples > _NOTABLE_PADDING
+                    if clip.counts_in_stats:
+                        for name in sums:
+                            sums[name] += FbankSums.of(row.fbanks[name], row.fbank_frames[name])
+                if on_clip:
+                    on_clip(len(rows), len(lost))
+        state = ShardState(
+            spec_digest=spec.digest,
+            entries={split: part.entry for split, part in parts.items() if part.entry},
+            failures=tuple(failures),
+            sums=sums,
+            decoders=dict(decoders),
+            padded_clips=padded,
+        )
+        self._output.write_bytes(state_path(spec.name), state.to_json().encode())
+        attempts.finish()
+        return state
+
+    def _rows(self, group: Sequence[ClipRef], attempts: Attempts) -> tuple[list[ClipRow], list[ClipFailure]]:
+        """All rows of one media file, or one failure for each of them."""
+        try:
+            if group[0].media_bytes is None:
+                raise ClipDecodeError("probe", "media file missing", group[0].media_uri)
+            attempts.begin(group[0].media_uri)
+            return self._dataset.build_rows(group, self._source, self._config), []
+        except ClipDecodeError as error:
+            return [], [ClipFailure.of(clip, error) for clip in group]
+        except OSError:
+            raise  # the disk or the network, not the clip: stop, and go on from here later
+        except Exception as error:  # a clip must not end a job of hours; it is counted, with its traceback
+            unexpected = ClipDecodeError("unexpected", type(error).__name__, traceback.format_exc(limit=-5))
+            return [], [ClipFailure.of(clip, unexpected) for clip in group]

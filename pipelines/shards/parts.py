@@ -1,0 +1,72 @@
+"""One Parquet file that grows by row groups, so that memory holds one group of rows and no more."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.shards.digest import RowsDigest
+from pipelines.storage import Storage
+from stgcma.data.manifest import ShardEntry
+from stgcma.data.schema import PARQUET_OPTIONS, ClipRow, ShardMetadata, arrow_schema, encode_rows
+
+
+class PartWriter:
+    """A context in which rows are added; the file appears, whole, when it ends without an error.
+
+    Args:
+        output: Folder of the run.
+        path: Relative to it.
+        metadata: Of the shards.
+        group_size: Rows per row group.
+    """
+
+    def __init__(self, output: Storage, path: str, metadata: ShardMetadata, group_size: int) -> None:
+        self._output, self._path, self._metadata, self._group_size = output, path, metadata, group_size
+        self._pending: list[pa.Table] = []
+        self._num_rows = 0
+        self._digest = RowsDigest(metadata)
+        self._open = ExitStack()
+        self._temporary: Path | None = None
+        self._writer: pq.ParquetWriter | None = None
+        self.entry: ShardEntry | None = None
+        """Set when the file is complete; stays None when it got no row."""
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def add(self, row: ClipRow) -> None:
+        """Append a row, encoded at once so that it is held one time only; every ``group_size`` rows go to the file."""
+        self._pending.append(encode_rows([row], self._metadata))
+        self._digest.update([row])
+        self._num_rows += 1
+        if len(self._pending) == self._group_size:
+            self._flush()
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            self._open.__exit__(*error)
+            return
+        with self._open:
+            if self._pending:
+                self._flush()
+            if self._writer is None or self._temporary is None:
+                self._output.delete(self._path)  # of an earlier run in which its media files were good
+                return
+            self._writer.close()
+            size = self._temporary.stat().st_size
+        self.entry = ShardEntry(
+            path=self._path, num_rows=self._num_rows, size_bytes=size, digest=self._digest.hexdigest()
+        )
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            self._temporary = self._open.enter_context(self._output.new_file(self._path))
+            options = {name: value for name, value in PARQUET_OPTIONS.items() if name != "row_group_size"}
+            self._writer = pq.ParquetWriter(self._temporary, arrow_schema(self._metadata), **options)
+            self._open.callback(self._writer.close)
+        self._writer.write_table(pa.concat_tables(self._pending), row_group_size=self._group_size)
+        self._pending = []

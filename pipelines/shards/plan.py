@@ -1,0 +1,68 @@
+"""Which clips go into which Parquet file: a function of the clip list alone, the same on every machine and run.
+
+Clips of one media file belong together, so that it is decoded once. Where such a file serves several splits (AVE has
+18 of them), its shard writes one Parquet file into each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.clips import ClipRef, group_by_media
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSpec:
+    """One unit of work and of resumption: some media files, and the Parquet files made of them."""
+
+    name: str
+    """``train-00003``, or ``shared-00000`` where the media files serve several splits."""
+    groups: tuple[tuple[ClipRef, ...], ...]
+    """Refs of one media file each."""
+    parts: dict[str, str]
+    """Split -> path of the Parquet file, relative to the output folder."""
+    digest: str
+    """Of the fingerprint, the clip ids and the sizes of the media files: another one means that it must be made."""
+
+    @property
+    def clips(self) -> list[ClipRef]:
+        return [clip for group in self.groups for clip in group]
+
+
+def plan_shards(clips: Sequence[ClipRef], *, clips_per_shard: int, fingerprint: str) -> list[ShardSpec]:
+    """Cut the clips, in id order, into shards of at most ``clips_per_shard`` media files."""
+    kinds: dict[str, list[list[ClipRef]]] = defaultdict(list)
+    for group in group_by_media(clips):
+        splits = {clip.split for clip in group}
+        kinds["shared" if len(splits) > 1 else splits.pop()].append(group)
+    chunks = [
+        (f"{kind}-{number:05d}", groups[start : start + clips_per_shard])
+        for kind, groups in sorted(kinds.items())
+        for number, start in enumerate(range(0, len(groups), clips_per_shard))
+    ]
+    owners: dict[str, list[str]] = defaultdict(list)
+    for name, groups in chunks:
+        for split in sorted({clip.split for group in groups for clip in group}):
+            owners[split].append(name)
+    return [
+        ShardSpec(
+            name=name,
+            groups=tuple(tuple(group) for group in groups),
+            parts={
+                split: f"{split}/part-{names.index(name):05d}-of-{len(names):05d}.parquet"
+                for split, names in owners.items()
+                if name in names
+            },
+            digest=_digest(fingerprint, groups),
+        )
+        for name, groups in chunks
+    ]
+
+
+def _digest(fingerprint: str, groups: Sequence[Sequence[ClipRef]]) -> str:
+    content = [[clip.clip_id, clip.media_bytes] for group in groups for clip in group]
+    return hashlib.sha256(json.dumps([fingerprint, content]).encode()).hexdigest()

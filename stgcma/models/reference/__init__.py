@@ -1,0 +1,1 @@
+"""Parameter names of the reference implementation <-> ours, for the encoder and each task's head."""

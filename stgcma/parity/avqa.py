@@ -1,0 +1,128 @@
+"""Golden checks of the question-answering model: intermediates, logits, losses and gradients of the total loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stgcma.config import AnswerHeadConfig
+from stgcma.data.batch import AVBatch, QuestionTargets
+from stgcma.errors import ParityError
+from stgcma.models.reference.encoder import RULES, import_state
+from stgcma.parity.compare import Check, relative_l2
+from stgcma.parity.encoder import (
+    OUTPUT_TOLERANCE,
+    check_gradients,
+    model_config_from_reference,
+    read_golden,
+    spec_from_reference,
+)
+from stgcma.tasks.avqa import MATCH_WEIGHT, AVQATask, answer_loss, match_loss
+from stgcma.tasks.base import build_model
+
+ATTENTION_HEADS = 4
+"""The reference's; the stored tensors do not tell."""
+
+
+def answer_head_from_reference(param: dict[str, Tensor], variant: str) -> AnswerHeadConfig:
+    """Widths of a reference head, read off its weights (by the reference's names, without ``param.``)."""
+    return AnswerHeadConfig(
+        dim=param["avqatask_fc_a2.weight"].shape[0],
+        released_audio_dim=param["avqatask_yb_fc_a.weight"].shape[0] if variant == "b_released" else 128,
+        match_dims=tuple(param[f"avqatask_fc{i}.weight"].shape[0] for i in (1, 2, 3)),  # type: ignore[arg-type]
+        num_attention_heads=ATTENTION_HEADS,
+        num_words=param["avqatask_question_encoder.word2vec.weight"].shape[0],
+        num_answers=param["avqatask_fc_ans.weight"].shape[0],
+    )
+
+
+def check_avqa_file(file: Path, device: str) -> list[Check]:
+    """One ``swin_avqa_*`` file: variant and widths come from its metadata and weights."""
+    golden, config = read_golden(file)
+    param = {n.removeprefix("param."): v for n, v in golden.items() if n.startswith("param.")}
+    variant = config["variant"]
+    model_config = replace(
+        model_config_from_reference(config, "fusion"),
+        avqa_variant=variant,
+        answer_head=answer_head_from_reference(param, variant),
+    )
+    size = config["img_size"]
+    task = AVQATask(model_config)
+    model = build_model(task, spec=spec_from_reference(config, (size, size)), num_segments=config["num_frames"])
+    rules = RULES["swin"]
+    state, own = import_state(param, rules), model.state_dict()
+    missing = [name for name in own if name not in state]
+    if missing:
+        raise ParityError(f"{file} lacks weights of this model: {missing[:5]}.")
+    model.load_state_dict({name: state[name] for name in own})
+    model.to(device).eval()
+
+    batch = _batch(golden, size).to(device)
+    targets = batch.targets
+    assert isinstance(targets, QuestionTargets)
+    inter = _record(model)
+    outputs = model(batch)
+    answer, match = answer_loss(outputs["logits"], targets), match_loss(outputs, targets)
+    positive, negative = outputs["match_positive"], outputs["match_negative"]
+    assert targets.negatives is not None
+    found = {
+        "output.qa": outputs["logits"],
+        "output.match_posi": positive.flatten(0, 1),
+        "output.match_nega": negative.flatten(0, 1),
+        "output.match_interleaved": torch.stack([positive, negative], dim=2).flatten(0, 2),
+        "loss.qa": answer.reshape(1),
+        "loss.match": match.reshape(1),
+        "loss.total": task.loss(outputs, batch).reshape(1),
+        "inter.question_feature": inter["question"],
+        "inter.audio_feat": inter["audio"],
+        "inter.norm_v": inter["features"].tokens["visual"].flatten(0, 1).flatten(1, 2),
+        "inter.norm_a": inter["features"].tokens["audio"].flatten(0, 1).flatten(1, 2),
+        "inter.norm_vneg": model.encoder.plain_visual(targets.negatives.flatten(0, 1)).flatten(1, 2),
+        "inter.fc_gl_posi": inter["looks"][0].flatten(0, 1),
+        "inter.fc_gl_nega": inter["looks"][1].flatten(0, 1),
+    }
+    checks = [Check(_label(n), relative_l2(v, golden[n].view(v.shape)), OUTPUT_TOLERANCE) for n, v in found.items()]
+    (answer + MATCH_WEIGHT * match).backward()
+    return checks + check_gradients(model, golden, rules, "grad_of_total_loss.")
+
+
+def _label(name: str) -> str:
+    """Reports are grouped by the first word: losses and intermediates count as outputs."""
+    return name if name.startswith("output.") else f"output.{name}"
+
+
+def _record(model: torch.nn.Module) -> dict:
+    """Collect the encoder's features and the head's intermediates of the next forward pass."""
+    head, seen = model.head, {"looks": []}
+    model.encoder.register_forward_hook(lambda _m, _i, out: seen.update(features=out))
+    head.question.register_forward_hook(lambda _m, _i, out: seen.update(question=out))
+    head.grounding.audio_output.register_forward_hook(lambda _m, _i, out: seen.update(audio=out))
+    head.grounding.combine.register_forward_hook(lambda _m, _i, out: seen["looks"].append(out))
+    return seen
+
+
+def _batch(golden: dict[str, Tensor], size: int) -> AVBatch:
+    """Inputs are stored at low resolution and repeated to the model's."""
+    factor = size // golden["input.v_lowres"].shape[-1]
+
+    def enlarge(name: str) -> Tensor:
+        return golden[name].repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
+
+    count = len(golden["input.question"])
+    return AVBatch(
+        clip_ids=tuple(str(index) for index in range(count)),
+        frames=enlarge("input.v_lowres"),
+        fbank=enlarge("input.a_lowres"),
+        targets=QuestionTargets(
+            video_index=torch.arange(count),
+            questions=golden["input.question"],
+            answers=golden["input.target"],
+            negatives=enlarge("input.v_neg_lowres"),
+        ),
+    )
+
+
+AVQA_CASES = {"avqa": (lambda names, config: "input.question" in names and "variant" in config, check_avqa_file)}

@@ -1,0 +1,131 @@
+"""Checkpoints: one safetensors file each, so that a crash leaves either the old one or the new one, never a half.
+
+Tensors are named by what they are: ``model/<name>`` trained weights and buffers, ``optimizer/<field>/<name>`` Adam's
+moments and step counts, ``average/<name>`` the running sum of weight averaging. The loop state is JSON in the file's
+metadata. Frozen weights are not stored, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from stgcma.errors import CheckpointError
+from stgcma.models.parameters import load_trainable_state_dict, trainable_parameters, trainable_state_dict
+from stgcma.training.engine import WeightAverage
+
+FORMAT_VERSION = 1
+METADATA_KEY = "stgcma_checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopState:
+    """Where a run stands. ``epoch`` and ``step`` say what comes next, counted from 0."""
+
+    fingerprint: str
+    """Of the run configuration: a checkpoint continues only the run that wrote it."""
+    data_digest: str
+    """Of the shards it was trained on."""
+    epoch: int
+    step: int
+    best_metric: float | None = None
+    """Highest selection metric so far; None before the first evaluation."""
+    best_epoch: int | None = None
+    """1-based epoch of ``best_metric``."""
+    average_count: int = 0
+    """Epochs in the running weight average."""
+    loss_sum: float = 0.0
+    """Sum of the step losses of the unfinished epoch."""
+    elapsed_seconds: float = 0.0
+    """Wall clock of all sessions of this run."""
+    scaler: dict[str, Any] | None = None
+    """State of the fp16 loss scaler."""
+
+
+def encode_weights(model: nn.Module, state: LoopState) -> bytes:
+    """A checkpoint of the trained weights alone: what evaluation and prediction read."""
+    return _encode({f"model/{name}": value for name, value in trainable_state_dict(model).items()}, state)
+
+
+def encode_run(model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage, state: LoopState) -> bytes:
+    """A checkpoint that training continues from."""
+    tensors = {f"model/{name}": value for name, value in trainable_state_dict(model).items()}
+    for name, parameter in trainable_parameters(model).items():
+        for field, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{field}/{name}"] = torch.as_tensor(value).detach().cpu()
+    tensors |= {f"average/{name}": value for name, value in average.sums.items()}
+    return _encode(tensors, state)
+
+
+def decode(data: bytes, where: str) -> tuple[dict[str, Tensor], LoopState]:
+    """Tensors and loop state of a checkpoint file.
+
+    Raises:
+        CheckpointError: If the bytes are no checkpoint, are cut off, or come from another format version.
+    """
+    try:
+        tensors = load_tensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        values = json.loads(header["__metadata__"][METADATA_KEY])
+        version = values.pop("format_version")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{where} is no readable checkpoint ({type(error).__name__}: {error}). It may be cut off or of another "
+            "program. Delete it to start the run anew, or restore a copy."
+        ) from None
+    known = {field.name for field in fields(LoopState)}
+    if version != FORMAT_VERSION or not known >= values.keys():
+        raise CheckpointError(
+            f"{where} has checkpoint format {version}, this release reads {FORMAT_VERSION}. "
+            "Continue the run with the release that started it."
+        )
+    return tensors, LoopState(**values)
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put the trained weights of a decoded checkpoint into the model; strict."""
+    load_trainable_state_dict(model, _section(tensors, "model/"))
+
+
+def load_run(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    tensors: Mapping[str, Tensor],
+    state: LoopState,
+) -> None:
+    """Put weights, Adam's state and the weight average of a decoded checkpoint back.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another model or its optimiser state does not fit the weights.
+    """
+    load_weights(model, tensors)
+    parameters = trainable_parameters(model)
+    for key, value in _section(tensors, "optimizer/").items():
+        field, _, name = key.partition("/")
+        if name not in parameters or (field != "step" and value.shape != parameters[name].shape):
+            raise CheckpointError(
+                f"The checkpoint holds optimiser state {key!r} {list(value.shape)}, which fits no trained parameter. "
+                "Use the run's own config.yaml, or start a new run."
+            )
+        device = "cpu" if field == "step" else parameters[name].device
+        optimizer.state[parameters[name]][field] = value.to(device, copy=True)
+    average.sums = _section(tensors, "average/")
+    average.count = state.average_count
+
+
+def _section(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _encode(tensors: Mapping[str, Tensor], state: LoopState) -> bytes:
+    metadata = {METADATA_KEY: json.dumps({"format_version": FORMAT_VERSION, **asdict(state)})}
+    return save_tensors({name: value.contiguous() for name, value in tensors.items()}, metadata=metadata)

@@ -1,0 +1,105 @@
+"""The demo's frozen backbone: its stills, its labels, and that the shipped weights know what their README says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from jobs.demo.clip_backbone import (
+    NO_OBJECT,
+    NUM_ATTRIBUTES,
+    NUM_KINDS,
+    OUTPUT,
+    Stills,
+    accuracies,
+    attribute_indices,
+    make_stills,
+    normalise,
+    patch_labels,
+    pretrain,
+)
+from pipelines.synthetic.render import COLORS, FRAME_SIZE, Look, Still, render_still
+from pipelines.synthetic.scenes import SceneObject
+from stgcma.models.backbones import CLIPBackbone, load_pretrained
+from stgcma.presets import backbone_spec
+
+
+@pytest.fixture(scope="module")
+def stills() -> Stills:
+    return make_stills(500, seed=123)
+
+
+def embed(pretrained: str, stills: Stills) -> Tensor:
+    """Class and patch tokens in one row per still, ``[N, 64]``."""
+    torch.manual_seed(0)
+    backbone = CLIPBackbone(backbone_spec("clip_vit_demo"), None, None)
+    load_pretrained(backbone, pretrained)
+    with torch.no_grad():
+        return backbone.visual.eval()(normalise(stills.pixels))
+
+
+def probe_accuracy(features: Tensor, targets: Tensor, num_train: int = 350) -> float:
+    """Balanced accuracy of ridge regression on held-out stills, mean over the targets."""
+    features = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
+    features = features / features[:num_train].std(dim=0).clamp(min=1e-6)
+    train, rest = features[:num_train], features[num_train:]
+    gram = train.T @ train + 1.0 * torch.eye(train.shape[1])
+    found = rest @ torch.linalg.solve(gram, train.T @ (targets[:num_train].double() * 2 - 1)) > -0.3
+    truth = targets[num_train:] > 0
+    hits = (found & truth).sum(dim=0) / truth.sum(dim=0)
+    rejections = (~found & ~truth).sum(dim=0) / (~truth).sum(dim=0)
+    return float((hits + rejections).mean() / 2)
+
+
+def test_shipped_weights_know_shapes_and_sizes_and_fresh_ones_do_not(stills: Stills) -> None:
+    kinds = stills.attributes[:, :NUM_KINDS]
+    assert probe_accuracy(embed("builtin", stills), kinds) > 0.95
+    assert probe_accuracy(embed("none", stills), kinds) < 0.8
+
+
+def test_shipped_file_is_small_and_half_precision() -> None:
+    from safetensors.torch import load_file
+
+    assert OUTPUT.stat().st_size < 1_000_000
+    state = load_file(OUTPUT)
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    assert state["conv1.weight"].shape == (64, 3, 16, 16)
+
+
+def test_patch_labels_name_shape_and_size_of_what_covers_the_patch() -> None:
+    covers = np.zeros((2, FRAME_SIZE, FRAME_SIZE), dtype=np.float32)
+    covers[0, :16, :16] = 1
+    covers[1, 48:, 48:] = 0.5
+    covers[1, :4, 16:20] = 1
+    look = Look(color=2, texture=1, angle=0.0, small_radius=8.0, big_radius=16.0)
+    items = (SceneObject(3, is_big=False), SceneObject(5, is_big=True))
+    still = Still(np.zeros((FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8), items, (look, look), covers)
+    labels = patch_labels(still, grid=4)
+    assert labels[0] == 6
+    assert labels[15] == 11
+    assert (labels[1:15] == NO_OBJECT).all()
+    assert sorted(set(attribute_indices(still))) == [6, 11, NUM_KINDS + 2, NUM_KINDS + len(COLORS) + 1]
+
+
+def test_an_empty_still_has_no_attributes() -> None:
+    rng = np.random.default_rng(0)
+    still = next(s for s in (render_still(rng) for _ in range(500)) if not s.items)
+    assert attribute_indices(still) == []
+    assert (patch_labels(still, grid=4) == NO_OBJECT).all()
+
+
+def test_stills_depend_on_the_seed_alone(stills: Stills) -> None:
+    again, other = make_stills(20, seed=123), make_stills(20, seed=124)
+    assert torch.equal(again.pixels, stills.pixels[:20])
+    assert not torch.equal(again.pixels, other.pixels)
+    assert again.attributes.shape == (20, NUM_ATTRIBUTES)
+
+
+def test_pretraining_learns(stills: Stills) -> None:
+    few = Stills(stills.pixels[:128], stills.attributes[:128], stills.patches[:128])
+    untrained = accuracies(pretrain(few, epochs=1, seed=0, learning_rate=1e-9), few)
+    trained = accuracies(pretrain(few, epochs=12, seed=0, batch_size=32), few)
+    assert trained["patches"] > untrained["patches"] + 0.1
+    assert trained["colours"] > 0.75 > untrained["colours"]

@@ -1,0 +1,77 @@
+"""AVSBench folders through the whole preprocessing: good clips become rows that train, bad ones failure rows."""
+
+import collections
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.config import PreprocessConfig
+from pipelines.preprocess import preprocess
+from stgcma.config import AugmentConfig, DataConfig, OptimConfig
+from stgcma.data.dataset import build_loader
+from stgcma.errors import FailureBudgetExceededError
+from stgcma.presets import backbone_spec
+from tests.unit.pipelines.datasets.avsbench_layout import mask_pixels, save, write_ms3, write_s4, write_wav
+
+CLIPS = [(f"clip{i:07d}", 0, "dog" if i % 2 else "cat", "train") for i in range(7)] + [
+    ("vvvvvvvvvvv", 0, "cat", "val"),
+    ("-tttttttttt", 1, "dog", "test"),
+]
+
+
+def config_of(root, **options):
+    defaults = {"dataset": "avs-s4", "fbank_specs": ("demo",), "num_workers": 0, "failure_budget": 1.0}
+    return PreprocessConfig(source=str(root / "raw"), output=str(root / "shards"), **{**defaults, **options})
+
+
+def spoil(data):
+    """Five of the seven training clips, each in its own way."""
+    name = [clip for clip, *_ in CLIPS]
+    (data / f"gt_masks/train/cat/{name[0]}/{name[0]}_1.png").unlink()
+    save(data / f"gt_masks/train/dog/{name[1]}/{name[1]}_1.png", mask_pixels(0, 40))
+    write_wav(data / f"audio_wav/train/cat/{name[2]}.wav", seconds=2)
+    (data / f"visual_frames/train/dog/{name[3]}/{name[3]}_3.png").write_bytes(b"")
+    (data / f"audio_wav/train/cat/{name[4]}.wav").unlink()
+
+
+def test_bad_clips_are_counted_by_reason_and_good_ones_train(tmp_path):
+    spoil(write_s4(tmp_path / "raw", CLIPS))
+    result = preprocess(config_of(tmp_path))
+    reasons = collections.Counter(failure.reason for failure in result.failures)
+    assert reasons == {
+        "mask missing": 1,
+        "mask size differs from its frame": 1,
+        "wav of another length": 1,
+        "frame unreadable": 1,
+        "wav missing": 1,
+    }
+    table = pq.read_table(f"{result.uri}/failures.parquet").to_pylist()
+    assert {row["clip_id"] for row in table} == {clip for clip, *_ in CLIPS[:5]}
+    assert result.manifest.num_failures["train"] == 5
+    assert [result.manifest.num_rows(split) for split in ("train", "val", "test")] == [2, 1, 1]
+    assert result.manifest.class_names == ("cat", "dog")
+    data = DataConfig(dataset="avs-s4", shards=str(tmp_path / "shards"), augment=AugmentConfig(enabled=False))
+    optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
+    spec = backbone_spec("swin_demo")
+    (batch,) = build_loader(data, optim, spec, "avs", "train", train=True).epoch(0)
+    assert batch.targets.masks.shape == (2, 1, 48, 48)
+    assert batch.targets.frame_index.tolist() == [0]
+    (batch,) = build_loader(data, optim, spec, "avs", "test", train=False).epoch(0)
+    assert batch.targets.masks.shape == (1, 5, 48, 48)
+    assert preprocess(config_of(tmp_path)).nothing_to_do
+
+
+def test_too_many_bad_clips_fail_the_job(tmp_path):
+    spoil(write_s4(tmp_path / "raw", CLIPS))
+    with pytest.raises(FailureBudgetExceededError, match="mask missing"):
+        preprocess(config_of(tmp_path, failure_budget=0.01))
+
+
+def test_training_clips_of_ms3_have_five_masks(tmp_path):
+    write_ms3(tmp_path / "raw", [("aaaaaaaaaaa_1", "train"), ("bbbbbbbbbbb_2", "train"), ("ccccccccccc", "test")])
+    preprocess(config_of(tmp_path, dataset="avs-ms3"))
+    data = DataConfig(dataset="avs-ms3", shards=str(tmp_path / "shards"), augment=AugmentConfig(enabled=False))
+    optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
+    (batch,) = build_loader(data, optim, backbone_spec("swin_demo"), "avs", "train", train=True).epoch(0)
+    assert batch.targets.masks.shape == (2, 5, 48, 48)
+    assert batch.targets.categories == ("", "")

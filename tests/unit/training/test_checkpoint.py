@@ -1,0 +1,147 @@
+"""Checkpoints: everything comes back, nothing is unpickled, damage and mistaken files are named."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from stgcma.config import AdaptationConfig, ModelConfig, OptimConfig
+from stgcma.errors import CheckpointError
+from stgcma.models.parameters import trainable_parameters, trainable_state_dict
+from stgcma.tasks import build_model, build_task
+from stgcma.training.checkpoint import LoopState, decode, encode_run, encode_weights, load_run, load_weights
+from stgcma.training.engine import Precision, WeightAverage, train_one_epoch
+from stgcma.training.optim import Schedule, build_optimizer
+from tests.factories import tiny_batch
+
+STATE = LoopState(fingerprint="abc", data_digest="def", epoch=1, step=2, best_metric=0.25, best_epoch=1, loss_sum=3.125)
+OPTIM = OptimConfig(epochs=2, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
+
+
+def trained(seed=0, steps=2, **adaptation):
+    torch.manual_seed(seed)
+    config = ModelConfig(backbone="clip_vit_demo", pretrained="none", adaptation=AdaptationConfig(**adaptation))
+    task = build_task("ave", config)
+    model = build_model(task)
+    optimizer = build_optimizer(model, OPTIM)
+    precision = Precision.choose("off", "cpu")
+    batches = [tiny_batch(seed=s) for s in range(steps)]
+    train_one_epoch(
+        model,
+        task,
+        batches,
+        optimizer,
+        Schedule.of(OPTIM, 4),
+        config=OPTIM,
+        epoch=0,
+        steps_per_epoch=4,
+        precision=precision,
+        scaler=precision.new_scaler(),
+    )
+    average = WeightAverage()
+    average.add(trainable_state_dict(model))
+    return model, optimizer, average
+
+
+@pytest.fixture(scope="module")
+def run():
+    return trained()
+
+
+def test_everything_comes_back(run):
+    model, optimizer, average = run
+    tensors, state = decode(encode_run(*run, replace(STATE, average_count=1)), "here")
+    assert state == replace(STATE, average_count=1)
+    other, fresh, mean = trained(seed=1, steps=0)
+    mean.sums.clear()
+    load_run(other, fresh, mean, tensors, state)
+    for name, value in trainable_state_dict(model).items():
+        assert torch.equal(trainable_state_dict(other)[name], value), name
+        assert torch.equal(mean.sums[name], average.sums[name]), name
+    for name, parameter in trainable_parameters(model).items():
+        loaded = fresh.state[trainable_parameters(other)[name]]
+        assert set(loaded) == set(optimizer.state[parameter])
+        for field, value in optimizer.state[parameter].items():
+            assert torch.equal(loaded[field], value), (name, field)
+    assert mean.count == 1
+
+
+def test_loaded_state_is_our_own_memory(run):
+    """Adam updates its moments in place, which must not reach into the file's buffer."""
+    tensors, state = decode(encode_run(*run, STATE), "here")
+    other, fresh, mean = trained(seed=1, steps=0)
+    load_run(other, fresh, mean, tensors, state)
+    key = next(name for name in tensors if name.startswith("optimizer/exp_avg/"))
+    before = tensors[key].clone()
+    parameter = trainable_parameters(other)[key.removeprefix("optimizer/exp_avg/")]
+    fresh.state[parameter]["exp_avg"].add_(1)
+    assert torch.equal(tensors[key], before)
+
+
+def test_weights_alone_are_small_and_hold_nothing_frozen(run):
+    model, _, _ = run
+    tensors, state = decode(encode_weights(model, STATE), "here")
+    assert {name.removeprefix("model/") for name in tensors} == set(trainable_state_dict(model))
+    assert not [name for name in tensors if "backbone" in name]
+    assert state == STATE
+    other, _, _ = trained(seed=1, steps=0)
+    load_weights(other, tensors)
+    batch = tiny_batch(seed=5)
+    other.encoder.backbone.load_state_dict(model.encoder.backbone.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other.eval()(batch)["logits"], model.eval()(batch)["logits"])
+
+
+def test_the_state_is_plain_json_exact_to_the_last_bit(run):
+    state = replace(STATE, best_metric=1 / 3, loss_sum=0.1 + 0.2, scaler={"scale": 65536.0, "_growth_tracker": 3})
+    assert decode(encode_weights(run[0], state), "here")[1] == state
+
+
+@pytest.mark.parametrize("keep", [0, 5, 2000, -1])
+def test_cut_off_files(run, keep):
+    data = encode_weights(run[0], STATE)
+    with pytest.raises(CheckpointError, match=r"last.safetensors is no readable checkpoint .* Delete it to start"):
+        decode(data[:keep], "last.safetensors")
+
+
+def test_a_pickle_is_refused_not_loaded():
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("unpickled",))
+
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        decode(pickle.dumps(Bomb()), "received.pt")
+
+
+def test_files_of_other_programs_and_versions(run):
+    foreign = save({"weight": torch.ones(2)}, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        decode(foreign, "other.safetensors")
+    data = encode_weights(run[0], STATE)
+    future = data.replace(b'{\\"format_version\\": 1', b'{\\"format_version\\": 9')
+    assert future != data
+    with pytest.raises(CheckpointError, match="has checkpoint format 9, this release reads 1"):
+        decode(future, "new.safetensors")
+
+
+def test_a_checkpoint_of_another_model_names_what_differs(run):
+    tensors, state = decode(encode_run(*run, STATE), "here")
+    smaller, optimizer, average = trained(steps=0, size="tiny")
+    with pytest.raises(CheckpointError, match=r"of another model: .* of another shape .*Use the run's own config.yaml"):
+        load_run(smaller, optimizer, average, tensors, state)
+    fewer, optimizer, average = trained(steps=0, global_stage="frozen")
+    with pytest.raises(CheckpointError, match=r"of another model: 0 tensors missing .*, \d+ unknown"):
+        load_run(fewer, optimizer, average, tensors, state)
+
+
+def test_optimizer_state_that_fits_no_parameter(run):
+    model, optimizer, average = run
+    tensors, state = decode(encode_run(*run, STATE), "here")
+    key = next(name for name in tensors if name.startswith("optimizer/exp_avg_sq/"))
+    tensors[key] = torch.zeros(3, 3)
+    with pytest.raises(CheckpointError, match=r"optimiser state .* which fits no trained parameter"):
+        load_run(model, optimizer, average, tensors, state)

@@ -182,4 +182,6 @@ def _media_notes(states: Sequence[ShardState]) -> list[str]:
     notes = [f"frames by {', '.join(f'{decoder} ({n} clips)' for decoder, n in sorted(decoders.items()))}"]
     if padded:
         notes.append(f"{padded} clips have sound that ends more than 0.1 s before their pictures; zeros fill the rest")
+    lengths: Counter[str] = sum((Counter(state.other_lengths) for state in states), Counter())
+    notes += [f"{n} clips were {change} to the length of the dataset's clips" for change, n in sorted(lengths.items())]
     return notes

@@ -22,12 +22,14 @@ from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.media.rows import video_row
+from pipelines.media.span import NominalLength
 from pipelines.storage import Storage
 from stgcma.data.schema import ClipRow
 from stgcma.data.vocab import AVE_CLASSES
 from stgcma.errors import ConfigError, DatasetLayoutError
 
 NUM_SECONDS = 10
+CLIP_LENGTH = NominalLength(seconds=NUM_SECONDS)
 SPLITS = ("train", "val", "test")
 _FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
 
@@ -92,7 +94,9 @@ class AVE(DatasetSource):
         return ClipListing(clips=tuple(clips), class_names=class_names, notes=tuple(notes))
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
-        row = video_row(refs[0], source, config, num_segments=self.num_segments, with_waveform=True)
+        row = video_row(
+            refs[0], source, config, num_segments=self.num_segments, with_waveform=True, nominal=CLIP_LENGTH
+        )
         return [
             replace(
                 row,

@@ -8,8 +8,9 @@
 questions, and share videos: every video that some question is about becomes one row of the split ``videos``, decoded
 once. The questions are stored beside the shards, ``questions/<split>.parquet``, and joined when they are read.
 
-A video that is shorter than a minute is divided into ten segments of its own length, as the reference reads it. One
-without sound is a failure. A failure costs its questions: the failure budget counts them by split.
+A video that is shorter than a minute is divided into ten segments of its own length, as the reference reads it; of one
+that is longer, up to 90 s, the first minute is taken. One without sound is a failure. A failure costs its questions:
+the failure budget counts them by split.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.media.rows import video_row
+from pipelines.media.span import NominalLength
 from pipelines.storage import Storage
 from stgcma.data.question_text import (
     QUESTION_FOLDER,
@@ -42,6 +44,7 @@ from stgcma.data.schema import ClipRow
 from stgcma.errors import DatasetLayoutError
 
 NUM_SEGMENTS = 10
+VIDEO_LENGTH = NominalLength(seconds=60, divides_shorter=True)
 SPLITS = ("train", "val", "test")
 JSON_PARENTS = ("", "data", "MUSIC-AVQA/data")
 
@@ -96,7 +99,10 @@ class MusicAVQA(DatasetSource):
         )
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
-        return [video_row(ref, source, config, num_segments=NUM_SEGMENTS, with_waveform=False) for ref in refs]
+        return [
+            video_row(ref, source, config, num_segments=NUM_SEGMENTS, with_waveform=False, nominal=VIDEO_LENGTH)
+            for ref in refs
+        ]
 
 
 def read_splits(source: Storage, folder: str) -> dict[str, list[Question]]:

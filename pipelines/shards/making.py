@@ -11,7 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.clips import ClipRef
@@ -47,6 +47,8 @@ class ShardState:
     """Frame decoder -> clips."""
     padded_clips: int
     """Clips whose sound is more than 0.1 s shorter than their pictures."""
+    other_lengths: dict[str, int] = field(default_factory=dict)
+    """``cut`` or ``filled up`` to the length that the dataset says -> clips."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -86,6 +88,7 @@ class ShardWriter:
         failures: list[ClipFailure] = []
         sums = {name: FbankSums() for name in self._config.fbank_specs}
         decoders: Counter[str] = Counter()
+        other_lengths: Counter[str] = Counter()
         padded = 0
         with ExitStack() as stack:
             parts = {
@@ -98,6 +101,8 @@ class ShardWriter:
                 for clip, row in zip(group[: len(rows)], rows, strict=True):
                     parts[clip.split].add(row)
                     decoders[row.source.frame_decoder] += 1
+                    if row.source.length_note:
+                        other_lengths[row.source.length_note.partition(" from ")[0]] += 1
                     padded += row.source.padded_audio_samples > _NOTABLE_PADDING
                     if clip.counts_in_stats:
                         for name in sums:
@@ -111,6 +116,7 @@ class ShardWriter:
             sums=sums,
             decoders=dict(decoders),
             padded_clips=padded,
+            other_lengths=dict(other_lengths),
         )
         self._output.write_bytes(state_path(spec.name), state.to_json().encode())
         attempts.finish()

@@ -35,7 +35,7 @@ CLIPS = [
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return write_ave(tmp_path_factory.mktemp("ave"), CLIPS, seconds=2)
+    return write_ave(tmp_path_factory.mktemp("ave"), CLIPS)
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_limit_and_default_filter_banks(config):
 def test_budget_stops_the_job_with_a_table_and_a_larger_one_accepts(config, source, tmp_path):
     own = copy_of(source, tmp_path)
     (own / "AVE" / "eeeeeeeeeee.mp4").write_bytes(b"")
-    write_clip(own / "AVE" / "ddddddddddd.mp4", seconds=2, audio_codec=None)
+    write_clip(own / "AVE" / "ddddddddddd.mp4", seconds=10, audio_codec=None)
     (own / "AVE" / "fffffffffff.mp4").unlink()
     config = replace(config, source=str(own))
     with pytest.raises(FailureBudgetExceededError) as error:
@@ -308,9 +308,23 @@ def test_file_that_kills_the_process_becomes_a_failure(config, monkeypatch):
 def test_rows_share_one_time_line(config):
     for row in all_rows(preprocess(config)):
         assert len(row.waveform) == round(row.duration_seconds * SAMPLE_RATE)
-        assert row.duration_seconds == pytest.approx(2.0, abs=0.01)
+        assert row.duration_seconds == pytest.approx(10.0, abs=0.01)
         assert row.frame_times_seconds[0] == 0
-        assert row.frame_times_seconds[-1] == pytest.approx(1.9, abs=0.01)
+        assert row.frame_times_seconds[-1] == pytest.approx(9.9, abs=0.01)
+
+
+def test_clips_of_another_length_are_counted_and_noted(config, tmp_path):
+    root = write_ave(tmp_path / "lengths", [("aaaaaaaaaaa", "train"), ("bbbbbbbbbbb", "val"), ("ccccccccccc", "test")])
+    for video_id, seconds in (("aaaaaaaaaaa", 12), ("bbbbbbbbbbb", 8), ("ccccccccccc", 20)):
+        write_clip(root / "AVE" / f"{video_id}.mp4", seconds=seconds)
+    result = preprocess(replace(config, source=str(root), failure_budget=1.0))
+    assert [(f.clip_id, f.reason) for f in result.failures] == [("ccccccccccc:2", "clip of another length")]
+    assert {row.clip_id: row.source.length_note for row in all_rows(result)} == {
+        "aaaaaaaaaaa:0": "cut from 12.00 s",
+        "bbbbbbbbbbb:1": "filled up from 8.00 s",
+    }
+    assert "1 clips were cut to the length of the dataset's clips" in result.manifest.notes
+    assert "1 clips were filled up to the length of the dataset's clips" in result.manifest.notes
 
 
 def test_empty_source_is_an_error(config, tmp_path):

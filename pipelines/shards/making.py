@@ -7,7 +7,6 @@ Parquet files beside it are whole.
 from __future__ import annotations
 
 import json
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from typing import Any
 from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets import dataset_source
-from pipelines.shards.attempts import Attempts
+from pipelines.shards.decoder import DecodingProcess, Limits, decoding_process
 from pipelines.shards.failures import ClipFailure
 from pipelines.shards.parts import PartWriter
 from pipelines.shards.plan import ShardSpec
@@ -79,24 +78,23 @@ class ShardWriter:
         self._config = config
         self._metadata = metadata
         self._dataset = dataset_source(config.dataset)
-        self._source = Storage(config.source)
         self._output = Storage(output)
 
     def write(self, spec: ShardSpec, on_clip: OnClip | None = None) -> ShardState:
         """Decode, write the Parquet files, write the state."""
-        attempts = Attempts(self._output, spec.name)
         failures: list[ClipFailure] = []
         sums = {name: FbankSums() for name in self._config.fbank_specs}
         decoders: Counter[str] = Counter()
         other_lengths: Counter[str] = Counter()
         padded = 0
         with ExitStack() as stack:
+            decoder = stack.enter_context(decoding_process(Limits(seconds=self._config.clip_timeout)))
             parts = {
                 split: stack.enter_context(PartWriter(self._output, path, self._metadata, self._config.row_group_size))
                 for split, path in spec.parts.items()
             }
             for group in spec.groups:
-                rows, lost = self._rows(group, attempts)
+                rows, lost = self._rows(group, decoder)
                 failures += lost
                 for clip, row in zip(group[: len(rows)], rows, strict=True):
                     parts[clip.split].add(row)
@@ -119,20 +117,13 @@ class ShardWriter:
             other_lengths=dict(other_lengths),
         )
         self._output.write_bytes(state_path(spec.name), state.to_json().encode())
-        attempts.finish()
         return state
 
-    def _rows(self, group: Sequence[ClipRef], attempts: Attempts) -> tuple[list[ClipRow], list[ClipFailure]]:
+    def _rows(self, group: Sequence[ClipRef], decoder: DecodingProcess) -> tuple[Sequence[ClipRow], list[ClipFailure]]:
         """All rows of one media file, or one failure for each of them."""
         try:
             if group[0].media_bytes is None:
                 raise ClipDecodeError("probe", "media file missing", group[0].media_uri)
-            attempts.begin(group[0].media_uri)
-            return self._dataset.build_rows(group, self._source, self._config), []
+            return decoder.rows(self._dataset, group, self._config.source, self._config), []
         except ClipDecodeError as error:
             return [], [ClipFailure.of(clip, error) for clip in group]
-        except OSError:
-            raise  # the disk or the network, not the clip: stop, and go on from here later
-        except Exception as error:  # a clip must not end a job of hours; it is counted, with its traceback
-            unexpected = ClipDecodeError("unexpected", type(error).__name__, traceback.format_exc(limit=-5))
-            return [], [ClipFailure.of(clip, unexpected) for clip in group]

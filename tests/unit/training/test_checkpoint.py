@@ -105,7 +105,7 @@ def test_a_pickle_is_refused_not_loaded():
 
 def test_files_of_other_programs_and_versions(run):
     foreign = save({"weight": torch.ones(2)}, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="other.safetensors is not a checkpoint of a run"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors is not a checkpoint of a run"):
         decode(foreign, "other.safetensors")
     data = encode_run(*run, STATE)
     future = data.replace(b'{\\"format_version\\": 1', b'{\\"format_version\\": 9')

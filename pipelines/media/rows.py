@@ -36,6 +36,7 @@ def video_row(
     num_segments: int,
     with_waveform: bool,
     nominal: NominalLength | None = None,
+    extra_frames: int = 0,
 ) -> ClipRow:
     """Decode one video file into a row without annotation.
 
@@ -48,13 +49,21 @@ def video_row(
         num_segments: ``S``.
         with_waveform: Whether the row keeps the waveform beside its filter banks.
         nominal: How long the dataset's clips are; None: as long as they are.
+        extra_frames: Size of a second, denser grid of frames; 0: none.
 
     Raises:
         ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
     """
     try:
         with source.local_copy(ref.media_uri) as path:
-            clip = decode_clip(path, config, num_segments=num_segments, uri=ref.media_uri, nominal=nominal)
+            clip = decode_clip(
+                path,
+                config,
+                num_segments=num_segments,
+                extra_frames=extra_frames,
+                uri=ref.media_uri,
+                nominal=nominal,
+            )
     except FileNotFoundError as error:
         raise ClipDecodeError("probe", "media file missing", ref.media_uri) from error
     info, frames = clip.info, clip.frames
@@ -77,7 +86,7 @@ def video_row(
         waveform=waveform if with_waveform else None,
         fbanks=fbanks,
         fbank_frames=fbank_frames,
-        extra_frames=[encoded[i] for i in frames.grids[1]] if config.extra_frames else None,
+        extra_frames=[encoded[i] for i in frames.grids[1]] if extra_frames else None,
     )
 
 
@@ -95,15 +104,16 @@ def decode_clip(
     config: PreprocessConfig,
     *,
     num_segments: int,
+    extra_frames: int = 0,
     uri: str = "",
     nominal: NominalLength | None = None,
 ) -> DecodedClip:
-    """Probe a file and decode both streams; ``nominal`` as in ``video_row``.
+    """Probe a file and decode both streams; arguments as in ``video_row``.
 
     Raises:
         ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
     """
-    counts = (num_segments, config.extra_frames) if config.extra_frames else (num_segments,)
+    counts = (num_segments, extra_frames) if extra_frames else (num_segments,)
     with open_media(path, uri=uri) as media:
         video_packets, audio_packets = media.packets() or (None, None)
         timeline = timeline_of(media, video_packets)

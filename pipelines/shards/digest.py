@@ -61,10 +61,3 @@ _LATER_FACTS = ("length_note",)
 def _facts(source: ClipSource) -> dict[str, Any]:
     facts = asdict(source)
     return {name: value for name, value in facts.items() if value or name not in _LATER_FACTS}
-
-
-def rows_digest(rows: Iterable[ClipRow], metadata: ShardMetadata) -> str:
-    """The digest of all rows of one shard."""
-    digest = RowsDigest(metadata)
-    digest.update(rows)
-    return digest.hexdigest()

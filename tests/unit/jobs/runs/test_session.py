@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,15 @@ import torch
 from jobs.runs.configfile import dump_run_config, load_run_config
 from jobs.runs.evaluation import evaluate_run, read_per_clip
 from jobs.runs.folder import AVERAGED, BEST, FAILURE, LAST, RESULT, RunFolder
+from jobs.runs.plan import resolve
 from jobs.runs.progress import Silent
-from jobs.runs.session import plan_run, train_run
+from jobs.runs.session import train_run
 from jobs.runs.training_loop import Interrupted, Listener, TrainingLoop
 from jobs.runs.workers import run_here
 from stgcma.errors import CheckpointError, ConfigError, RunFailedError, ShardMismatchError
+from stgcma.tensor_file import decode_tensors, encode_tensors
 from stgcma.training.checkpoint import decode
+from stgcma.training.trained_model import METADATA_KEY, decode_model
 from tests.factories import write_shards
 from tests.paths import ROOT
 from tests.unit.jobs.helpers import CLASS_NAMES, tiny_config, tiny_shards
@@ -38,7 +41,7 @@ def train(config, output, **options):
 
 
 def weights(folder: RunFolder, name=LAST):
-    return decode(folder.read(name), name)[0]
+    return decode_tensors(folder.read(name), name)[0]
 
 
 def assert_equal_weights(first: RunFolder, second: RunFolder, name=LAST):
@@ -78,8 +81,8 @@ def test_result_and_folder(finished):
     assert load_run_config(f"{result.run}/config.yaml") == config
     assert result.fingerprint == config.run_name.removeprefix("tiny-")
     assert (result.epochs_run, result.stopped_early, result.num_averaged_epochs) == (2, False, 2)
-    assert result.parameters["trainable"] == plan_run(config).parameters.trainable
-    assert result.data_digest == plan_run(config).digest
+    assert result.parameters["trainable"] == resolve(config).parameters.trainable
+    assert result.data_digest == resolve(config).manifest.digest
     assert len(result.git_commit.removesuffix("-dirty")) == 40
     assert result.protocol == "val"
     assert {"val/accuracy", "test/accuracy", "test-averaged/accuracy"} <= result.metrics.keys()
@@ -118,11 +121,13 @@ def test_averaged_weights_are_the_mean_of_the_epochs(finished, shards, tmp_path)
     class Recorder(TrainingLoop):
         def _save(self):
             super()._save()
-            states.append({k: v for k, v in weights(self.folder).items() if k.startswith("model/")})
+            states.append(
+                {k.removeprefix("model/"): v for k, v in weights(self.folder).items() if k.startswith("model/")}
+            )
 
     folder = RunFolder(f"{tmp_path}/{config.run_name}")
     folder.write_json("run.json", RunFolder(result.run).read_json("run.json"))
-    Recorder(config, folder, device=torch.device("cpu"), listener=Listener()).run()
+    Recorder(resolve(config), folder, device=torch.device("cpu"), listener=Listener()).run()
     averaged = weights(RunFolder(result.run), AVERAGED)
     for name, value in averaged.items():
         torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2, rtol=1e-6, atol=1e-8)
@@ -226,6 +231,43 @@ def test_ctrl_c_stops_at_the_next_step_with_a_checkpoint(shards, tmp_path):
     assert_equal_weights(folder, RunFolder(whole.run))
 
 
+def test_a_stop_in_the_last_step_of_an_epoch_ends_after_the_epoch(shards, tmp_path):
+    config = tiny_config(shards, optim__batch_size=6, optim__epochs=3)  # one step an epoch
+    folder = RunFolder(str(tmp_path / config.run_name))
+
+    class PressInTheFirstEpoch(Silent):
+        def step(self, report):
+            if report.epoch == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train_run(config, output=str(tmp_path), tracking="none", device="cpu", reporter=PressInTheFirstEpoch())
+    _, state = decode(folder.read(LAST), LAST)
+    assert (state.epoch, state.step) == (1, 0)
+
+
+def test_best_weights_of_an_epoch_that_was_not_recorded_stay_consistent(shards, tmp_path):
+    """Killed after ``best`` and before ``last``: the repeated epoch is no better, so those weights stay selected."""
+    config, folder = interrupted_run(shards, tmp_path)
+    whole = RunFolder(train(config, tmp_path / "whole").run)
+    tensors, info = decode_model(whole.read(BEST), BEST)
+    newer = replace(info, epoch=1, metrics={"val/accuracy": 1.0})
+    folder.write(BEST, encode_tensors(tensors, {METADATA_KEY: json.dumps({"format_version": 1, **asdict(newer)})}))
+    result = train(config, tmp_path / "runs")
+    assert result.best_epoch == 1
+    assert result.metrics["val/accuracy"] == 1.0
+    assert decode_model(folder.read(BEST), BEST)[1] == newer
+
+
+def test_weights_of_another_run_are_refused(finished, shards, tmp_path):
+    _, result = finished
+    other = train(tiny_config(shards, optim__seed=5), tmp_path)
+    folder = RunFolder(other.run)
+    folder.write(BEST, RunFolder(result.run).read(BEST))
+    with pytest.raises(CheckpointError, match=r"holds weights of the run 'tiny-\w+', the configuration"):
+        evaluate_run(other.run)
+
+
 def test_the_second_ctrl_c_stops_at_once(shards, tmp_path):
     config = tiny_config(shards)
 
@@ -235,7 +277,7 @@ def test_the_second_ctrl_c_stops_at_once(shards, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_here(config, RunFolder(str(tmp_path / "run")), device=torch.device("cpu"), reporter=PressTwice())
+        run_here(resolve(config), RunFolder(str(tmp_path / "run")), device=torch.device("cpu"), reporter=PressTwice())
 
 
 def test_protocol_paper_selects_on_test(shards, tmp_path):
@@ -328,7 +370,7 @@ def test_a_damaged_checkpoint_is_named(shards, tmp_path):
     config, folder = interrupted_run(shards, tmp_path)
     data = folder.read(LAST)
     folder.write(LAST, data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match=r"last.safetensors is no readable checkpoint"):
+    with pytest.raises(CheckpointError, match=r"last.safetensors is not a complete safetensors file"):
         train(config, tmp_path / "runs")
     folder.write(LAST, data)
     train(config, tmp_path / "runs")

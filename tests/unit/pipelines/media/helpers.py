@@ -11,11 +11,12 @@ from pipelines.storage import Storage
 CONFIG = PreprocessConfig(dataset="ave", source="unused", fbank_specs=("clip",))
 
 
-def row_of(folder, name, *, config=CONFIG, num_segments=10, nominal=None):
+def row_of(folder, name, *, config=CONFIG, num_segments=10, extra_frames=0, nominal=None):
     ref = ClipRef(
         dataset="ave", clip_id="x:0", split="train", video_id="x", media_uri=name, media_bytes=1, counts_in_stats=True
     )
-    return video_row(ref, Storage(str(folder)), config, num_segments=num_segments, with_waveform=True, nominal=nominal)
+    options = {"num_segments": num_segments, "with_waveform": True, "extra_frames": extra_frames, "nominal": nominal}
+    return video_row(ref, Storage(str(folder)), config, **options)
 
 
 def info_of(**changes):

@@ -97,10 +97,8 @@ def test_late_video_and_late_sound_share_one_clock(tmp_path):
 
 def test_raw_frames_extra_frames_and_waveform_choice(tmp_path):
     write_clip(tmp_path / "clip.mp4", seconds=3)
-    config = PreprocessConfig(
-        dataset="ave", source="unused", fbank_specs=("clip", "swin"), frame_encoding="raw", extra_frames=6
-    )
-    row = row_of(tmp_path, "clip.mp4", config=config, num_segments=3)
+    config = PreprocessConfig(dataset="ave", source="unused", fbank_specs=("clip", "swin"), frame_encoding="raw")
+    row = row_of(tmp_path, "clip.mp4", config=config, num_segments=3, extra_frames=6)
     frames = [np.frombuffer(frame, np.uint8).reshape(48, 64, 3) for frame in row.frames]
     for frame, colour in zip(frames, COLOURS, strict=False):
         assert np.abs(frame.reshape(-1, 3).mean(axis=0) - colour).max() < 12

@@ -156,7 +156,7 @@ TABLE1_RATIOS: dict[str, tuple[float, ...]] = {
 
 METRICS: dict[str, tuple[str, ...]] = {
     "ave": ("accuracy",),
-    "avs": ("miou", "fscore"),
+    "avs": ("miou", "fscore", "iou_pooled"),
     "avqa": (
         "overall",
         "audio",

@@ -68,7 +68,7 @@ def with_interval(estimate: Estimate | None, *, signed: bool = False) -> str:
 def metric_title(metric: str) -> str:
     """``test/audio_visual/counting`` -> ``audio-visual counting``."""
     name = metric.removeprefix("test/").replace("_", "-").replace("/", " ")
-    return {"miou": "mIoU", "fscore": "F-score"}.get(name, name)
+    return {"miou": "mIoU", "fscore": "F-score", "iou-pooled": "IoU, pooled"}.get(name, name)
 
 
 def blocks(report: Report) -> tuple[Block, ...]:

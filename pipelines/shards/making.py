@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets import dataset_source
@@ -22,7 +24,8 @@ from pipelines.shards.parts import PartWriter
 from pipelines.shards.plan import ShardSpec
 from pipelines.shards.stats import FbankSums
 from pipelines.storage import Storage
-from stgcma.data.manifest import ShardEntry
+from stgcma.data.manifest import MaskCounts, ShardEntry
+from stgcma.data.png import encode_bits
 from stgcma.data.schema import SAMPLE_RATE, ClipRow, ShardMetadata
 from stgcma.errors import ClipDecodeError
 
@@ -48,6 +51,8 @@ class ShardState:
     """Clips whose sound is more than 0.1 s shorter than their pictures."""
     other_lengths: dict[str, int] = field(default_factory=dict)
     """``cut`` or ``filled up`` to the length that the dataset says -> clips."""
+    masks: dict[str, MaskCounts] = field(default_factory=dict)
+    """By split, of a dataset with masks."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -58,6 +63,7 @@ class ShardState:
         values["entries"] = {split: ShardEntry(**entry) for split, entry in values["entries"].items()}
         values["failures"] = tuple(ClipFailure(**failure) for failure in values["failures"])
         values["sums"] = {name: FbankSums(**sums) for name, sums in values["sums"].items()}
+        values["masks"] = {split: MaskCounts(**counts) for split, counts in values.get("masks", {}).items()}
         return cls(**values)
 
 
@@ -86,6 +92,7 @@ class ShardWriter:
         sums = {name: FbankSums() for name in self._config.fbank_specs}
         decoders: Counter[str] = Counter()
         other_lengths: Counter[str] = Counter()
+        masks: dict[str, MaskCounts] = {}
         padded = 0
         with ExitStack() as stack:
             decoder = stack.enter_context(decoding_process(Limits(seconds=self._config.clip_timeout)))
@@ -101,6 +108,8 @@ class ShardWriter:
                     decoders[row.source.frame_decoder] += 1
                     if row.source.length_note:
                         other_lengths[row.source.length_note.partition(" from ")[0]] += 1
+                    if row.masks is not None:
+                        masks[clip.split] = masks.get(clip.split, MaskCounts()) + count_masks(row)
                     padded += row.source.padded_audio_samples > _NOTABLE_PADDING
                     if clip.counts_in_stats:
                         for name in sums:
@@ -115,6 +124,7 @@ class ShardWriter:
             decoders=dict(decoders),
             padded_clips=padded,
             other_lengths=dict(other_lengths),
+            masks=masks,
         )
         self._output.write_bytes(state_path(spec.name), state.to_json().encode())
         return state
@@ -127,3 +137,10 @@ class ShardWriter:
             return decoder.rows(self._dataset, group, self._config.source, self._config), []
         except ClipDecodeError as error:
             return [], [ClipFailure.of(clip, error) for clip in group]
+
+
+def count_masks(row: ClipRow) -> MaskCounts:
+    """Masks of one row; equal masks are equal bytes, so an empty one is known without decoding."""
+    masks = list(row.masks or ())
+    empty = encode_bits(np.zeros((row.frame_height, row.frame_width), dtype=bool))
+    return MaskCounts(masks=len(masks), empty=masks.count(empty), non_binary_pixels=row.source.non_binary_mask_pixels)

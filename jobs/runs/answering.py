@@ -23,7 +23,7 @@ from stgcma.data.schema import ClipRow
 from stgcma.data.store import ShardStore
 from stgcma.errors import ConfigError
 from stgcma.presets import backbone_spec
-from stgcma.tasks import build_model, build_task
+from stgcma.tasks import TASKS, build_model, build_task, task_spec
 from stgcma.training.checkpoint import decode, load_weights
 from stgcma.training.engine import resolve_device
 
@@ -46,7 +46,7 @@ def ask(
     """Answer questions about one video file with the selected weights of a run.
 
     Args:
-        run: Run folder of task ``avqa``.
+        run: Run folder of a task that answers questions.
         video: Any video file with sound.
         questions: In the words of the training questions.
         shards: Where the run's shards lie, for vocabularies and fbank statistics; None: where it was trained.
@@ -60,21 +60,23 @@ def ask(
     """
     folder = open_run(run)
     config = with_shards(read_config(folder), shards)
-    if config.task != "avqa":
-        raise ConfigError(f"{run} is a run of task {config.task}; only runs of task avqa answer questions.")
+    task = task_spec(config.task)
+    if task.unit != "questions":
+        answering = ", ".join(name for name, spec in TASKS.items() if spec.unit == "questions")
+        raise ConfigError(f"{run} is a run of task {config.task}; these tasks answer questions: {answering}.")
     spec = backbone_spec(config.model.backbone)
     manifest = select_manifest(
         config.data.shards,
         config.data.dataset,
-        fbank=spec.fbank_for(config.task),
+        fbank=spec.fbank_for(task.fbank),
         fingerprint=config.data.fingerprint,
     )
     vocabulary = QuestionVocabulary(words=manifest.question_words, answers=manifest.class_names)
     ids = [vocabulary.encode(free_question_words(question)) for question in questions]
     context = ReadContext(
         data=config.data,
-        task=config.task,
         spec=spec,
+        fbank_name=spec.fbank_for(task.fbank),
         store=ShardStore(config.data.shards, manifest),
         split=VIDEO_SPLIT,
         train=False,

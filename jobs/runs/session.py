@@ -29,7 +29,7 @@ from stgcma.data.dataset import ClipLoader, build_loader
 from stgcma.errors import ConfigError, ShardMismatchError
 from stgcma.models.parameters import ParameterCount, count_parameters
 from stgcma.presets import backbone_spec
-from stgcma.tasks import build_model, build_task
+from stgcma.tasks import build_model, build_task, task_spec
 from stgcma.training.engine import resolve_device
 
 IMAGE_COMMIT = "STGCMA_GIT_COMMIT"
@@ -92,7 +92,7 @@ def plan_run(config: RunConfig, *, num_workers: int = 0) -> RunPlan:
     train = loaders["train"]
     manifest = train.manifest
     names = manifest.class_names
-    if manifest.metadata.annotation == "events" and names and len(names) != config.model.num_classes:
+    if task_spec(config.task).predicts_class_names and names and len(names) != config.model.num_classes:
         raise ShardMismatchError(
             f"The shards of {config.data.dataset!r} have {len(names)} classes ({', '.join(names[:4])}, ...), the model "
             f"has model.num_classes: {config.model.num_classes}. Set model.num_classes={len(names)}."
@@ -211,11 +211,12 @@ def read_result(folder: RunFolder, *, was_complete: bool = False) -> RunResult:
 
 
 def _loader(config: RunConfig, split: str, num_workers: int) -> ClipLoader:
+    spec = backbone_spec(config.model.backbone)
     return build_loader(
         config.data,
         config.optim,
-        backbone_spec(config.model.backbone),
-        config.task,
+        spec,
+        build_task(config.task, config.model).reading(spec),
         split,
         train=split == "train",
         world_size=max(1, num_workers),

@@ -20,7 +20,7 @@ import torch
 from jobs.runs.config import RunConfig, fingerprint
 from jobs.runs.evaluation import evaluate_weights, write_evaluation
 from jobs.runs.folder import AVERAGED, BEST, FACTS, LAST, RESULT, RunFolder
-from jobs.runs.mask_gallery import gallery_pictures, new_gallery
+from jobs.runs.gallery import new_gallery
 from stgcma.data.dataset import build_loader
 from stgcma.errors import CheckpointError
 from stgcma.models.parameters import load_trainable_state_dict, trainable_state_dict
@@ -75,7 +75,7 @@ class TrainingLoop:
                 config.data,
                 optim,
                 spec,
-                config.task,
+                self.task.reading(spec),
                 split,
                 train=train,
                 rank=distributed.rank(),
@@ -137,7 +137,7 @@ class TrainingLoop:
             "time/evaluate_seconds": time.monotonic() - trained,
             "system/peak_memory_bytes": float(peak_memory_bytes(self.device)),
         }
-        selected = metrics[f"{self.selection_split}/{self.task.selection_metric}"]
+        selected = metrics[f"{self.selection_split}/{self.task.spec.selection_metric}"]
         is_better = self.state.best_metric is None or selected > self.state.best_metric
         self._advance(epoch=epoch + 1, step=0, loss_sum=0.0)
         if is_better:
@@ -244,7 +244,7 @@ class TrainingLoop:
     def _finish(self) -> None:
         """Evaluate on the test split: the selected epoch, and the averaged weights where they were asked for."""
         distributed.barrier()
-        final = {f"{self.selection_split}/{self.task.selection_metric}": self.state.best_metric}
+        final = {f"{self.selection_split}/{self.task.spec.selection_metric}": self.state.best_metric}
         final |= self._evaluate_on_test(BEST, "test")
         if self.config.optim.average_epochs is not None and self.state.average_count:
             if self.is_first:
@@ -273,7 +273,7 @@ class TrainingLoop:
             self.folder.write_json(RESULT, outcome)
 
     def _evaluate_on_test(self, weights: str, label: str) -> dict[str, float]:
-        gallery = new_gallery(self.config.task)
+        gallery = new_gallery(self.task.spec)
         evaluation = evaluate_weights(
             self.model,
             self.task,
@@ -285,8 +285,8 @@ class TrainingLoop:
         )
         if self.is_first:
             names = self.test_loader.manifest.class_names
-            pictures = gallery_pictures(gallery, title=f"{self.config.run_name}, {label}") if gallery else {}
-            write_evaluation(self.folder, label, evaluation, class_names=names, pictures=pictures)
+            pictures = gallery.pictures(title=f"{self.config.run_name}, {label}") if gallery else {}
+            write_evaluation(self.folder, label, evaluation, task=self.task.spec, class_names=names, pictures=pictures)
         return {f"{label}/{name}": value for name, value in evaluation.metrics.compute().items()}
 
 

@@ -37,7 +37,6 @@ def test_an_adaptation_that_leaves_something_out_is_refused(task, adaptation, me
 
 
 def test_one_branch_is_enough_to_answer_questions():
-    config = ModelConfig(
-        backbone="swin_demo", pretrained="none", adaptation=AdaptationConfig(branches="audio", adapted_branches="audio")
-    )
+    hears = AdaptationConfig(branches="audio", adapted_branches="audio")
+    config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=hears)
     require_model(TASKS["avqa"], config, BACKBONES["swin_demo"])

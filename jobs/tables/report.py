@@ -6,7 +6,6 @@ that trained the same weights give the same report.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import statistics
@@ -15,16 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load as load_arrays
 
 from jobs.runs.config import RunConfig
+from jobs.runs.evaluation import read_per_clip
 from jobs.runs.folder import BEST, RESULT, RunFolder
-from jobs.runs.training_loop import selection_split
+from jobs.runs.plan import selection_split
 from jobs.tables.ablation import Ablation, PublishedMethod, Row, Trial, published_methods
 from jobs.tables.intervals import Interval, bootstrap_difference, bootstrap_over_clips
 from jobs.tables.trials import TrialStatus, find_runs, trial_states
 from stgcma.tasks import task_spec
 from stgcma.tasks.spec import TaskSpec
+from stgcma.training.trained_model import decode_model
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """97.5 % quantile of Student's t for 1 to 10 degrees of freedom."""
@@ -206,13 +206,10 @@ def _read_trial(folder: RunFolder, trial: Trial) -> TrialRecord:
 
 
 def _read_clip_scores(folder: RunFolder) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    name = "evaluation/test/per_clip.safetensors"
-    if not folder.exists(name):
+    if not folder.exists("evaluation/test/per_clip.safetensors"):
         return (), {}
-    data = folder.read(name)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    ids = tuple(json.loads(header["__metadata__"]["clip_ids"]))
-    return ids, {key: value.reshape(len(ids), -1).astype(np.float64) for key, value in load_arrays(data).items()}
+    ids, scores = read_per_clip(folder, "test")
+    return ids, {name: value.double().reshape(len(ids), -1).numpy() for name, value in scores.items()}
 
 
 def _read_curve(folder: RunFolder, config: RunConfig) -> tuple[tuple[float, float], ...]:
@@ -227,7 +224,8 @@ def _read_gates(folder: RunFolder) -> dict[str, tuple[float, ...]]:
     if not folder.exists(BEST):
         return {}
     found: dict[str, list[tuple[tuple[int, ...], float]]] = {}
-    for name, value in load_arrays(folder.read(BEST)).items():
+    tensors, _ = decode_model(folder.read(BEST), f"{folder.uri}/{BEST}")
+    for name, value in tensors.items():
         prefix, _, direction = name.rpartition(".gates.")
         if prefix:
             place = tuple(int(part) for part in prefix.split(".") if part.isdigit())

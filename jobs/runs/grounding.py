@@ -15,6 +15,7 @@ from stgcma.tasks import task_spec
 from stgcma.training.trained_model import decode_model
 
 TASK = "grounding"
+"""The task that is trained here."""
 GROUNDING = "grounding.safetensors"
 """In the run folder: the layers of the selected epoch under their own names, projections included."""
 _PREFIX = "head.grounding."

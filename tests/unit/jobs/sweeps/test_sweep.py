@@ -45,7 +45,7 @@ def quiet() -> Console:
 
 
 def sweep(table, output, train=fake_training.train, **options):
-    return run_sweep(table, output=str(output), tracking="none", train=train, **options)
+    return run_sweep(table, output=str(output), tracking="none", train=train, check=fake_training.check, **options)
 
 
 def states(result) -> list[str]:
@@ -202,7 +202,7 @@ from jobs.sweeps.sweep import run_sweep
 from tests.unit.jobs import fake_training
 if __name__ == "__main__":
     run_sweep(load_ablation(sys.argv[1]), output=sys.argv[2], tracking="none", concurrency=2,
-              train=fake_training.sleep_forever)
+              train=fake_training.sleep_forever, check=fake_training.check)
 """
 
 

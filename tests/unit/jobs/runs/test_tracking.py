@@ -127,6 +127,20 @@ def test_repeated_rows_are_sent_once(run, store):
         assert len({point.step for point in points}) == len(points), key
 
 
+def test_a_complete_run_that_mlflow_has_in_part_is_sent_again(finished, tmp_path):
+    """The session was killed after its result and before the last send: the same command completes MLflow's copy."""
+    config = tiny_config(f"{finished.uri.rpartition('/runs/')[0]}/shards", optim__epochs=1)
+    result = train_run(config, output=str(tmp_path), device="cpu")
+    folder = RunFolder(result.run)
+    ((uri, tracked),) = tracked_runs(folder).items()
+    client = open_client(uri)
+    client.update_run(tracked.run_id, status="RUNNING")
+    folder.write_json(TRACKING, {"runs": {uri: {"run_id": tracked.run_id, "is_complete": False}}})
+    assert train_run(config, output=str(tmp_path), tracking=uri, device="cpu").was_complete
+    assert client.get_run(tracked.run_id).info.status == "FINISHED"
+    assert tracked_runs(folder)[uri].is_complete
+
+
 def test_the_run_is_found_again_when_its_id_was_lost(run, store):
     first = sync_run(run, store)
     run.delete(TRACKING)

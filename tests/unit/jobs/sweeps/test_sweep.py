@@ -21,7 +21,7 @@ from jobs.sweeps.executors import Job, execute
 from jobs.sweeps.sweep import find_table, ran_otherwise, read_sweep, recorded_sweeps, run_sweep
 from jobs.tables.ablation import load_ablation
 from jobs.tables.trials import STATUS, TrialStatus, find_runs, read_status, trial_folder, trial_lock
-from stgcma.errors import ConfigError, RunFailedError, ShardMismatchError
+from stgcma.errors import ConfigError, RunFailedError, RunLockedError, ShardMismatchError
 from tests.paths import ROOT
 from tests.unit.jobs import fake_training
 from tests.unit.jobs.tables.test_ablation import GOOD, RECIPE
@@ -146,6 +146,15 @@ def test_a_trial_that_runs_elsewhere_is_left_alone(table, output):
     assert states(result)[0] == "full 0 stopped"
     assert result.statuses[0].message == "another process is running this trial"
     assert "full 0" not in fake_training.started(output)
+    assert sweep(table, output).count("done") == 4
+
+
+def test_a_trial_that_train_runs_elsewhere_is_stopped_not_failed(table, output):
+    def is_locked(job):
+        raise RunLockedError("Another process is training it.")
+
+    result = sweep(table, output, train=is_locked, only=("full",))
+    assert {status.state for status in result.statuses} == {"stopped"}
     assert sweep(table, output).count("done") == 4
 
 

@@ -31,7 +31,9 @@ class Act:
     task: str
     """What is seen and heard, and what the model must find."""
     measured: str
-    """What the headline is a mean of; may contain ``{clips}`` and ``{scores}``, the number of scores of all clips."""
+    """What the headline is a mean of; may contain ``{clips}`` and ``{scores}``."""
+    scores_per_clip: int
+    """Seconds or frames of a clip that are scored."""
     equal_in_every_row: str
     """What the rows have in common."""
     baselines: Callable[[], Mapping[str, float]]

@@ -13,7 +13,7 @@ from jobs.demo.table import verdict
 from jobs.tables.report import Report
 from pipelines.synthetic.ave_clips import SyntheticConfig, make_clip, make_plan
 from pipelines.synthetic.ceilings import compute_ceilings
-from pipelines.synthetic.scenes import SyntheticTask
+from pipelines.synthetic.scenes import NUM_SECONDS, SyntheticTask
 
 TASKS: dict[str, str] = {
     "t1": "a second is an event when a shape is seen and its own timbre is heard",
@@ -50,6 +50,7 @@ def events_act(task: str = "t4", num_clips: int = 400) -> Act:
         columns={"test/accuracy": "accuracy %"},
         task=f"Synthetic AVE, task {task}: {TASKS[task]}.",
         measured="Test accuracy over {scores} seconds of {clips} clips",
+        scores_per_clip=NUM_SECONDS,
         equal_in_every_row="data, steps and choice of learning rate",
         baselines=lambda: {"chance (most frequent class)": chance_accuracy(config)},
         closing=partial(closing, config.task),

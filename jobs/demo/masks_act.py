@@ -9,6 +9,7 @@ from jobs.demo.table import verdict
 from jobs.runs.evaluation import evaluate_run
 from jobs.runs.folder import RunFolder
 from jobs.tables.report import Report
+from pipelines.synthetic.avs_clips import NUM_SECONDS
 from pipelines.synthetic.avs_layout import SyntheticAVSConfig, blind_scores
 
 REFERENCE, FROZEN = "stg-cma", "frozen"
@@ -31,6 +32,7 @@ def masks_act(num_clips: int = 400) -> Act:
         "screen, and one of them, both or neither sound. Small objects sound high, big ones low; sizes, places and "
         "sources change every second.",
         measured="mIoU and F-score over {scores} frames of {clips} test clips",
+        scores_per_clip=NUM_SECONDS,
         equal_in_every_row="data, steps and learning rates",
         baselines=lambda: {f"without listening: {name}": value for name, value in blind_scores(config, "test").items()},
         closing=closing,

@@ -48,9 +48,8 @@ def format_table(act: Act, report: Report, baselines: Mapping[str, float]) -> st
 def conditions(act: Act, report: Report) -> str:
     """How the numbers of the table were made."""
     first = report.rows[0]
-    scores = next(iter(first.trials[0].clip_scores.values()))
-    headline, seeds = first.estimates[report.headline], len(first.trials)
-    measured = act.measured.format(clips=len(scores), scores=f"{scores.size:,}")
+    headline, seeds, clips = first.estimates[report.headline], len(first.trials), len(first.trials[0].clip_ids)
+    measured = act.measured.format(clips=clips, scores=f"{clips * act.scores_per_clip:,}")
     selected = "test" if "paper" in report.protocols else "val"
     return (
         f"{measured}, mean of {seeds} {'seed' if seeds == 1 else 'seeds'}; checkpoints selected on {selected}, "

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from jobs.demo.act import Act
 from jobs.demo.runner import load_comparison
 from jobs.tables.report import SEEDS_AND_CLIPS, Comparison, Estimate, Report, RowReport, TrialRecord
@@ -20,11 +18,8 @@ def estimate(mean: float, low: float | None, high: float | None) -> Estimate:
     return Estimate(mean=mean, low=low, high=high, num_seeds=1, method=SEEDS_AND_CLIPS)
 
 
-def make_report(act: Act, differences: Mapping[str, Interval], *, shape: tuple[int, int] = (20, 10)) -> Report:
-    """The reference row at 70 % with an interval of two points to either side, and rows that differ from it so much.
-
-    ``shape`` is the number of clips and of scores of a clip.
-    """
+def make_report(act: Act, differences: Mapping[str, Interval], *, num_clips: int = 20) -> Report:
+    """The reference row at 70 % with an interval of two points to either side, and rows with the given differences."""
     ablation = load_comparison(act, "shards", (0,), ())
     by_name = {row.name: row for row in ablation.rows}
     trial = TrialRecord(
@@ -39,8 +34,8 @@ def make_report(act: Act, differences: Mapping[str, Interval], *, shape: tuple[i
         data_digest="d" * 64,
         trainable=1234,
         total=5678,
-        clip_ids=(),
-        clip_scores={"score": np.zeros(shape)},
+        clip_ids=tuple(f"clip{index}" for index in range(num_clips)),
+        clip_scores={},
     )
     rows, comparisons = [], []
     for name, difference in {ablation.compare_with: (0.0, 0.0, 0.0), **differences}.items():

@@ -20,12 +20,18 @@ from stgcma.errors import RunFailedError
 class Case:
     act: Act
     pictures: tuple[str, ...]
+    measured: str
     overrides: tuple[str, ...] = ()
 
 
 CASES = {
-    "events": Case(events_act("t1", 8), ("accuracy.png", "clips.png")),
-    "masks": Case(masks_act(9), ("masks_best.png", "masks_worst.png"), ("model.pretrained=none",)),
+    "events": Case(events_act("t1", 8), ("accuracy.png", "clips.png"), "over 30 seconds of 3 clips"),
+    "masks": Case(
+        masks_act(9),
+        ("masks_best.png", "masks_worst.png"),
+        "over 15 frames of 3 test clips",
+        ("model.pretrained=none",),
+    ),
 }
 
 
@@ -58,6 +64,7 @@ def test_a_whole_act_at_its_smallest(name: str, tmp_path: Path, capsys: pytest.C
     for picture in case.pictures:
         assert (root / "pictures" / picture).read_bytes().startswith(b"\x89PNG")
         assert str(root / "pictures" / picture) in printed
+    assert case.measured in printed
     for place in (root / "shards", root / "runs", tmp_path / "mlflow.db"):
         assert str(place) in printed
     assert json.loads((root / "result.json").read_text())["report"] == json.loads(json.dumps(report))

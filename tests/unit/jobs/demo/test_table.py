@@ -38,7 +38,7 @@ def test_further_columns_follow_the_headline_and_its_interval() -> None:
 
 
 def test_the_text_above_says_what_was_measured() -> None:
-    report = make_report(masks_act(), {"frozen": WORSE}, shape=(150, 5))
+    report = make_report(masks_act(), {"frozen": WORSE}, num_clips=150)
     above = " ".join(format_table(masks_act(), report, {}).split())
     assert "mIoU and F-score over 750 frames of 150 test clips, mean of 1 seed; checkpoints selected on val" in above
     paper = tuple(replace(row, trials=(replace(row.trials[0], protocol="paper"),)) for row in report.rows)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from jobs.demo.pretraining import (
@@ -32,7 +31,6 @@ from stgcma.models.backbones import CLIPBackbone
 from stgcma.presets import backbone_spec
 
 BACKBONE = "clip_vit_demo"
-LEARNING_RATE = 1.5e-3
 NUM_ATTRIBUTES = NUM_KINDS + len(COLORS) + len(TEXTURES)
 
 
@@ -81,14 +79,20 @@ def patch_labels(still: Still, grid: int) -> Tensor:
     return torch.where(most >= MIN_COVER, kinds[owner], NO_OBJECT)
 
 
-class ClipPretraining(Pretraining[Stills]):
+class ClipPretraining(Pretraining):
     """The image transformer with the two read-outs of pretraining."""
 
-    def __init__(self, visual: VisionTransformer) -> None:
+    backbone = BACKBONE
+    num_stills = 20_000
+    epochs = 18
+    learning_rate = 1.5e-3
+    make_stills = staticmethod(make_stills)
+
+    def __init__(self) -> None:
         super().__init__()
-        visual.output_tokens = True
-        self.visual = visual
-        width = visual.conv1.out_channels
+        self.visual = CLIPBackbone(backbone_spec(BACKBONE), None, None).visual
+        self.visual.output_tokens = True
+        width = self.visual.conv1.out_channels
         self.attributes = nn.Linear(width, NUM_ATTRIBUTES)
         self.patches = nn.Linear(width, NO_OBJECT + 1)
 
@@ -126,18 +130,5 @@ class ClipPretraining(Pretraining[Stills]):
         return {name: value for name, value in self.visual.state_dict().items() if name != "proj"}
 
 
-def build() -> ClipPretraining:
-    """The untrained model."""
-    return ClipPretraining(CLIPBackbone(backbone_spec(BACKBONE), None, None).visual)
-
-
 if __name__ == "__main__":
-    run_command(
-        BACKBONE,
-        build,
-        make_stills,
-        description=__doc__,
-        num_stills=20_000,
-        epochs=18,
-        learning_rate=LEARNING_RATE,
-    )
+    run_command(ClipPretraining, __doc__)

@@ -10,9 +10,8 @@ import argparse
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -31,27 +30,29 @@ NOISE_LEVELS = 3.0
 """Standard deviation of the noise on training pixels, out of 255; it imitates the noise of video compression."""
 
 
-class Stills(Protocol):
-    """Drawn pictures with their labels."""
+class Pretraining(nn.Module, ABC):
+    """A backbone with the read-outs of its pretraining, and how its shipped weights were made.
 
-    @property
-    def pixels(self) -> Tensor:
-        """One still per entry of the first dimension, uint8."""
-        ...
+    ``Any`` stands for the stills of a subclass: a dataclass whose ``pixels`` hold one still per entry, uint8.
+    """
 
+    backbone: ClassVar[str]
+    num_stills: ClassVar[int]
+    epochs: ClassVar[int]
+    learning_rate: ClassVar[float]
+    """Highest rate."""
 
-S = TypeVar("S", bound=Stills)
-
-
-class Pretraining(nn.Module, ABC, Generic[S]):
-    """A backbone with the read-outs of its pretraining."""
+    @staticmethod
+    @abstractmethod
+    def make_stills(count: int, seed: int) -> Any:
+        """Render pictures with their labels."""
 
     @abstractmethod
-    def losses(self, stills: S, rows: Tensor, *, is_flipped: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, stills: Any, rows: Tensor, *, is_flipped: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and the named losses that are printed, on the stills ``rows [n]``."""
 
     @abstractmethod
-    def accuracies(self, stills: S) -> dict[str, float]:
+    def accuracies(self, stills: Any) -> dict[str, float]:
         """Name of a read-out -> accuracy, a fraction."""
 
     @abstractmethod
@@ -59,7 +60,7 @@ class Pretraining(nn.Module, ABC, Generic[S]):
         """The backbone's tensors that are shipped."""
 
 
-P = TypeVar("P", bound="Pretraining[Any]")
+P = TypeVar("P", bound=Pretraining)
 
 
 def kind_of(item: SceneObject) -> int:
@@ -77,28 +78,22 @@ def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
 
 
 def pretrain(
-    build: Callable[[], P], stills: Stills, *, epochs: int, seed: int, batch_size: int = 64, learning_rate: float
+    kind: type[P], stills: Any, *, epochs: int, seed: int, batch_size: int = 64, learning_rate: float | None = None
 ) -> P:
     """Train with AdamW, warm-up and cosine on stills flipped at random; prints the losses of every epoch.
 
-    Args:
-        build: Makes the untrained model, after the seed is set.
-        stills: What it learns from.
-        epochs: Passes over the stills.
-        seed: Of the weights, the order, the flips and the noise.
-        batch_size: Stills of a step; the rest of an epoch is left out.
-        learning_rate: Highest rate.
+    The seed decides the first weights, the order, the flips and the noise. ``learning_rate`` None: the kind's own.
     """
     torch.manual_seed(seed)
-    model = build().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    model, highest = kind().train(), learning_rate or kind.learning_rate
+    optimizer = torch.optim.AdamW(model.parameters(), lr=highest, weight_decay=0.02, betas=(0.9, 0.98))
     steps = len(stills.pixels) // batch_size
     total, started = epochs * steps, time.monotonic()
     for epoch in range(epochs):
         order, sums = torch.randperm(len(stills.pixels)), dict[str, Tensor]()
         for step in range(steps):
             done = epoch * steps + step
-            rate = learning_rate * min(1, (done + 1) / (0.05 * total)) * 0.5 * (1 + math.cos(math.pi * done / total))
+            rate = highest * min(1, (done + 1) / (0.05 * total)) * 0.5 * (1 + math.cos(math.pi * done / total))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             rows = order[step * batch_size : (step + 1) * batch_size]
@@ -117,37 +112,17 @@ def output_path(backbone: str) -> Path:
     return Path(stgcma.__file__).parent / "weights" / f"{backbone}.safetensors"
 
 
-def run_command(
-    backbone: str,
-    build: Callable[[], Pretraining[S]],
-    make_stills: Callable[[int, int], S],
-    *,
-    description: str | None,
-    num_stills: int,
-    epochs: int,
-    learning_rate: float,
-) -> None:
-    """Parse the command line, pretrain on one thread, print accuracies on stills it never saw, store the weights.
-
-    Args:
-        backbone: Name of the weight file.
-        build: Makes the untrained model.
-        make_stills: (count, seed) -> stills.
-        description: Text of ``--help``.
-        num_stills: Default of ``--stills``.
-        epochs: Default of ``--epochs``.
-        learning_rate: As the shipped weights were trained with.
-    """
+def run_command(kind: type[Pretraining], description: str | None) -> None:
+    """Parse the command line, pretrain on one thread, print accuracies on stills it never saw, store the weights."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stills", type=int, default=num_stills)
-    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--stills", type=int, default=kind.num_stills)
+    parser.add_argument("--epochs", type=int, default=kind.epochs)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=output_path(backbone))
+    parser.add_argument("--output", type=Path, default=output_path(kind.backbone))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    stills = make_stills(given.stills, given.seed)
-    model = pretrain(build, stills, epochs=given.epochs, seed=given.seed, learning_rate=learning_rate)
-    for name, value in model.accuracies(make_stills(1000, given.seed + 1_000_000)).items():
+    model = pretrain(kind, kind.make_stills(given.stills, given.seed), epochs=given.epochs, seed=given.seed)
+    for name, value in model.accuracies(kind.make_stills(1000, given.seed + 1_000_000)).items():
         print(f"held-out {name}: {value:.3f}")
     given.output.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half().contiguous() for name, value in model.stored_state().items()}, given.output)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from jobs.demo.pretraining import (
@@ -31,7 +30,6 @@ from stgcma.models.backbones import SwinBackbone
 from stgcma.presets import backbone_spec
 
 BACKBONE = "swin_demo"
-LEARNING_RATE = 2e-3
 PLACES = 3
 """A picture has ``PLACES x PLACES`` places. Swin has no position embedding; without this task its pooled features would
 not tell where something is, and a spectrogram not at which pitch."""
@@ -78,13 +76,19 @@ def attribute_labels(stills: Stills, kinds: Tensor, rows: Tensor | slice) -> Ten
     return torch.cat([stills.looks[rows], covered.flatten(1).float()], dim=1)
 
 
-class SwinPretraining(Pretraining[Stills]):
+class SwinPretraining(Pretraining):
     """The image transformer with the read-outs of pretraining."""
 
-    def __init__(self, swin: SwinTransformer) -> None:
+    backbone = BACKBONE
+    num_stills = 16_000
+    epochs = 10
+    learning_rate = 2e-3
+    make_stills = staticmethod(make_stills)
+
+    def __init__(self) -> None:
         super().__init__()
-        self.swin = swin
-        widths = [info["num_chs"] for info in swin.feature_info]
+        self.swin = SwinBackbone(backbone_spec(BACKBONE), None, 0.0).swin
+        widths = [info["num_chs"] for info in self.swin.feature_info]
         self.cells = nn.ModuleList(nn.Linear(width, NUM_KINDS + 1) for width in widths)
         self.attributes = nn.Linear(widths[-1], sum(ATTRIBUTES.values()))
 
@@ -131,18 +135,5 @@ class SwinPretraining(Pretraining[Stills]):
         return self.swin.state_dict()
 
 
-def build() -> SwinPretraining:
-    """The untrained model."""
-    return SwinPretraining(SwinBackbone(backbone_spec(BACKBONE), None, 0.0).swin)
-
-
 if __name__ == "__main__":
-    run_command(
-        BACKBONE,
-        build,
-        make_stills,
-        description=__doc__,
-        num_stills=16_000,
-        epochs=10,
-        learning_rate=LEARNING_RATE,
-    )
+    run_command(SwinPretraining, __doc__)

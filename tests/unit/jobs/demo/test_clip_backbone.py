@@ -10,11 +10,10 @@ from torch import Tensor
 
 from jobs.demo.clip_backbone import (
     BACKBONE,
-    LEARNING_RATE,
     NUM_ATTRIBUTES,
+    ClipPretraining,
     Stills,
     attribute_indices,
-    build,
     make_stills,
     patch_labels,
 )
@@ -96,7 +95,7 @@ def test_stills_depend_on_the_seed_alone(stills: Stills) -> None:
 
 def test_pretraining_learns(stills: Stills) -> None:
     few = Stills(stills.pixels[:128], stills.attributes[:128], stills.patches[:128])
-    untrained = pretrain(build, few, epochs=1, seed=0, learning_rate=1e-9).accuracies(few)
-    trained = pretrain(build, few, epochs=12, seed=0, batch_size=32, learning_rate=LEARNING_RATE).accuracies(few)
+    untrained = pretrain(ClipPretraining, few, epochs=1, seed=0, learning_rate=1e-9).accuracies(few)
+    trained = pretrain(ClipPretraining, few, epochs=12, seed=0, batch_size=32).accuracies(few)
     assert trained["patches"] > untrained["patches"] + 0.1
     assert trained["colours"] > 0.75 > untrained["colours"]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jobs.demo.pretraining import NO_OBJECT, NUM_KINDS, normalise, output_path, pretrain
-from jobs.demo.swin_backbone import BACKBONE, LEARNING_RATE, Stills, attribute_labels, build, cell_labels, make_stills
+from jobs.demo.swin_backbone import BACKBONE, Stills, SwinPretraining, attribute_labels, cell_labels, make_stills
 from stgcma.models.backbones import SwinBackbone, load_pretrained
 from stgcma.presets import backbone_spec
 
@@ -92,6 +92,6 @@ def test_attributes_are_looks_and_covered_places(stills: Stills) -> None:
 
 def test_pretraining_learns(stills: Stills, capsys: pytest.CaptureFixture) -> None:
     few = Stills(stills.pixels[:64], stills.kinds[:64], stills.looks[:64])
-    pretrain(build, few, epochs=6, seed=0, batch_size=32, learning_rate=LEARNING_RATE)
+    pretrain(SwinPretraining, few, epochs=6, seed=0, batch_size=32)
     losses = [float(line.split()[3]) for line in capsys.readouterr().out.splitlines()]
     assert losses[-1] < 0.8 * losses[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 from stgcma.config import DataConfig, ModelConfig, OptimConfig
 from stgcma.errors import ConfigError
-from stgcma.presets import BACKBONES, backbone_spec, bottleneck_ratios
+from stgcma.presets import BACKBONES, backbone_spec
 
 TASK_NAMES = tuple(sorted({task for spec in BACKBONES.values() for task, _ in spec.fbanks}))
 """Tasks that some backbone runs. Read from the presets, so that naming a task needs no torch."""
@@ -40,13 +40,11 @@ class RunConfig:
             )
         if self.task not in TASK_NAMES:
             problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASK_NAMES)}.")
-        adaptation = self.model.adaptation
         try:
             spec = backbone_spec(self.model.backbone)
             if self.task in TASK_NAMES:
                 spec.fbank_for(self.task)
-            if adaptation.has_adapters:
-                bottleneck_ratios(spec, adaptation.size, adaptation.bottleneck_ratios)
+            self.model.adaptation.check(spec)
         except ConfigError as error:
             problems.append(f"model: {error}")
         if self.model.frozen_dtype == "bfloat16" and self.optim.mixed_precision != "bf16":

@@ -11,6 +11,7 @@ from jobs.runs.config import RunConfig
 from jobs.runs.folder import BEST, RunFolder
 from jobs.runs.session import RunResult, train_run
 from stgcma.errors import ConfigError
+from stgcma.models.adaptations import NoAdaptation
 from stgcma.training import checkpoint
 
 GROUNDING = "grounding.safetensors"
@@ -22,8 +23,8 @@ def pretrain_grounding(config: RunConfig, **options: Any) -> tuple[RunResult, st
     """Train the match task to its end and write the grounding layers.
 
     Args:
-        config: Of task ``grounding``; or of task ``avqa``, whose backbone and variant are then kept and whose adapters
-            are left out.
+        config: Of task ``grounding``; or of task ``avqa``, whose backbone and variant are then kept and whose
+            adaptation is left out.
         options: Passed to ``train_run``.
 
     Returns:
@@ -53,7 +54,7 @@ def _as_grounding(config: RunConfig) -> RunConfig:
             f"pretrain-grounding takes a recipe of task grounding or avqa, got task: {config.task}. "
             "See jobs/recipes/grounding_swin_large_l.yaml."
         )
-    plain = replace(config.model.adaptation, temporal_stage="absent", spatial_stage="absent", global_stage="absent")
+    plain = NoAdaptation(branches=config.model.adaptation.branches)
     model = replace(config.model, adaptation=plain, grounding_checkpoint=None)
     data = replace(config.data, negatives="stored", questions_per_video=None)
     return replace(config, name=f"{config.name}-grounding", task="grounding", model=model, data=data)

@@ -74,10 +74,10 @@ class AVQATask(Task):
 
 def require_swin(config: ModelConfig, encoder: AudioVisualEncoder, task: str) -> None:
     """Raise ``ConfigError`` unless the encoder has a map of visual tokens and a frozen path for the negatives."""
-    if config.adaptation.full_finetuning:
+    if config.adaptation.separate_towers:
         raise ConfigError(
-            f"Task {task!r} takes its negative frames through the frozen backbone, which full fine-tuning does not "
-            "have. Set model.adaptation.full_finetuning: false."
+            f"Task {task!r} takes its negative frames through the backbone that both branches share, which "
+            f"model.adaptation.method: {config.adaptation.method} does not have. Choose another method."
         )
     if encoder.spec.family != "swin":
         raise ConfigError(

@@ -12,7 +12,6 @@ import json
 import re
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,13 +21,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from jobs import SHIPPED
 from jobs.runs.config import RunConfig, to_mapping
-from stgcma.config import AdaptationConfig
 from stgcma.errors import ConfigError
+from stgcma.models.settings import from_mapping
 
 T = TypeVar("T")
-
-DEFAULT_METHOD = "stg_cma"
-"""``model.adaptation.method`` of a recipe that names none."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -147,23 +143,15 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Mapping[str, Any], wh
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Plain values -> a checked frozen dataclass; types are strict (``"3"`` is no number).
-
-    A field of type ``AdaptationConfig`` becomes the class that its ``method`` names in ``ADAPTATIONS``.
+    """Plain values -> a checked frozen dataclass; types are strict (``"3"`` is not a number).
 
     Raises:
         ConfigError: All problems of the mapping at once, one a line, each with its dotted path.
     """
-    problems: list[str] = []
     try:
-        value = _build(cls, mapping, "", problems)
+        return from_mapping(cls, mapping, where, _strictly)
     except TypeError as error:
         raise ConfigError(f"{where}: settings must be plain YAML values ({error}).") from None
-    if problems:
-        lines = [line for problem in problems for line in problem.splitlines()]
-        count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
-        raise ConfigError(f"{where} has {count}\n" + "\n".join(f"  {line}" for line in lines))
-    return value
 
 
 def load_run_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -182,59 +170,12 @@ def dump_run_config(config: RunConfig) -> str:
     return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
 
 
-_WRONG = object()
-"""Stands for a value whose problems have been noted."""
-
-
-def _build(cls: type, mapping: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
-    """A dataclass from its mapping. Unknown keys are noted and left out; with a wrong value nothing is built."""
-    if issubclass(cls, AdaptationConfig):
-        chosen = _chosen_adaptation(mapping, prefix, problems)
-        if chosen is None:
-            return _WRONG
-        cls, mapping = chosen
-    hints, known = typing.get_type_hints(cls), {f.name: f for f in fields(cls)}
-    values: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if key in known:
-            values[key] = _convert(hints[key], value, f"{prefix}{key}", problems)
-        else:
-            close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"fields here: {', '.join(known)}."
-            problems.append(f"{prefix}{key}: no such field; {hint}")
-    for name, declared in known.items():
-        if name not in values and declared.default is declared.default_factory is MISSING:
-            if hints[name] is AdaptationConfig:
-                values[name] = _build(AdaptationConfig, {}, f"{prefix}{name}.", problems)
-            else:
-                values[name] = _WRONG
-                problems.append(f"{prefix}{name}: needed, but not given.")
-    if any(value is _WRONG for value in values.values()):
-        return _WRONG
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        path = prefix.removesuffix(".")
-        problems.extend(_with_path(line, path) for line in str(error).splitlines())
-        return _WRONG
-
-
-def _convert(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:
-    """One value as its annotation wants it: a dataclass, several of them, or whatever pydantic knows."""
-    inner = _dataclass_of(annotation)
-    if inner is not None and isinstance(value, dict):
-        return _build(inner, value, f"{path}.", problems)
-    if inner is not None and typing.get_origin(annotation) is tuple and isinstance(value, list):
-        items = [_convert(inner, item, f"{path}.{number}", problems) for number, item in enumerate(value)]
-        return _WRONG if _WRONG in items else tuple(items)
+def _strictly(annotation: Any, value: Any, path: str) -> Any:
+    """A plain value as the annotation wants it, by pydantic's strict rules for JSON."""
     try:
         return _adapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        for item in error.errors():
-            where = ".".join([path, *map(str, item["loc"])])
-            message = item["msg"].replace("Input should be", "needs", 1)
-            problems.append(f"{where}: {message}, got {item['input']!r}.")
-        return _WRONG
+        raise ConfigError("\n".join(_describe(item, path) for item in error.errors())) from None
 
 
 @cache
@@ -242,46 +183,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
 
 
-def _dataclass_of(annotation: Any) -> type | None:
-    """The dataclass behind ``Config``, ``Config | None`` or ``tuple[Config, ...]``; None for plain values."""
-    candidates = [annotation, *typing.get_args(annotation)]
-    return next((c for c in candidates if isinstance(c, type) and is_dataclass(c)), None)
-
-
-def _chosen_adaptation(
-    mapping: Mapping[str, Any], prefix: str, problems: list[str]
-) -> tuple[type[AdaptationConfig], dict[str, Any]] | None:
-    """The class that ``method`` names and the settings it knows or nobody knows; None for an unknown method.
-
-    Fields of another method are noted in one line: they are left over from the recipe when only ``method`` is changed.
-    """
-    from stgcma.models.adaptations import ADAPTATIONS
-
-    section, method = prefix.removesuffix("."), mapping.get("method", DEFAULT_METHOD)
-    if not isinstance(method, str) or method not in ADAPTATIONS:
-        close = difflib.get_close_matches(str(method), ADAPTATIONS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(ADAPTATIONS)}."
-        problems.append(f"{prefix}method: no such method {method!r}; {hint}")
-        return None
-    unknown = {key: value for key, value in mapping.items() if key not in _names(ADAPTATIONS[method])}
-    for other, cls in ADAPTATIONS.items():
-        foreign = [key for key in unknown if key in _names(cls)]
-        if foreign:
-            problems.append(
-                f"{section}: method {method} does not have {' and '.join(foreign)}, method {other} does. Remove "
-                f"{'them' if len(foreign) > 1 else 'it'}, or replace the whole section: --set "
-                f"'{section}={{method: {method}}}', in an ablation set: {{{section}: {{method: {method}}}}}."
-            )
-        for key in foreign:
-            del unknown[key]
-    known = {key: value for key, value in mapping.items() if key in _names(ADAPTATIONS[method])}
-    return ADAPTATIONS[method], known | unknown
-
-
-def _names(cls: type) -> list[str]:
-    return [f.name for f in fields(cls)]
-
-
-def _with_path(line: str, path: str) -> str:
-    """A line of a dataclass's own check, led by the path of the dataclass unless it names it already."""
-    return line if not path or line.startswith((path, f"{path.rpartition('.')[2]}.")) else f"{path}: {line}"
+def _describe(item: Any, path: str) -> str:
+    """One pydantic error -> ``dotted.path: what is wrong``."""
+    message = item["msg"].replace("Input should be", "needs", 1)
+    return f"{'.'.join([path, *map(str, item['loc'])])}: {message}, got {item['input']!r}."

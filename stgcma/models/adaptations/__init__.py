@@ -11,4 +11,16 @@ ADAPTATIONS: dict[str, type[Adaptation]] = {
     "none": NoAdaptation,
 }
 
-__all__ = ["ADAPTATIONS", "STGCMA", "Adaptation", "BlockPlace", "FullFinetuning", "NoAdaptation", "PlainBlock"]
+DEFAULT_METHOD = "stg_cma"
+"""The method of settings that name none."""
+
+__all__ = [
+    "ADAPTATIONS",
+    "DEFAULT_METHOD",
+    "STGCMA",
+    "Adaptation",
+    "BlockPlace",
+    "FullFinetuning",
+    "NoAdaptation",
+    "PlainBlock",
+]

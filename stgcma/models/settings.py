@@ -108,7 +108,7 @@ def _adaptation(
     section, method = prefix.removesuffix("."), mapping.get("method", DEFAULT_METHOD)
     if not isinstance(method, str) or method not in ADAPTATIONS:
         problems.append(
-            f"{prefix}method: no such method {method!r}; {suggestion(method, ADAPTATIONS, 'choose one of')}"
+            f"{prefix}method: no such method {method!r}; {_suggestion(method, ADAPTATIONS, 'choose one of')}"
         )
         return None
     names = {name: [f.name for f in fields(cls)] for name, cls in ADAPTATIONS.items()}

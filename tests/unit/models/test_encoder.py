@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stgcma.config import ModelConfig
+from stgcma.config import AdaptationConfig, ModelConfig
 from stgcma.errors import CheckpointError, ConfigError
-from stgcma.models.adaptations import STGCMA, FullFinetuning, NoAdaptation
+from stgcma.models.adaptations import STGCMA, NoAdaptation
 from stgcma.models.adaptations.stg_cma import drop_path
 from stgcma.models.encoder import build_encoder
 from stgcma.models.parameters import (
@@ -189,20 +189,6 @@ def test_adapter_checkpoint_round_trip_and_mismatch():
         load_trainable_state_dict(other, state)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_full_finetuning_trains_two_separate_towers(family):
-    config = ModelConfig(backbone="tiny", pretrained="none", adaptation=FullFinetuning())
-    built = build_encoder(config, num_segments=S, spec=SPECS[family]).eval()
-    count = count_parameters(built)
-    assert count.trainable == count.total
-    x = inputs(family)
-    features = built(**x)
-    assert set(features.pooled) == {"visual", "audio"}
-    features.pooled["audio"].sum().backward()
-    visual = built.towers["visual"]
-    assert all(parameter.grad is None for parameter in visual.parameters())
-
-
 def test_local_weight_files_load_and_wrong_ones_say_what_differs(tmp_path):
     donor = encoder("clip", seed=3)
     state = {f"visual.{k}": v for k, v in donor.backbone.visual.state_dict().items()}
@@ -278,6 +264,12 @@ def test_inputs_of_the_wrong_size_say_what_was_needed():
         built(visual=x["visual"][:, :2], audio=x["audio"])
     with pytest.raises(ValueError, match="audio branch runs but its input is None"):
         built(visual=x["visual"])
+
+
+def test_an_adaptation_that_is_none_of_the_registered_kind_is_refused():
+    config = model_config(adaptation=AdaptationConfig(method="stg_cma"))
+    with pytest.raises(ConfigError, match=r"needs one of stgcma\.models\.adaptations, such as STGCMA"):
+        build_encoder(config, num_segments=S, spec=CLIP)
 
 
 def test_windows_that_do_not_divide_the_image_are_refused():

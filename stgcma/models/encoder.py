@@ -136,7 +136,7 @@ class SeparateTowers(nn.Module):
         self.running: tuple[Branch, ...] = tuple(towers)
         first = towers[self.running[0]]
         self.spec, self.output_dim, self.num_segments = first.spec, first.output_dim, first.num_segments
-        self.towers = nn.ModuleDict(towers)
+        self.towers = nn.ModuleDict({str(branch): tower for branch, tower in towers.items()})
 
     def forward(self, visual: Tensor | None = None, audio: Tensor | None = None) -> AVFeatures:
         """As ``AudioVisualEncoder.forward``."""

@@ -6,26 +6,36 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands.own_options import DatasetCommand, Records, own_options
+
 TASK_HELP = "t1: seen and heard; t3: off-screen impostors; t4: two objects, which one sounds."
 
 
+class SynthesizeCommand(DatasetCommand):
+    """``synthesize``, with the options of every synthetic set in its help."""
+
+    @staticmethod
+    def records() -> Records:
+        from jobs.preparation.synthesis import SYNTHETIC_SETS
+
+        return {name: synthetic.config for name, synthetic in SYNTHETIC_SETS.items()}
+
+
 def synthesize(
+    context: typer.Context,
     output: Annotated[str, typer.Option(help="Folder to write.")],
-    dataset: Annotated[str, typer.Option(help="Whose layout: ave, avs-s4, avs-ms3 or music-avqa.")] = "ave",
-    task: Annotated[str, typer.Option(help=TASK_HELP)] = "t4",
+    dataset: Annotated[str, typer.Option(help="Whose layout: one of those below.")] = "ave",
     clips: Annotated[int, typer.Option(help="Training clips.")] = 400,
     val: Annotated[int, typer.Option(help="Validation clips.")] = 100,
     test: Annotated[int, typer.Option(help="Test clips.")] = 200,
     seed: Annotated[int, typer.Option(help="Another seed, other clips.")] = 0,
-    num_workers: Annotated[int | None, typer.Option(help="Encoding processes  [default: one a CPU]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a synthetic dataset whose labels need eyes and ears, in the official layout: a smoke test of any size."""
     from jobs.preparation import synthesis
 
-    config = synthesis.build_config(
-        dataset, task=task, num_workers=num_workers, num_train=clips, num_val=val, num_test=test, seed=seed
-    )
+    synthetic = synthesis.synthetic_set(dataset)
+    config = synthetic.build(num_train=clips, num_val=val, num_test=test, seed=seed, **own_options(context, dataset))
     synthesis.run(config, output, dataset=dataset, as_json=as_json)
 
 

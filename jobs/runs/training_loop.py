@@ -28,7 +28,7 @@ from stgcma.training import distributed
 from stgcma.training.checkpoint import LoopState, decode, encode_run, load_run
 from stgcma.training.engine import Precision, StepReport, WeightAverage, evaluate, place_model, train_one_epoch
 from stgcma.training.optim import Schedule, build_optimizer
-from stgcma.training.trained_model import encode_model
+from stgcma.training.trained_model import decode_model, encode_model
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,8 @@ class TrainingLoop:
             self._write_weights(BEST, {f"{self.selection_split}/{self.task.selection_metric}": selected}, epoch + 1)
         self._save()
         self.listener.on_epoch(metrics)
+        if self.listener.stop_requested() and not self._is_trained():
+            raise Interrupted
 
     def _after_step(self, report: StepReport) -> None:
         done = report.step + 1
@@ -223,7 +225,21 @@ class TrainingLoop:
         load_run(self.model, self.optimizer, self.average, tensors, state)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
-        self.state = state
+        self.state = self._with_best_on_disk(state)
+
+    def _with_best_on_disk(self, state: LoopState) -> LoopState:
+        """The state, agreeing with the weights of the best epoch.
+
+        A session killed between writing ``best`` and writing ``last`` leaves the weights of an epoch that the state
+        does not know. That epoch is trained again; unless it becomes better still, those weights stay selected.
+        """
+        if not self.folder.exists(BEST):
+            return state
+        _, info = decode_model(self.folder.read(BEST), f"{self.folder.uri}/{BEST}")
+        if info.epoch <= (state.best_epoch or 0):
+            return state
+        metric = info.metrics[f"{self.selection_split}/{self.task.selection_metric}"]
+        return replace(state, best_epoch=info.epoch, best_metric=metric)
 
     def _record(self, kind: str, step: int, metrics: dict[str, float]) -> None:
         if self.is_first:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Comparison, Variant, compare
-from stgcma.config import AdaptationConfig, AnswerHeadConfig, ModelConfig
+from stgcma.config import AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.data.question_text import MAX_WORDS, Question, parse_questions
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.parameters import trainable_parameters
 from stgcma.presets import BackboneSpec, backbone_spec
 from stgcma.tasks import build_model, build_task
@@ -69,7 +70,7 @@ def build(spec: BackboneSpec) -> tuple[Task, AudioVisualModel]:
     config = ModelConfig(
         backbone=spec.name,
         pretrained="none",
-        adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.25,)),
+        adaptation=STGCMA(size=None, bottleneck_ratios=(0.25,)),
         drop_path_rate=0.0,
         avqa_variant="l",
         answer_head=AnswerHeadConfig(dropout=0.0),

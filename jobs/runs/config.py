@@ -10,7 +10,7 @@ from typing import Any
 
 from stgcma.config import DataConfig, ModelConfig, OptimConfig
 from stgcma.errors import ConfigError
-from stgcma.presets import backbone_spec, bottleneck_ratios
+from stgcma.presets import backbone_spec
 from stgcma.tasks import TASKS
 from stgcma.tasks.requirements import require_model
 
@@ -39,14 +39,12 @@ class RunConfig:
             )
         if self.task not in TASKS:
             problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASKS)}.")
-        adaptation = self.model.adaptation
         try:
             spec = backbone_spec(self.model.backbone)
             if self.task in TASKS:
                 require_model(TASKS[self.task], self.model, spec)
                 spec.fbank_for(TASKS[self.task].fbank)
-            if adaptation.has_adapters:
-                bottleneck_ratios(spec, adaptation.size, adaptation.bottleneck_ratios)
+            self.model.adaptation.check(spec)
         except ConfigError as error:
             problems.append(f"model: {error}")
         if self.model.frozen_dtype == "bfloat16" and self.optim.mixed_precision != "bf16":

@@ -15,7 +15,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from stgcma.config import AdaptationConfig, Branch, ModelConfig
-from stgcma.presets import BackboneSpec, backbone_spec, bottleneck_ratios
+from stgcma.models.adaptations import STGCMA, FullFinetuning, NoAdaptation
+from stgcma.presets import BackboneSpec, backbone_spec
 from stgcma.tasks import task_spec
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def clip_flops(task: str, config: ModelConfig, *, num_segments: int) -> ClipFlop
     """
     spec, adaptation = backbone_spec(config.backbone), config.adaptation
     encoder, grads = encoder_flops(spec, adaptation, num_segments)
-    head_key = replace(config, pretrained="none", adaptation=AdaptationConfig(branches=adaptation.branches))
+    head_key = replace(config, pretrained="none", adaptation=NoAdaptation(branches=adaptation.branches))
     total = encoder + _head_flops(task, head_key, num_segments, any(grads.values()))
     if "plain_visual" in task_spec(task).requires:
         # Negative frames through the plain backbone, without gradient, in training only.
@@ -95,11 +96,10 @@ def encoder_flops(
     spec: BackboneSpec, adaptation: AdaptationConfig, num_segments: int
 ) -> tuple[ClipFlops, dict[Branch, bool]]:
     """Cost of the adapted encoder, and whether each branch's output carries a gradient."""
-    full = adaptation.full_finetuning
-    if full:
-        modes = dict.fromkeys(("temporal", "spatial", "global"), "absent")
-    else:
-        modes = {stage: getattr(adaptation, f"{stage}_stage") for stage in ("temporal", "spatial", "global")}
+    full = isinstance(adaptation, FullFinetuning)
+    modes = dict.fromkeys(("temporal", "spatial", "global"), "absent")
+    if isinstance(adaptation, STGCMA):
+        modes |= adaptation.stage_modes
     tally = _Tally(trained_backbone=full)
     branches = adaptation.running
     embeds_time = spec.family == "clip" and (full or modes["temporal"] != "absent")
@@ -125,14 +125,7 @@ def encoder_flops(
 
 def plain_visual_flops(spec: BackboneSpec, num_frames: int) -> float:
     """Forward pass of frames through the plain backbone."""
-    plain = AdaptationConfig(
-        branches="visual",
-        adapted_branches="visual",
-        fusion="none",
-        temporal_stage="absent",
-        spatial_stage="absent",
-        global_stage="absent",
-    )
+    plain = NoAdaptation(branches="visual")
     return encoder_flops(spec, plain, num_frames)[0].forward
 
 
@@ -144,8 +137,8 @@ def _grid(spec: BackboneSpec, branch: Branch) -> tuple[int, int]:
 
 def _stages(spec: BackboneSpec, adaptation: AdaptationConfig, branches: tuple[Branch, ...]) -> list[_Stage]:
     ratios = (1.0,) * len(spec.depths)
-    if adaptation.has_adapters:
-        ratios = bottleneck_ratios(spec, adaptation.size, adaptation.bottleneck_ratios)
+    if isinstance(adaptation, STGCMA):
+        ratios = adaptation.ratios(spec)
     stages = []
     for index, (depth, ratio) in enumerate(zip(spec.depths, ratios, strict=True)):
         width = spec.width * 2**index
@@ -219,7 +212,7 @@ def _av_adapter(
     lengths: dict[Branch, int],
 ) -> None:
     """Down, messages, up (Eq. 1-5) after a frozen layer; ``grad`` is updated in place."""
-    adapted = adaptation.adapted if mode == "adapted" and not adaptation.full_finetuning else ()
+    adapted = adaptation.adapted if mode == "adapted" else ()
     for branch in adapted:
         tally.linear(segments * stage.tokens[branch], stage.width, stage.hidden, grad=grad[branch], trained=True)
     if len(adapted) == 2:
@@ -263,7 +256,7 @@ def _meta_features(spec: BackboneSpec, branches: tuple[Branch, ...], segments: i
 
     from stgcma.models.encoder import AVFeatures
 
-    stages = _stages(spec, AdaptationConfig(fusion="none"), branches)
+    stages = _stages(spec, NoAdaptation(), branches)
     last = len(stages) - 1
 
     def empty(*shape: int) -> torch.Tensor:

@@ -173,9 +173,10 @@ class Absent(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Absent())
 import stgcma.training.engine, stgcma.tasks, stgcma.data.dataset
 from stgcma.config import ModelConfig
+from stgcma.models.adaptations import STGCMA
 from stgcma.tasks import build_model, build_task
 
-config = ModelConfig(backbone="clip_vit_demo", pretrained="none")
+config = ModelConfig(backbone="clip_vit_demo", pretrained="none", adaptation=STGCMA())
 model = build_model(build_task("ave", config), device="meta")
 loaded = [name for name in {BLOCKED!r} if name in sys.modules]
 print(sum(parameter.numel() for parameter in model.parameters()) > 0, loaded)

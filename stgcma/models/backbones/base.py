@@ -126,6 +126,17 @@ class Backbone(nn.Module, ABC):
     spec: BackboneSpec
     stages: list[list[FrozenBlock]]
     uses_temporal_embedding: bool = False
+    released: frozenset[str] = frozenset()
+    """Names of its parameters that an adaptation trains; everything else of it is frozen."""
+
+    def freeze_except(self, releases: Callable[[nn.Module, str], bool]) -> None:
+        """Freeze all parameters but those for which ``releases(module that holds it, full name)`` is true."""
+        self.requires_grad_(False)
+        self.released = frozenset(
+            name for name, _ in self.named_parameters() if releases(self.get_submodule(name.rpartition(".")[0]), name)
+        )
+        for name in self.released:
+            self.get_parameter(name).requires_grad_(True)
 
     @abstractmethod
     def embed(self, branch: Branch, inputs: Tensor, temporal: Tensor | None) -> Tensor:

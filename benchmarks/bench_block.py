@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import Comparison, Variant, compare
-from stgcma.config import AdaptationConfig
+from stgcma.models.adaptations.stg_cma import STGCMA, STGCMABlock
 from stgcma.models.backbones.clip_vit import CLIPBackbone
-from stgcma.models.block import AdaptedBlock
 from stgcma.presets import BackboneSpec, backbone_spec
 
 SEGMENTS = 10
@@ -25,7 +24,7 @@ RATIO = 1 / 8
 class StraightforwardBlock(nn.Module):
     """Section 3 of the paper, line by line: tokens ``[B*S, n, D]`` per modality."""
 
-    def __init__(self, backbone: CLIPBackbone, adapted: AdaptedBlock) -> None:
+    def __init__(self, backbone: CLIPBackbone, adapted: STGCMABlock) -> None:
         super().__init__()
         self.frozen = backbone.visual.transformer.resblocks[0]
         self.adapted = adapted
@@ -59,7 +58,7 @@ class StraightforwardBlock(nn.Module):
         return visual + seen, audio + heard
 
 
-def gradients(adapted: AdaptedBlock, outputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def gradients(adapted: STGCMABlock, outputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """Backward of a fixed scalar; returns outputs and gradients for comparison and clears them."""
     adapted.zero_grad(set_to_none=True)
     (outputs[0].square().mean() + outputs[1].square().mean()).backward()
@@ -73,7 +72,7 @@ def run(rounds: int = 7, spec: BackboneSpec | None = None) -> Comparison:
     spec = replace(spec or backbone_spec("clip_vit_b16"), depths=(1,))
     backbone = CLIPBackbone(spec, None, None).requires_grad_(False)
     frozen = backbone.blocks[0]
-    adapted = AdaptedBlock(frozen, AdaptationConfig(), RATIO, SEGMENTS, drop_path_rate=0.0)
+    adapted = STGCMABlock(frozen, STGCMA(), RATIO, SEGMENTS, drop_path_rate=0.0)
     for parameter in adapted.parameters():
         nn.init.normal_(parameter, std=0.02)
     rival = StraightforwardBlock(backbone, adapted)

@@ -15,7 +15,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from stgcma.config import AdaptationConfig, Branch, ModelConfig
-from stgcma.presets import BackboneSpec, backbone_spec, bottleneck_ratios
+from stgcma.models.adaptations import STGCMA, FullFinetuning, NoAdaptation
+from stgcma.presets import BackboneSpec, backbone_spec
+from stgcma.tasks import task_spec
 
 if TYPE_CHECKING:
     from stgcma.data.batch import AVBatch
@@ -76,15 +78,16 @@ def clip_flops(task: str, config: ModelConfig, *, num_segments: int) -> ClipFlop
     """Forward and training cost of one clip of ``num_segments`` segments.
 
     Args:
-        task: ave, avs or avqa.
+        task: A name in ``stgcma.tasks.TASKS``.
         config: The model.
         num_segments: ``S``: 10 for AVE and MUSIC-AVQA, 5 for AVSBench.
     """
     spec, adaptation = backbone_spec(config.backbone), config.adaptation
     encoder, grads = encoder_flops(spec, adaptation, num_segments)
-    head_key = replace(config, pretrained="none", adaptation=AdaptationConfig(branches=adaptation.branches))
+    head_key = replace(config, pretrained="none", adaptation=NoAdaptation(branches=adaptation.branches))
     total = encoder + _head_flops(task, head_key, num_segments, any(grads.values()))
-    if task == "avqa":  # negative frames through the plain backbone, without gradient, in training only
+    if "plain_visual" in task_spec(task).requires:
+        # Negative frames through the plain backbone, without gradient, in training only.
         total += ClipFlops(0.0, plain_visual_flops(spec, num_segments))
     return total
 
@@ -93,11 +96,10 @@ def encoder_flops(
     spec: BackboneSpec, adaptation: AdaptationConfig, num_segments: int
 ) -> tuple[ClipFlops, dict[Branch, bool]]:
     """Cost of the adapted encoder, and whether each branch's output carries a gradient."""
-    full = adaptation.full_finetuning
-    if full:
-        modes = dict.fromkeys(("temporal", "spatial", "global"), "absent")
-    else:
-        modes = {stage: getattr(adaptation, f"{stage}_stage") for stage in ("temporal", "spatial", "global")}
+    full = isinstance(adaptation, FullFinetuning)
+    modes = dict.fromkeys(("temporal", "spatial", "global"), "absent")
+    if isinstance(adaptation, STGCMA):
+        modes |= adaptation.stage_modes
     tally = _Tally(trained_backbone=full)
     branches = adaptation.running
     embeds_time = spec.family == "clip" and (full or modes["temporal"] != "absent")
@@ -123,14 +125,7 @@ def encoder_flops(
 
 def plain_visual_flops(spec: BackboneSpec, num_frames: int) -> float:
     """Forward pass of frames through the plain backbone."""
-    plain = AdaptationConfig(
-        branches="visual",
-        adapted_branches="visual",
-        fusion="none",
-        temporal_stage="absent",
-        spatial_stage="absent",
-        global_stage="absent",
-    )
+    plain = NoAdaptation(branches="visual")
     return encoder_flops(spec, plain, num_frames)[0].forward
 
 
@@ -142,8 +137,8 @@ def _grid(spec: BackboneSpec, branch: Branch) -> tuple[int, int]:
 
 def _stages(spec: BackboneSpec, adaptation: AdaptationConfig, branches: tuple[Branch, ...]) -> list[_Stage]:
     ratios = (1.0,) * len(spec.depths)
-    if adaptation.has_adapters:
-        ratios = bottleneck_ratios(spec, adaptation.size, adaptation.bottleneck_ratios)
+    if isinstance(adaptation, STGCMA):
+        ratios = adaptation.ratios(spec)
     stages = []
     for index, (depth, ratio) in enumerate(zip(spec.depths, ratios, strict=True)):
         width = spec.width * 2**index
@@ -217,7 +212,7 @@ def _av_adapter(
     lengths: dict[Branch, int],
 ) -> None:
     """Down, messages, up (Eq. 1-5) after a frozen layer; ``grad`` is updated in place."""
-    adapted = adaptation.adapted if mode == "adapted" and not adaptation.full_finetuning else ()
+    adapted = adaptation.adapted if mode == "adapted" else ()
     for branch in adapted:
         tally.linear(segments * stage.tokens[branch], stage.width, stage.hidden, grad=grad[branch], trained=True)
     if len(adapted) == 2:
@@ -248,7 +243,7 @@ def _head_flops(task_name: str, config: ModelConfig, num_segments: int, features
         for training in (False, True):
             head.train(training)
             with FlopCounterMode(display=False) as counter:
-                outputs = head(features, _meta_batch(task_name, spec, num_segments, training))
+                outputs = head(features, _meta_batch(task.spec.annotation, spec, num_segments, training))
                 if training:
                     torch.stack([value.sum() for value in outputs.values()]).sum().backward()
             counts.append(float(counter.get_total_flops()))
@@ -261,7 +256,7 @@ def _meta_features(spec: BackboneSpec, branches: tuple[Branch, ...], segments: i
 
     from stgcma.models.encoder import AVFeatures
 
-    stages = _stages(spec, AdaptationConfig(fusion="none"), branches)
+    stages = _stages(spec, NoAdaptation(), branches)
     last = len(stages) - 1
 
     def empty(*shape: int) -> torch.Tensor:
@@ -281,18 +276,18 @@ def _meta_features(spec: BackboneSpec, branches: tuple[Branch, ...], segments: i
     return AVFeatures(tokens, pooled, maps)
 
 
-def _meta_batch(task: str, spec: BackboneSpec, segments: int, training: bool) -> AVBatch:
+def _meta_batch(annotation: str, spec: BackboneSpec, segments: int, training: bool) -> AVBatch:
     """What heads read besides features: which masks are wanted, one question."""
     import torch
 
     from stgcma.data.batch import AVBatch, MaskTargets, QuestionTargets
 
     targets: MaskTargets | QuestionTargets | None = None
-    if task == "avs":
+    if annotation == "masks":
         frames = torch.zeros(1 if training else segments, dtype=torch.int64)
         masks = torch.empty(1, len(frames), spec.image_size, spec.image_size)
         targets = MaskTargets(masks=masks, frame_index=frames)
-    elif task == "avqa":
+    elif annotation == "questions":
         one = torch.zeros(1, dtype=torch.int64)
         targets = QuestionTargets(video_index=one, questions=torch.zeros(1, 14, dtype=torch.int64), answers=one)
     return AVBatch(clip_ids=("clip",), frames=None, fbank=None, targets=targets)

@@ -9,9 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stgcma.config import AdaptationConfig, Branch, ModelConfig
+from stgcma.config import Branch, ModelConfig
 from stgcma.data.batch import AVBatch
 from stgcma.errors import ParityError
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.backbones.clip_vit import audio_patch_weight, audio_positions
 from stgcma.models.parameters import trainable_parameters
 from stgcma.models.reference.encoder import RULES, import_state, to_ours
@@ -78,7 +79,7 @@ def model_config_from_reference(config: dict, mode: str, **adaptation: object) -
     return ModelConfig(
         backbone="golden",
         pretrained="none",
-        adaptation=AdaptationConfig(**fields),
+        adaptation=STGCMA(**fields),
         num_classes=config.get("label_dim", 29),
     )
 

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stgcma.config import ModelConfig, from_mapping
+from stgcma.config import ModelConfig
 from stgcma.data.manifest import read_first_file
 from stgcma.errors import CheckpointError
 from stgcma.models.parameters import frozen_sha256, load_trainable_state_dict, trainable_state_dict
-from stgcma.tasks import AudioVisualModel, Task, build_model, build_task
+from stgcma.models.settings import from_mapping
+from stgcma.tasks import build_model, build_task
+from stgcma.tasks.base import AudioVisualModel, Task
 from stgcma.tensor_file import decode_tensors, encode_tensors
 
 FORMAT_VERSION = 1
@@ -107,7 +109,7 @@ def decode_model(data: bytes, where: str) -> tuple[dict[str, Tensor], ModelInfo]
             f"{where} has weight format {version}, this release reads {FORMAT_VERSION}. "
             "Read it with the release that wrote it."
         )
-    return tensors, from_mapping(ModelInfo, values)
+    return tensors, from_mapping(ModelInfo, values, f"The description in {where}")
 
 
 def load(source: str, *, device: torch.device | str = "cpu", pretrained: str | None = None) -> TrainedModel:

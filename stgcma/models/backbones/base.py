@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -120,9 +121,22 @@ class FrozenBlock(ABC):
 class Backbone(nn.Module, ABC):
     """A frozen image transformer with an input layer for each modality."""
 
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """What tasks may require of it: names in ``stgcma.tasks.spec.CAPABILITIES``."""
     spec: BackboneSpec
     stages: list[list[FrozenBlock]]
     uses_temporal_embedding: bool = False
+    released: frozenset[str] = frozenset()
+    """Names of its parameters that an adaptation trains; everything else of it is frozen."""
+
+    def freeze_except(self, releases: Callable[[nn.Module, str], bool]) -> None:
+        """Freeze all parameters but those for which ``releases(module that holds it, full name)`` is true."""
+        self.requires_grad_(False)
+        self.released = frozenset(
+            name for name, _ in self.named_parameters() if releases(self.get_submodule(name.rpartition(".")[0]), name)
+        )
+        for name in self.released:
+            self.get_parameter(name).requires_grad_(True)
 
     @abstractmethod
     def embed(self, branch: Branch, inputs: Tensor, temporal: Tensor | None) -> Tensor:

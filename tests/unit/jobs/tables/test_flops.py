@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.tables.flops import clip_flops, encoder_flops, plain_visual_flops
 from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.models.adaptations import STGCMA, FullFinetuning, NoAdaptation
 from stgcma.models.encoder import build_encoder
 from stgcma.presets import BackboneSpec, backbone_spec
 
@@ -26,6 +27,7 @@ TINY = {
         audio_size=(56, 56),
     ),
 }
+SIZE = {"size": None, "bottleneck_ratios": (1 / 4,)}
 VARIANTS = {
     "full": {},
     "no interaction": {"fusion": "none"},
@@ -36,8 +38,10 @@ VARIANTS = {
     "frozen temporal": {"temporal_stage": "frozen"},
     "spatial alone, no temporal": {"temporal_stage": "absent", "global_stage": "frozen"},
     "global alone": {"temporal_stage": "frozen", "spatial_stage": "frozen"},
-    "plain": {"temporal_stage": "absent", "spatial_stage": "absent", "global_stage": "absent"},
-    "full fine-tuning": {"full_finetuning": True},
+}
+ADAPTATIONS = {name: STGCMA(**fields, **SIZE) for name, fields in VARIANTS.items()} | {
+    "plain": NoAdaptation(),
+    "full fine-tuning": FullFinetuning(),
 }
 
 
@@ -56,12 +60,11 @@ def counted(spec: BackboneSpec, adaptation: AdaptationConfig, segments: int) -> 
     return forward, counter.get_total_flops()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ADAPTATIONS)
 @pytest.mark.parametrize("family", TINY)
 def test_geometry_equals_a_counted_pass(family, variant):
     spec, segments = TINY[family], 3
-    size = {"size": None, "bottleneck_ratios": (1 / 4,)}
-    adaptation = AdaptationConfig(**VARIANTS[variant], **size)
+    adaptation = ADAPTATIONS[variant]
     estimate, _ = encoder_flops(spec, adaptation, segments)
     assert (estimate.forward, estimate.training) == pytest.approx(counted(spec, adaptation, segments), rel=1e-6)
 
@@ -77,7 +80,7 @@ def test_geometry_equals_a_counted_pass(family, variant):
 )
 def test_measured_figures_of_ten_second_clips(backbone, ratios, forward, training):
     """GFLOP of the whole model with its AVE head; ViT-B/16 at the ratio of Table 1, the others at Base."""
-    adaptation = AdaptationConfig(size=None if ratios else "base", bottleneck_ratios=ratios)
+    adaptation = STGCMA(size=None if ratios else "base", bottleneck_ratios=ratios)
     config = ModelConfig(backbone=backbone, pretrained="none", adaptation=adaptation)
     flops = clip_flops("ave", config, num_segments=10)
     assert round(flops.forward / 1e9) == forward
@@ -85,7 +88,7 @@ def test_measured_figures_of_ten_second_clips(backbone, ratios, forward, trainin
 
 
 def test_tasks_add_their_heads():
-    config = ModelConfig(backbone="swin_base", pretrained="none")
+    config = ModelConfig(backbone="swin_base", pretrained="none", adaptation=STGCMA())
     segmentation = clip_flops("avs", config, num_segments=5)
     encoder, _ = encoder_flops(backbone_spec("swin_base"), config.adaptation, 5)
     assert segmentation.forward > 1.3 * encoder.forward  # the decoder works on four scales

@@ -33,7 +33,7 @@ def test_what_a_record_names_exists(name):
 
 
 def test_the_selection_metric_is_one_of_the_metrics():
-    with pytest.raises(ConfigError, match="selects by 'loss', which is not among its metrics \\(miou, fscore, iou_pooled\\)"):
+    with pytest.raises(ConfigError, match=r"by 'loss', which is not among its metrics \(miou, fscore, iou_pooled\)"):
         replace(TASKS["avs"], selection_metric="loss")
 
 

@@ -131,6 +131,24 @@ def test_raw_video_stands_in_for_frames_and_sound(s4):
     assert any("1 clips have no frame files" in note for note in listing(s4).notes)
 
 
+def test_raw_video_in_another_container_is_found(s4):
+    for second in range(1, 6):
+        path_of(s4, "visual_frames", 3, f"/ddddddddddd_{second}.png").unlink()
+    path_of(s4, "audio_wav", 3, ".wav").unlink()
+    write_video(path_of(s4, "raw_videos", 3, ".MP4"))
+    path_of(s4, "raw_videos", 3, ".json").write_text("beside it")
+    row = row_of(s4, "ddddddddddd")
+    assert row.source.uri.endswith("ddddddddddd.MP4")
+    assert row.source.audio_codec == "aac"
+
+
+def test_categories_that_differ_by_capitals_are_an_error(s4):
+    csv = s4 / "s4_meta_data.csv"
+    csv.write_text(csv.read_text().replace("ddddddddddd,1,helicopter", "ddddddddddd,1,Helicopter"))
+    with pytest.raises(DatasetLayoutError, match="'Helicopter' and 'helicopter' differ"):
+        listing(s4)
+
+
 def test_raw_video_of_four_seconds_ends_with_its_last_frame(s4):
     for second in range(1, 6):
         path_of(s4, "visual_frames", 1, f"/bbbbbbbbbbb_{second}.png").unlink()

@@ -132,6 +132,7 @@ def timeline_of(media: OpenMedia, packets: Sequence[av.Packet] | None) -> Timeli
     try:
         with open_container(media.info.path) as container:
             stream = container.streams[media.info.video_index]
+            assert isinstance(stream, av.VideoStream)
             return read_timeline(media.info, stream, container.demux(stream))
     except av.error.FFmpegError as error:
         raise ClipDecodeError("frames", "damaged video", f"{media.info.path}: {error}") from error
@@ -166,7 +167,7 @@ def _decode_in_order(info: MediaInfo, timeline: Timeline, choose: Choose, short_
     """
     decoded: list[int | None] = []
 
-    def numbered() -> Iterator[tuple[int, av.VideoFrame]]:
+    def numbered() -> Iterator[tuple[int | None, av.VideoFrame]]:
         decoded.clear()
         for position, frame in enumerate(_all_frames(info)):
             decoded.append(frame.pts)
@@ -188,10 +189,11 @@ def _all_frames(info: MediaInfo) -> Iterator[av.VideoFrame]:
     """All pictures of the stream that a decoder shows, from a fresh opening of the file."""
     with open_container(info.path) as container:
         stream = container.streams[info.video_index]
+        assert isinstance(stream, av.VideoStream)
         stream.codec_context.thread_count, stream.thread_type = 1, "NONE"
         for packet in container.demux(stream):
             if packet.size:
-                yield from packet.decode()
+                yield from stream.codec_context.decode(packet)
         yield from stream.codec_context.decode(None)
 
 
@@ -200,14 +202,14 @@ class _Missing(ClipDecodeError):
 
 
 def _collect(
-    info: MediaInfo, frames: Iterator[tuple[int, av.VideoFrame]], wanted: Sequence[int], short_side: int
+    info: MediaInfo, frames: Iterator[tuple[int | None, av.VideoFrame]], wanted: Sequence[int], short_side: int
 ) -> tuple[np.ndarray, int]:
     """The wanted ones of keyed frames, upright and scaled down, ``[U, H, W, 3]`` in key order; and their rotation."""
     images: dict[int, np.ndarray] = {}
     keys = set(wanted)
     rotation = 0
     for key, frame in frames:
-        if key not in keys:
+        if key is None or key not in keys:
             continue
         if frame.is_corrupt:
             raise ClipDecodeError("frames", "damaged video", f"{info.path}: frame at {frame.time:.2f} s is incomplete")

@@ -99,7 +99,7 @@ def clip_span(info: MediaInfo, timeline: Timeline, sound_end: float, nominal: No
     if end > timeline.end_seconds:  # the last picture stands: the grid ends where one more picture would begin
         last = max(last, end - _period(starts, info))
     elif end < timeline.end_seconds:
-        last = float(starts[max(0, np.searchsorted(starts, end - 1e-3) - 1)])
+        last = float(starts[max(0, int(np.searchsorted(starts, end - 1e-3)) - 1)])
     return Span(begin=origin, end=end, first=first, last=last, note=note)
 
 

@@ -58,12 +58,12 @@ def read_timeline(info: MediaInfo, stream: av.VideoStream, packets: Iterable[av.
     for packet in packets:
         if packet.size == 0:
             continue
-        pts = packet.pts if packet.pts is not None else packet.dts
+        time = packet.pts if packet.pts is not None else packet.dts
         complete &= packet.pts is not None
-        if first_key is None and packet.is_keyframe and pts is not None:
-            first_key, before_key = pts, len(shown)
-        if pts is not None and not packet.is_discard:
-            shown.append((pts, packet.duration or 0))
+        if first_key is None and packet.is_keyframe and time is not None:
+            first_key, before_key = time, len(shown)
+        if time is not None and not packet.is_discard:
+            shown.append((time, packet.duration or 0))
     if first_key is not None:
         shown = [entry for entry in shown[before_key:] if entry[0] >= first_key]
     if not shown:

@@ -72,6 +72,7 @@ class DecodingProcess:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.surroundings = surroundings()
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
@@ -179,17 +180,23 @@ _spare: list[DecodingProcess] = []
 @contextlib.contextmanager
 def decoding_process(limits: Limits) -> Iterator[DecodingProcess]:
     """A child for the time of a block: one that is left from before, or a new one."""
-    fitting = [process for process in _spare if process.limits.memory_bytes == limits.memory_bytes]
-    process = fitting[0] if fitting else DecodingProcess(limits)
-    if fitting:
-        _spare.remove(process)
-    process.limits = limits
+    process = DecodingProcess(limits)
+    for other in _spare:
+        if other.surroundings == process.surroundings and other.limits.memory_bytes == limits.memory_bytes:
+            _spare.remove(other)
+            process, other.limits = other, limits
+            break
     try:
         yield process
     except BaseException:
         process.close()
         raise
     _spare.append(process)
+
+
+def surroundings() -> tuple[str, dict[str, str]]:
+    """What a child takes over when it starts: where relative paths begin, and how a bucket is reached."""
+    return os.getcwd(), dict(os.environ)
 
 
 @atexit.register

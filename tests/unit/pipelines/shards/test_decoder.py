@@ -18,7 +18,7 @@ from pipelines.datasets import DATASETS
 from pipelines.datasets.ave import AVE
 from pipelines.preprocess import preprocess
 from pipelines.shards import decoder
-from pipelines.shards.decoder import DecodingProcess, Limits
+from pipelines.shards.decoder import DecodingProcess, Limits, decoding_process
 from stgcma.errors import ClipDecodeError
 from tests.media import write_ave, write_clip
 from tests.paths import ROOT
@@ -158,6 +158,20 @@ def test_a_child_ends_with_its_parent():
             return
         time.sleep(0.05)
     pytest.fail("the child outlives its parent")
+
+
+def test_a_spare_child_is_used_again_only_where_nothing_around_it_changed(tmp_path, monkeypatch):
+    def used():
+        with decoding_process(LIMITS) as process:
+            return process
+
+    first = used()
+    assert used() is first
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://elsewhere")
+    elsewhere = used()
+    assert elsewhere is not first
+    monkeypatch.chdir(tmp_path)
+    assert used() not in (first, elsewhere)
 
 
 def test_the_job_goes_on_with_the_other_clips(tmp_path, monkeypatch):

@@ -37,7 +37,8 @@ class BackboneSpec:
     quick_gelu: bool = False
     """CLIP only: OpenAI's weights need ``x * sigmoid(1.702 x)``."""
     fbanks: tuple[tuple[str, str], ...] = ()
-    """(task, fbank spec name) pairs."""
+    """(how sound is cut into segments, name in ``FBANK_SPECS``) pairs. A cut is called after the task that it was
+    published for; ``TaskSpec.fbank`` names the cut of a task."""
 
     @property
     def num_blocks(self) -> int:
@@ -48,19 +49,20 @@ class BackboneSpec:
         """Width of the features the heads see."""
         return self.width * 2 ** (len(self.depths) - 1)
 
-    def fbank_for(self, task: str) -> str:
-        """Name of the fbank spec this backbone reads for a task.
+    def fbank_for(self, cut: str) -> str:
+        """Name of the filter bank this backbone reads for a cut of the sound (``TaskSpec.fbank``).
 
         Raises:
-            ConfigError: If the task cannot run on this backbone.
+            ConfigError: If it has none.
         """
         names = dict(self.fbanks)
-        if task not in names:
-            fitting = [name for name, spec in BACKBONES.items() if task in dict(spec.fbanks)]
+        if cut not in names:
+            fitting = [name for name, spec in BACKBONES.items() if cut in dict(spec.fbanks)]
             raise ConfigError(
-                f"Task {task!r} does not run on backbone {self.name!r}; it runs on: {', '.join(fitting)}."
+                f"Backbone {self.name!r} has no filter bank for sound cut as in {cut!r}. "
+                f"Set model.backbone to one of: {', '.join(fitting)}."
             )
-        return names[task]
+        return names[cut]
 
 
 def _clip(name: str, library_name: str, **numbers) -> BackboneSpec:
@@ -88,7 +90,7 @@ def _swin(name: str, library_name: str, **numbers) -> BackboneSpec:
         window_size=7,
         audio_size=(224, 224),
         default_tag="ms_in22k",
-        fbanks=(("ave", "swin"), ("avs", "swin_avs"), ("avqa", "swin_avqa"), ("grounding", "swin_avqa")),
+        fbanks=(("ave", "swin"), ("avs", "swin_avs"), ("avqa", "swin_avqa")),
         **numbers,
     )
 
@@ -126,7 +128,7 @@ BACKBONES: dict[str, BackboneSpec] = {
             window_size=6,
             audio_size=(48, 48),
             default_tag="builtin",
-            fbanks=(("avs", "demo"), ("avqa", "demo"), ("grounding", "demo")),
+            fbanks=(("avs", "demo"), ("avqa", "demo")),
         ),
     )
 }
@@ -152,29 +154,6 @@ TABLE1_RATIOS: dict[str, tuple[float, ...]] = {
     "swin_base": (1 / 2, 1 / 4, 1 / 8, 1 / 16),
 }
 """What Table 1 prints for Base where it does not reproduce the published count."""
-
-
-METRICS: dict[str, tuple[str, ...]] = {
-    "ave": ("accuracy",),
-    "avs": ("miou", "fscore"),
-    "avqa": (
-        "overall",
-        "audio",
-        "visual",
-        "audio_visual",
-        "audio/counting",
-        "audio/comparative",
-        "visual/counting",
-        "visual/location",
-        "audio_visual/existential",
-        "audio_visual/location",
-        "audio_visual/counting",
-        "audio_visual/comparative",
-        "audio_visual/temporal",
-    ),
-    "grounding": ("match_accuracy",),
-}
-"""Task -> what it reports on a split, besides values per class or category; the first one selects the checkpoint."""
 
 
 def backbone_spec(name: str) -> BackboneSpec:

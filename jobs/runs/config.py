@@ -10,10 +10,9 @@ from typing import Any
 
 from stgcma.config import DataConfig, ModelConfig, OptimConfig
 from stgcma.errors import ConfigError
-from stgcma.presets import BACKBONES, backbone_spec
-
-TASK_NAMES = tuple(sorted({task for spec in BACKBONES.values() for task, _ in spec.fbanks}))
-"""Tasks that some backbone runs. Read from the presets, so that naming a task needs no torch."""
+from stgcma.presets import backbone_spec
+from stgcma.tasks import TASKS
+from stgcma.tasks.requirements import require_model
 
 NOT_IDENTIFYING = ("name", "data.shards", "data.loader_workers", "optim.checkpoint_every_steps")
 """Fields that change where or how a run executes, never its weights; they are left out of the fingerprint."""
@@ -26,7 +25,7 @@ class RunConfig:
     name: str
     """Names the run folder together with the fingerprint: letters, digits, ``.``, ``_`` and ``-``."""
     task: str
-    """ave, avs or avqa."""
+    """A name in ``stgcma.tasks.TASKS``."""
     model: ModelConfig
     data: DataConfig
     optim: OptimConfig
@@ -38,12 +37,13 @@ class RunConfig:
                 f"name: {self.name!r} becomes a folder; it needs letters, digits, '.', '_' or '-', not beginning with "
                 "a sign."
             )
-        if self.task not in TASK_NAMES:
-            problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASK_NAMES)}.")
+        if self.task not in TASKS:
+            problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASKS)}.")
         try:
             spec = backbone_spec(self.model.backbone)
-            if self.task in TASK_NAMES:
-                spec.fbank_for(self.task)
+            if self.task in TASKS:
+                require_model(TASKS[self.task], self.model, spec)
+                spec.fbank_for(TASKS[self.task].fbank)
             self.model.adaptation.check(spec)
         except ConfigError as error:
             problems.append(f"model: {error}")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import heapq
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jobs.runs.gallery import Gallery
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
 from stgcma.errors import ConfigError
@@ -48,19 +49,15 @@ class MaskExample:
         return sum(self.ious) / len(self.ious)
 
 
-@dataclass
-class MaskGallery:
-    """The best and worst clips of an evaluation by mIoU; memory for ``2 * size`` clips, whatever the split's length.
+class MaskGallery(Gallery):
+    """The best and worst clips of an evaluation by mIoU; memory for ``2 * size`` clips, whatever the split's length."""
 
-    Pass ``gallery.add`` as ``on_batch``. With ``only`` it keeps the clips of those ids instead: the same clips of
-    another run, to be drawn as the baseline.
-    """
-
-    size: int = 3
-    only: frozenset[str] = frozenset()
-    _best: list[tuple[float, str, MaskExample]] = field(default_factory=list)
-    _worst: list[tuple[float, str, MaskExample]] = field(default_factory=list)
-    _chosen: dict[str, MaskExample] = field(default_factory=dict)
+    def __init__(self, only: frozenset[str] = frozenset(), *, size: int = 3) -> None:
+        super().__init__(only)
+        self.size = size
+        self._best: list[tuple[float, str, MaskExample]] = []
+        self._worst: list[tuple[float, str, MaskExample]] = []
+        self._chosen: dict[str, MaskExample] = {}
 
     def add(self, batch: AVBatch, outputs: Outputs) -> None:
         """Look at one batch."""
@@ -108,6 +105,21 @@ class MaskGallery:
             for other in (self._chosen[example.clip_id],)
         ]
 
+    def pictures(
+        self, *, title: str, baseline: Gallery | None = None, baseline_name: str = "baseline"
+    ) -> dict[str, bytes]:
+        """File name -> PNG: the best and the worst clips of an evaluation."""
+        pictures = {}
+        for name, examples in (("best", self.best), ("worst", self.worst)):
+            if baseline is not None:
+                assert isinstance(baseline, MaskGallery)
+                examples = baseline.with_baseline(examples)
+            if examples:
+                pictures[f"masks_{name}.png"] = mask_figure(
+                    examples, title=f"{title}: {name} clips", baseline_name=baseline_name
+                )
+        return pictures
+
 
 def _example(batch: AVBatch, logits: Tensor, index: int) -> MaskExample:
     targets = batch.targets
@@ -124,30 +136,6 @@ def _example(batch: AVBatch, logits: Tensor, index: int) -> MaskExample:
         prediction=binary_masks(logits[index]).numpy(),
         ious=tuple(frame_ious(logits[index], masks).tolist()),
     )
-
-
-GALLERIES = {"avs": MaskGallery}
-"""Task -> what collects the clips to draw."""
-
-
-def new_gallery(task: str) -> MaskGallery | None:
-    """An empty gallery where the task's outputs are pictures."""
-    return GALLERIES[task]() if task in GALLERIES else None
-
-
-def gallery_pictures(
-    gallery: MaskGallery, *, title: str, baseline: MaskGallery | None = None, baseline_name: str = "baseline"
-) -> dict[str, bytes]:
-    """File name -> PNG: the best and the worst clips of an evaluation."""
-    pictures = {}
-    for name, examples in (("best", gallery.best), ("worst", gallery.worst)):
-        if baseline is not None:
-            examples = baseline.with_baseline(examples)
-        if examples:
-            pictures[f"masks_{name}.png"] = mask_figure(
-                examples, title=f"{title}: {name} clips", baseline_name=baseline_name
-            )
-    return pictures
 
 
 def mask_figure(examples: list[MaskExample], *, title: str, baseline_name: str = "baseline") -> bytes:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from stgcma.config import AdaptationConfig, Branch, ModelConfig
 from stgcma.models.adaptations import STGCMA, FullFinetuning, NoAdaptation
 from stgcma.presets import BackboneSpec, backbone_spec
+from stgcma.tasks import task_spec
 
 if TYPE_CHECKING:
     from stgcma.data.batch import AVBatch
@@ -77,7 +78,7 @@ def clip_flops(task: str, config: ModelConfig, *, num_segments: int) -> ClipFlop
     """Forward and training cost of one clip of ``num_segments`` segments.
 
     Args:
-        task: ave, avs or avqa.
+        task: A name in ``stgcma.tasks.TASKS``.
         config: The model.
         num_segments: ``S``: 10 for AVE and MUSIC-AVQA, 5 for AVSBench.
     """
@@ -85,7 +86,8 @@ def clip_flops(task: str, config: ModelConfig, *, num_segments: int) -> ClipFlop
     encoder, grads = encoder_flops(spec, adaptation, num_segments)
     head_key = replace(config, pretrained="none", adaptation=NoAdaptation(branches=adaptation.branches))
     total = encoder + _head_flops(task, head_key, num_segments, any(grads.values()))
-    if task == "avqa":  # negative frames through the plain backbone, without gradient, in training only
+    if "plain_visual" in task_spec(task).requires:
+        # Negative frames through the plain backbone, without gradient, in training only.
         total += ClipFlops(0.0, plain_visual_flops(spec, num_segments))
     return total
 
@@ -241,7 +243,7 @@ def _head_flops(task_name: str, config: ModelConfig, num_segments: int, features
         for training in (False, True):
             head.train(training)
             with FlopCounterMode(display=False) as counter:
-                outputs = head(features, _meta_batch(task_name, spec, num_segments, training))
+                outputs = head(features, _meta_batch(task.spec.annotation, spec, num_segments, training))
                 if training:
                     torch.stack([value.sum() for value in outputs.values()]).sum().backward()
             counts.append(float(counter.get_total_flops()))
@@ -274,18 +276,18 @@ def _meta_features(spec: BackboneSpec, branches: tuple[Branch, ...], segments: i
     return AVFeatures(tokens, pooled, maps)
 
 
-def _meta_batch(task: str, spec: BackboneSpec, segments: int, training: bool) -> AVBatch:
+def _meta_batch(annotation: str, spec: BackboneSpec, segments: int, training: bool) -> AVBatch:
     """What heads read besides features: which masks are wanted, one question."""
     import torch
 
     from stgcma.data.batch import AVBatch, MaskTargets, QuestionTargets
 
     targets: MaskTargets | QuestionTargets | None = None
-    if task == "avs":
+    if annotation == "masks":
         frames = torch.zeros(1 if training else segments, dtype=torch.int64)
         masks = torch.empty(1, len(frames), spec.image_size, spec.image_size)
         targets = MaskTargets(masks=masks, frame_index=frames)
-    elif task == "avqa":
+    elif annotation == "questions":
         one = torch.zeros(1, dtype=torch.int64)
         targets = QuestionTargets(video_index=one, questions=torch.zeros(1, 14, dtype=torch.int64), answers=one)
     return AVBatch(clip_ids=("clip",), frames=None, fbank=None, targets=targets)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
+from stgcma.data.questions import QuestionReader
+from stgcma.data.reader import Reader
 from stgcma.errors import ConfigError
 from stgcma.models.avqa_head import AVQAHead
 from stgcma.models.encoder import AudioVisualEncoder
@@ -24,13 +25,9 @@ MATCH_WEIGHT = 0.5
 class AVQATask(Task):
     """Answers to questions about ten seconds of a video; every video is encoded once for all its questions."""
 
-    name: ClassVar[str] = "avqa"
-    annotation: ClassVar[str] = "questions"
-    selection_metric: ClassVar[str] = "overall"
-    num_segments: ClassVar[int] = 10
+    reader: ClassVar[type[Reader]] = QuestionReader
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
-        require_swin(self.config, encoder, self.name)
         heads = self.config.answer_head.num_attention_heads
         width = encoder.output_dim if self.config.avqa_variant == "l" else self.config.answer_head.dim
         if width % heads:
@@ -70,20 +67,6 @@ class AVQATask(Task):
 
     def new_metrics(self, *, detailed: bool = False) -> Metrics:
         return AnswerAccuracy(detailed=detailed)
-
-
-def require_swin(config: ModelConfig, encoder: AudioVisualEncoder, task: str) -> None:
-    """Raise ``ConfigError`` unless the encoder has a map of visual tokens and a frozen path for the negatives."""
-    if config.adaptation.separate_towers:
-        raise ConfigError(
-            f"Task {task!r} takes its negative frames through the backbone that both branches share, which "
-            f"model.adaptation.method: {config.adaptation.method} does not have. Choose another method."
-        )
-    if encoder.spec.family != "swin":
-        raise ConfigError(
-            f"Task {task!r} grounds sound in a map of visual tokens, as published, got {encoder.spec.name!r}. "
-            "Choose a Swin backbone."
-        )
 
 
 def answer_loss(logits: Tensor, targets: QuestionTargets) -> Tensor:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgcma.data.batch import AVBatch, MaskTargets
+from stgcma.data.masks import MaskReader
+from stgcma.data.reader import Reader
 from stgcma.errors import ConfigError
 from stgcma.models.avs_decoder import MaskDecoder
 from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
@@ -45,23 +47,10 @@ class SegmentationHead(nn.Module):
 class AVSTask(Task):
     """Masks of sounding objects. S4 trains on the mask of the first frame, MS3 on all five."""
 
-    name: ClassVar[str] = "avs"
-    annotation: ClassVar[str] = "masks"
-    selection_metric: ClassVar[str] = "miou"
-    num_segments: ClassVar[int] = 5
+    reader: ClassVar[type[Reader]] = MaskReader
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
         spec, decoder = encoder.spec, self.config.mask_decoder
-        if spec.family != "swin":
-            raise ConfigError(
-                f"Task 'avs' reads maps at several resolutions, which backbone {spec.name!r} does not have. "
-                "Choose a Swin backbone."
-            )
-        if len(encoder.running) != 2:
-            raise ConfigError(
-                "Task 'avs' needs both branches: the decoder combines visual maps with sound, got branches: "
-                f"{self.config.adaptation.branches}. Set model.adaptation.branches: both."
-            )
         stage_dims = [spec.width * 2**stage for stage in range(len(spec.depths))]
         if len(decoder.scale_dims) != len(stage_dims):
             raise ConfigError(

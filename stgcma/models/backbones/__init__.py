@@ -7,7 +7,18 @@ from stgcma.models.backbones.swin import SwinBackbone
 from stgcma.models.backbones.weights import load_pretrained
 from stgcma.presets import BACKBONES, BackboneSpec
 
-__all__ = ["BACKBONES", "Backbone", "CLIPBackbone", "FrozenBlock", "SwinBackbone", "build_backbone", "load_pretrained"]
+__all__ = [
+    "BACKBONES",
+    "FAMILIES",
+    "Backbone",
+    "CLIPBackbone",
+    "FrozenBlock",
+    "SwinBackbone",
+    "build_backbone",
+    "load_pretrained",
+]
+
+FAMILIES: dict[str, type[Backbone]] = {"clip": CLIPBackbone, "swin": SwinBackbone}
 
 
 def build_backbone(spec: BackboneSpec, config: ModelConfig) -> Backbone:

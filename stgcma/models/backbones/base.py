@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -120,6 +121,8 @@ class FrozenBlock(ABC):
 class Backbone(nn.Module, ABC):
     """A frozen image transformer with an input layer for each modality."""
 
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """What tasks may require of it: names in ``stgcma.tasks.spec.CAPABILITIES``."""
     spec: BackboneSpec
     stages: list[list[FrozenBlock]]
     uses_temporal_embedding: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import torch
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
@@ -72,6 +73,8 @@ class SwinBackbone(Backbone):
         plain_drop_path_rate: Stochastic depth of ``plain_visual`` in train mode (AVQA negatives); the adapted path
             has its own and never uses it.
     """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"stage_maps", "plain_visual"})
 
     def __init__(self, spec: BackboneSpec, audio_patch_weights: str | None, plain_drop_path_rate: float) -> None:
         super().__init__()

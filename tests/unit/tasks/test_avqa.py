@@ -12,8 +12,8 @@ from stgcma.errors import ConfigError, ShardMismatchError
 from stgcma.models.adaptations import STGCMA, FullFinetuning
 from stgcma.models.parameters import trainable_parameters
 from stgcma.presets import BackboneSpec
-from stgcma.tasks.avqa import AVQATask, answer_loss, match_loss
-from stgcma.tasks.base import build_model
+from stgcma.tasks import build_model, build_task
+from stgcma.tasks.avqa import answer_loss, match_loss
 
 SPEC = BackboneSpec(
     name="tiny",
@@ -44,7 +44,7 @@ def task_of(variant="l", head=HEAD, adaptation=None, **fields):
         avqa_variant=variant,
         answer_head=head,
     )
-    return AVQATask(config)
+    return build_task("avqa", config)
 
 
 def model_of(task, seed=0):
@@ -245,10 +245,10 @@ def test_a_vocabulary_larger_than_the_model_names_the_setting():
 
 
 def test_models_that_cannot_answer_are_refused():
-    with pytest.raises(ConfigError, match=r"both branches share, which model\.adaptation\.method: full does not"):
+    with pytest.raises(ConfigError, match=r"frozen backbone alone, which model\.adaptation\.method: full"):
         build_model(task_of(adaptation=FullFinetuning()), spec=SPEC, num_segments=S, device="meta")
     clip = replace(SPEC, family="clip", depths=(2,), num_heads=(2,), window_size=0, patch_size=16, quick_gelu=True)
-    with pytest.raises(ConfigError, match="Choose a Swin backbone"):
+    with pytest.raises(ConfigError, match=r"needs a path for frames .* and maps of visual tokens .* swin_base"):
         build_model(task_of(), spec=clip, num_segments=S)
     with pytest.raises(ConfigError, match="num_attention_heads: 3 must divide"):
         build_model(task_of(head=replace(HEAD, num_attention_heads=3)), spec=SPEC, num_segments=S)

@@ -15,6 +15,8 @@ from pipelines.synthetic.ave_clips import write_mp4
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loader
 from stgcma.data.question_text import questions_from_table
+from stgcma.data.questions import QuestionReader
+from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, DatasetLayoutError, FailureBudgetExceededError
 from stgcma.presets import BackboneSpec
 from tests.shared_data import shared_dir
@@ -31,8 +33,8 @@ SPEC = BackboneSpec(
     num_heads=(1,),
     window_size=6,
     audio_size=(48, 48),
-    fbanks=(("avqa", "demo"),),
 )
+READING = Reading(reader=QuestionReader, annotation="questions", fbank="demo")
 
 
 def entry(video_id, question_id, answer="yes", content="Is there a <Object> sound? ", values=("cello",)):
@@ -118,10 +120,10 @@ def test_preprocessed_videos_train(official, tmp_path):
     preprocess(config(official, tmp_path))
     data = DataConfig(dataset="music-avqa", shards=str(tmp_path), augment=AugmentConfig(enabled=False))
     optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
-    batch = next(iter(build_loader(data, optim, SPEC, "avqa", "train", train=True).epoch(0)))
+    batch = next(iter(build_loader(data, optim, SPEC, READING, "train", train=True).epoch(0)))
     assert batch.frames.shape == (2, 10, 3, 24, 24)
     assert sorted(batch.targets.question_ids) == [1, 2, 3]
-    test = next(iter(build_loader(data, optim, SPEC, "avqa", "test", train=False).epoch(0)))
+    test = next(iter(build_loader(data, optim, SPEC, READING, "test", train=False).epoch(0)))
     assert test.targets.answers.tolist() == [-1]
 
 

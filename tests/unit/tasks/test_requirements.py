@@ -1,0 +1,42 @@
+"""What tasks need of a model, and what the refusals say."""
+
+from __future__ import annotations
+
+import pytest
+
+from stgcma.config import ModelConfig
+from stgcma.errors import ConfigError
+from stgcma.models.adaptations import STGCMA, FullFinetuning, NoAdaptation
+from stgcma.presets import BACKBONES
+from stgcma.tasks import TASKS
+from stgcma.tasks.requirements import require_model
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("task", TASKS)
+def test_maps_are_what_swin_provides(task, backbone):
+    config = ModelConfig(backbone=backbone, pretrained="none", adaptation=STGCMA())
+    if task != "ave" and backbone.startswith("clip"):
+        with pytest.raises(ConfigError, match=f"Task '{task}' needs .* which backbone '{backbone}' does not provide"):
+            require_model(TASKS[task], config, BACKBONES[backbone])
+    else:
+        require_model(TASKS[task], config, BACKBONES[backbone])
+
+
+@pytest.mark.parametrize(
+    ("task", "adaptation", "message"),
+    [
+        ("avs", STGCMA(branches="visual"), "Set model.adaptation.branches: both"),
+        ("grounding", NoAdaptation(branches="audio"), "needs both branches, got branches: audio"),
+        ("avqa", FullFinetuning(), "which model.adaptation.method: full does not keep"),
+    ],
+)
+def test_an_adaptation_that_leaves_something_out_is_refused(task, adaptation, message):
+    config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=adaptation)
+    with pytest.raises(ConfigError, match=message):
+        require_model(TASKS[task], config, BACKBONES["swin_demo"])
+
+
+def test_one_branch_is_enough_to_answer_questions():
+    config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=STGCMA(branches="audio"))
+    require_model(TASKS["avqa"], config, BACKBONES["swin_demo"])

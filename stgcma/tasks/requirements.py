@@ -17,7 +17,7 @@ def require_model(task: TaskSpec, config: ModelConfig, backbone: BackboneSpec) -
         backbone: Its geometry, which may be another than the one registered as ``config.backbone``.
 
     Raises:
-        ConfigError: If the backbone lacks a capability, the adaptation leaves no shared backbone for it, or a branch
+        ConfigError: If the backbone lacks a capability, the adaptation leaves no frozen backbone for it, or a branch
             that the task needs does not run.
     """
     missing = task.requires - _provided(task, backbone)
@@ -31,7 +31,7 @@ def require_model(task: TaskSpec, config: ModelConfig, backbone: BackboneSpec) -
     if "plain_visual" in task.requires and config.adaptation.separate_towers:
         raise ConfigError(
             f"Task {task.name!r} needs {CAPABILITIES['plain_visual']}, which model.adaptation.method: "
-            f"{config.adaptation.method} does not keep. Choose another method."
+            f"{config.adaptation.method} does not have. Choose another method."
         )
     if not set(task.branches) <= set(config.adaptation.running):
         wanted = "both" if len(task.branches) == 2 else task.branches[0]

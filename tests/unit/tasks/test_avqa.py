@@ -245,7 +245,7 @@ def test_a_vocabulary_larger_than_the_model_names_the_setting():
 
 
 def test_models_that_cannot_answer_are_refused():
-    with pytest.raises(ConfigError, match=r"frozen backbone alone, which model\.adaptation\.method: full"):
+    with pytest.raises(ConfigError, match=r"frozen backbone alone, which model\.adaptation\.method: full does not"):
         build_model(task_of(adaptation=FullFinetuning()), spec=SPEC, num_segments=S, device="meta")
     clip = replace(SPEC, family="clip", depths=(2,), num_heads=(2,), window_size=0, patch_size=16, quick_gelu=True)
     with pytest.raises(ConfigError, match=r"needs a path for frames .* and maps of visual tokens .* swin_base"):

@@ -26,9 +26,9 @@ def test_maps_are_what_swin_provides(task, backbone):
 @pytest.mark.parametrize(
     ("task", "adaptation", "message"),
     [
-        ("avs", STGCMA(branches="visual"), "Set model.adaptation.branches: both"),
-        ("grounding", NoAdaptation(branches="audio"), "needs both branches, got branches: audio"),
-        ("avqa", FullFinetuning(), "which model.adaptation.method: full does not keep"),
+        ("avs", NoAdaptation(branches="visual"), "Set model.adaptation.branches: both"),
+        ("grounding", STGCMA(branches="audio", adapted_branches="audio"), "needs both branches, got branches: audio"),
+        ("avqa", FullFinetuning(), "which model.adaptation.method: full does not have"),
     ],
 )
 def test_an_adaptation_that_leaves_something_out_is_refused(task, adaptation, message):
@@ -38,5 +38,6 @@ def test_an_adaptation_that_leaves_something_out_is_refused(task, adaptation, me
 
 
 def test_one_branch_is_enough_to_answer_questions():
-    config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=STGCMA(branches="audio"))
+    hears = STGCMA(branches="audio", adapted_branches="audio")
+    config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=hears)
     require_model(TASKS["avqa"], config, BACKBONES["swin_demo"])

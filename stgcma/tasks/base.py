@@ -49,7 +49,7 @@ class Task(ABC):
         self.config = config
 
     def reading(self, backbone: BackboneSpec) -> Reading:
-        """What ``build_loader`` needs to know of the task.
+        """What ``build_loaders`` needs to know of the task.
 
         Raises:
             ConfigError: If the backbone has no filter bank for the task's segments.

@@ -12,7 +12,7 @@ from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data import store as store_module
 from stgcma.data.augment import augment_frames, draw_mixup, draw_visual, mixed_fbanks
 from stgcma.data.batch import AVBatch
-from stgcma.data.dataset import ClipLoader, build_loader
+from stgcma.data.dataset import ClipLoader, build_loaders
 from stgcma.data.events import EventReader
 from stgcma.data.fbank import FBANK_SPECS, normalize_fbank
 from stgcma.data.images import normalize_frames, resize_and_crop
@@ -38,7 +38,7 @@ def root(tmp_path_factory) -> str:
 def loader(root: str, split: str = "train", *, train: bool = True, optim=OPTIM, data=None, **options) -> ClipLoader:
     data = DataConfig(dataset="ave", shards=root, **(data or {}))
     reading = replace(READING, **options.pop("reading", {}))
-    return build_loader(data, optim, DEMO, reading, split, train=train, **options)
+    return build_loaders(data, optim, DEMO, reading, [split], training=train, **options)[split]
 
 
 def same(left: list[AVBatch], right: list[AVBatch]) -> bool:
@@ -200,10 +200,11 @@ def test_shards_that_do_not_fit_say_why(root, tmp_path):
     loader(root, reading={"fbank": "swin"}, branches=("visual",))
     with pytest.raises(ShardMismatchError, match=r"The task reads masks, the shards of 'ave' store events"):
         loader(root, reading={"reader": MaskReader, "annotation": "masks"})
-    write_shards(tmp_path, metadata=replace(METADATA, stores_waveform=False), splits={"val": 2})
+    write_shards(tmp_path / "silent", metadata=replace(METADATA, stores_waveform=False), splits={"train": 2})
     with pytest.raises(ShardMismatchError, match="no waveforms, which audio mix-up needs"):
-        loader(str(tmp_path), "val")
+        loader(str(tmp_path / "silent"))
+    write_shards(tmp_path / "val", metadata=METADATA, splits={"val": 2})
     with pytest.raises(ShardMismatchError, match=r"no measured mean and std of fbank 'demo'.*normalization: published"):
-        next(loader(str(tmp_path), "val", train=False).epoch(0))
+        next(loader(str(tmp_path / "val"), "val", train=False).epoch(0))
     with pytest.raises(ConfigError, match="got 2 clips for 3 workers"):
         loader(root, world_size=3)

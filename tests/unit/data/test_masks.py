@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
-from stgcma.data.dataset import build_loader
+from stgcma.data.dataset import build_loaders
 from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
 from stgcma.data.masks import MaskReader, decode_mask, resize_square
 from stgcma.data.reader import Reading
@@ -25,7 +25,7 @@ def write(root, **options):
 
 def loader_of(root, split="train", *, train=True, augment=False):
     data = DataConfig(dataset="avs-s4", shards=str(root), augment=AugmentConfig(enabled=augment))
-    return build_loader(data, OPTIM, SPEC, READING, split, train=train)
+    return build_loaders(data, OPTIM, SPEC, READING, [split], training=train)[split]
 
 
 def test_batch_has_the_shapes_of_the_backbone(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines.config import PreprocessConfig
 from pipelines.preprocess import preprocess
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
-from stgcma.data.dataset import build_loader
+from stgcma.data.dataset import build_loaders
 from stgcma.data.manifest import MaskCounts
 from stgcma.data.masks import MaskReader
 from stgcma.data.reader import Reading
@@ -59,10 +59,10 @@ def test_bad_clips_are_counted_by_reason_and_good_ones_train(tmp_path):
     data = DataConfig(dataset="avs-s4", shards=str(tmp_path / "shards"), augment=AugmentConfig(enabled=False))
     optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
     spec = backbone_spec("swin_demo")
-    (batch,) = build_loader(data, optim, spec, READING, "train", train=True).epoch(0)
+    (batch,) = build_loaders(data, optim, spec, READING, ["train"], training=True)["train"].epoch(0)
     assert batch.targets.masks.shape == (2, 1, 48, 48)
     assert batch.targets.frame_index.tolist() == [0]
-    (batch,) = build_loader(data, optim, spec, READING, "test", train=False).epoch(0)
+    (batch,) = build_loaders(data, optim, spec, READING, ["test"], training=False)["test"].epoch(0)
     assert batch.targets.masks.shape == (1, 5, 48, 48)
     assert preprocess(config_of(tmp_path)).nothing_to_do
 
@@ -78,7 +78,9 @@ def test_training_clips_of_ms3_have_five_masks(tmp_path):
     preprocess(config_of(tmp_path, dataset="avs-ms3"))
     data = DataConfig(dataset="avs-ms3", shards=str(tmp_path / "shards"), augment=AugmentConfig(enabled=False))
     optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
-    (batch,) = build_loader(data, optim, backbone_spec("swin_demo"), READING, "train", train=True).epoch(0)
+    (batch,) = build_loaders(data, optim, backbone_spec("swin_demo"), READING, ["train"], training=True)["train"].epoch(
+        0
+    )
     assert batch.targets.masks.shape == (2, 5, 48, 48)
     assert batch.targets.categories == ("", "")
 
@@ -129,6 +131,6 @@ def test_a_split_without_any_foreground_is_an_error_at_training(tmp_path):
     assert result.manifest.mask_counts["train"].non_binary_pixels == (mask_pixels(1) > 0).sum()
     data = DataConfig(dataset="avs-ms3", shards=str(tmp_path / "shards"), augment=AugmentConfig(enabled=False))
     optim = OptimConfig(epochs=1, batch_size=1, learning_rate=1e-3, warmup_epochs=0)
-    build_loader(data, optim, backbone_spec("swin_demo"), READING, "train", train=True)
+    build_loaders(data, optim, backbone_spec("swin_demo"), READING, ["train"], training=True)
     with pytest.raises(ShardMismatchError, match="None of the 5 masks of split 'test'"):
-        build_loader(data, optim, backbone_spec("swin_demo"), READING, "test", train=False)
+        build_loaders(data, optim, backbone_spec("swin_demo"), READING, ["test"], training=False)

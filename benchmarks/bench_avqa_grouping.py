@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Comparison, Variant, compare
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import AdaptationConfig, AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.data.question_text import MAX_WORDS, Question, parse_questions
+from stgcma.models.backbones import backbone_spec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.presets import BackboneSpec, backbone_spec
 from stgcma.tasks.avqa import AVQATask
 from stgcma.tasks.base import AudioVisualModel, build_model
 

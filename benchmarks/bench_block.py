@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import Comparison, Variant, compare
-from stgcma.config import AdaptationConfig
-from stgcma.models.backbones.clip_vit import CLIPBackbone
+from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.models.backbones import backbone_spec
+from stgcma.models.backbones.clip_vit import CLIPBackbone, CLIPSpec
 from stgcma.models.block import AdaptedBlock
-from stgcma.presets import BackboneSpec, backbone_spec
 
 SEGMENTS = 10
 RATIO = 1 / 8
@@ -67,11 +67,11 @@ def gradients(adapted: AdaptedBlock, outputs: tuple[Tensor, Tensor]) -> dict[str
     return {**result, "visual": outputs[0].detach(), "audio": outputs[1].detach()}
 
 
-def run(rounds: int = 7, spec: BackboneSpec | None = None) -> Comparison:
+def run(rounds: int = 7, spec: CLIPSpec | None = None) -> Comparison:
     """Interleaved rounds of both; ``spec`` allows a smaller geometry for a quick look."""
     torch.manual_seed(0)
     spec = replace(spec or backbone_spec("clip_vit_b16"), depths=(1,))
-    backbone = CLIPBackbone(spec, None, None).requires_grad_(False)
+    backbone = CLIPBackbone(spec, ModelConfig(backbone=spec.name, pretrained="none")).requires_grad_(False)
     frozen = backbone.blocks[0]
     adapted = AdaptedBlock(frozen, AdaptationConfig(), RATIO, SEGMENTS, drop_path_rate=0.0)
     for parameter in adapted.parameters():

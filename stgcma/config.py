@@ -32,7 +32,7 @@ class AdaptationConfig:
     """Where the adapters sit and what flows between the branches (section 3 of the paper, Tables 5 and 7)."""
 
     size: SizePreset | None = "base"
-    """Preset of bottleneck ratios (``stgcma/presets.py``); None when ``bottleneck_ratios`` is given."""
+    """Preset of bottleneck ratios (``sizes`` of the backbone's spec); None when ``bottleneck_ratios`` is given."""
     bottleneck_ratios: tuple[float, ...] | None = None
     """Free ratios ``hidden_dim / width``: one for CLIP, one per stage for Swin. Overrides ``size``."""
     branches: BranchChoice = "both"
@@ -164,14 +164,14 @@ class ModelConfig:
     """Backbone, adapters and head of one model."""
 
     backbone: str
-    """A name in ``stgcma.presets.BACKBONES``: clip_vit_b16, clip_vit_l14, swin_base, swin_large, clip_vit_demo."""
+    """A name in ``stgcma.models.backbones.backbone_specs()``: clip_vit_b16, swin_large, clip_vit_demo, ..."""
     pretrained: str
     """``openai`` / ``ms_in22k`` (downloaded by open_clip / timm), a local file, ``builtin`` or ``none``."""
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     num_heads: int | None = None
     """Attention heads when not the backbone's own; 8 on clip_vit_b16 reproduces the reference."""
     audio_patch_weights: Literal["sum", "mean"] | None = None
-    """How the audio patch kernel comes from RGB. None: ``sum`` for CLIP, ``mean`` for Swin, as the reference."""
+    """How the audio patch kernel comes from RGB. None: the backbone's default, as the reference has it."""
     drop_path_rate: float = 0.2
     """Stochastic depth on the temporal residual of the last block; linear from 0 at the first."""
     num_classes: int = 29

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 import stgcma
 from pipelines.synthetic.render import COLORS, TEXTURES, Still, render_still
 from pipelines.synthetic.scenes import SHAPES, SceneObject
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
-from stgcma.models.backbones import CLIPBackbone
-from stgcma.presets import backbone_spec
+from stgcma.config import ModelConfig
+from stgcma.models.backbones import backbone_spec, build_backbone
 
 BACKBONE = "clip_vit_demo"
+FRESH = ModelConfig(backbone=BACKBONE, pretrained="none", drop_path_rate=0.0)
 OUTPUT = Path(stgcma.__file__).parent / "weights" / f"{BACKBONE}.safetensors"
 NUM_KINDS = 2 * len(SHAPES)
 """A kind is a shape, small or big: ``kind_of``."""
@@ -113,7 +113,8 @@ def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
     values = pixels.float()
     if noise:
         values = values + noise * torch.randn_like(values)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGE_MEAN, IMAGE_STD))
+    spec = backbone_spec(BACKBONE)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (spec.image_mean, spec.image_std))
     return (values - mean) / std
 
 
@@ -122,7 +123,7 @@ def pretrain(
 ) -> Pretraining:
     """AdamW with warm-up and cosine over the stills, flipped at random; prints the losses of every epoch."""
     torch.manual_seed(seed)
-    model = Pretraining(CLIPBackbone(backbone_spec(BACKBONE), None, None).visual).train()
+    model = Pretraining(build_backbone(backbone_spec(BACKBONE), FRESH).pretrained_module).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     steps = len(stills.pixels) // batch_size
     total, started = epochs * steps, time.monotonic()

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 import stgcma
 from jobs.demo.clip_backbone import NO_OBJECT, NUM_KINDS, kind_of
 from pipelines.synthetic.render import COLORS, FRAME_SIZE, TEXTURES, render_still
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
+from stgcma.config import ModelConfig
 from stgcma.data.masks import resize_square
-from stgcma.models.backbones import SwinBackbone
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec, build_backbone
 
 BACKBONE = "swin_demo"
+FRESH = ModelConfig(backbone=BACKBONE, pretrained="none", drop_path_rate=0.0)
 OUTPUT = Path(stgcma.__file__).parent / "weights" / f"{BACKBONE}.safetensors"
 PLACES = 3
 """A picture has ``PLACES x PLACES`` places. Swin has no position embedding; without this task its pooled features would
@@ -108,7 +108,8 @@ def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
     values = pixels.permute(0, 3, 1, 2).float()
     if noise:
         values = values + noise * torch.randn_like(values)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGE_MEAN, IMAGE_STD))
+    spec = backbone_spec(BACKBONE)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (spec.image_mean, spec.image_std))
     return (values - mean) / std
 
 
@@ -117,7 +118,7 @@ def pretrain(
 ) -> Pretraining:
     """AdamW with warm-up and cosine over the stills, flipped at random; prints the losses of every epoch."""
     torch.manual_seed(seed)
-    model = Pretraining(SwinBackbone(backbone_spec(BACKBONE), None, 0.0).swin).train()
+    model = Pretraining(build_backbone(backbone_spec(BACKBONE), FRESH).pretrained_module).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     steps = len(stills.pixels) // batch_size
     total, started = epochs * steps, time.monotonic()

@@ -22,7 +22,7 @@ from stgcma.data.reader import ReadContext
 from stgcma.data.schema import ClipRow
 from stgcma.data.store import ShardStore
 from stgcma.errors import ConfigError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import build_model, build_task
 from stgcma.training.checkpoint import decode, load_weights
 from stgcma.training.engine import resolve_device
@@ -84,7 +84,7 @@ def ask(
     row = _decode(video, manifest, context.fbank.name)
     batch = AVBatch(
         clip_ids=(video.stem,),
-        frames=resize_bicubic(context.decode_frames(row), spec.image_size).unsqueeze(0)
+        frames=resize_bicubic(context.decode_frames(row), spec.image_size, *context.image_mean_std).unsqueeze(0)
         if context.reads_frames
         else None,
         fbank=context.stored_fbank(row).unsqueeze(0) if context.reads_audio else None,

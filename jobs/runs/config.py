@@ -8,12 +8,11 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from stgcma.backbone_spec import bottleneck_ratios
 from stgcma.config import DataConfig, ModelConfig, OptimConfig
 from stgcma.errors import ConfigError
-from stgcma.presets import BACKBONES, backbone_spec, bottleneck_ratios
-
-TASK_NAMES = tuple(sorted({task for spec in BACKBONES.values() for task, _ in spec.fbanks}))
-"""Tasks that some backbone runs. Read from the presets, so that naming a task needs no torch."""
+from stgcma.models.backbones import backbone_spec, require_capabilities
+from stgcma.tasks import TASKS
 
 NOT_IDENTIFYING = ("name", "data.shards", "data.loader_workers", "optim.checkpoint_every_steps")
 """Fields that change where or how a run executes, never its weights; they are left out of the fingerprint."""
@@ -38,13 +37,13 @@ class RunConfig:
                 f"name: {self.name!r} becomes a folder; it needs letters, digits, '.', '_' or '-', not beginning with "
                 "a sign."
             )
-        if self.task not in TASK_NAMES:
-            problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASK_NAMES)}.")
+        if self.task not in TASKS:
+            problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASKS)}.")
         adaptation = self.model.adaptation
         try:
             spec = backbone_spec(self.model.backbone)
-            if self.task in TASK_NAMES:
-                spec.fbank_for(self.task)
+            if self.task in TASKS:
+                require_capabilities(spec, TASKS[self.task].requires, self.task)
             if adaptation.has_adapters:
                 bottleneck_ratios(spec, adaptation.size, adaptation.bottleneck_ratios)
         except ConfigError as error:

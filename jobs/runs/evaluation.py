@@ -20,7 +20,7 @@ from jobs.runs.mask_gallery import GALLERIES, MaskGallery, gallery_pictures, new
 from stgcma.data.batch import AVBatch
 from stgcma.data.dataset import ClipLoader, build_loader
 from stgcma.errors import CheckpointError, ConfigError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import AudioVisualModel, Outputs, Task, build_model, build_task
 from stgcma.training.checkpoint import decode, load_weights
 from stgcma.training.engine import Evaluation, Precision, evaluate, place_model, resolve_device
@@ -151,7 +151,7 @@ def evaluate_run(
     task_name = run.config.task
     if baseline is not None and task_name not in GALLERIES:
         raise ConfigError(f"--baseline is drawn for segmentation runs only, this run's task is {task_name!r}.")
-    gallery = new_gallery(task_name)
+    gallery = new_gallery(task_name, backbone_spec(run.config.model.backbone))
     evaluation = run.evaluate(weights, run.loader.epoch(0), gallery and gallery.add)
     digest, trained_on = run.loader.manifest.digest, folder.read_json(FACTS)["data"]["digest"]
     label = split if weights == "best" else f"{split}-{weights}"
@@ -187,7 +187,7 @@ def _watch_baseline(uri: str, gallery: MaskGallery, split: str, shards: str | No
     other = RunEvaluator.open(uri, split, shards=shards, device=device)
     if other.config.task not in GALLERIES:
         raise ConfigError(f"--baseline needs a segmentation run, {uri} has the task {other.config.task!r}.")
-    seen = MaskGallery(only=gallery.clip_ids)
+    seen = MaskGallery(backbone_spec(other.config.model.backbone), only=gallery.clip_ids)
     other.evaluate("best", (b for b in other.loader.epoch(0) if seen.only & set(b.clip_ids)), seen.add)
     return seen
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.data.batch import AVBatch, MaskTargets
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
 from stgcma.errors import ConfigError
 from stgcma.tasks.base import Outputs
 from stgcma.tasks.segmentation_metrics import binary_masks, frame_ious
@@ -56,6 +56,8 @@ class MaskGallery:
     another run, to be drawn as the baseline.
     """
 
+    spec: BackboneSpec
+    """Tells how the frames were normalised."""
     size: int = 3
     only: frozenset[str] = frozenset()
     _best: list[tuple[float, str, MaskExample]] = field(default_factory=list)
@@ -67,7 +69,7 @@ class MaskGallery:
         for index, clip_id in enumerate(batch.clip_ids):
             if self.only and clip_id not in self.only:
                 continue
-            example = _example(batch, outputs["logits"], index)
+            example = _example(batch, outputs["logits"], index, self.spec)
             if self.only:
                 self._chosen[clip_id] = example
                 continue
@@ -109,12 +111,12 @@ class MaskGallery:
         ]
 
 
-def _example(batch: AVBatch, logits: Tensor, index: int) -> MaskExample:
+def _example(batch: AVBatch, logits: Tensor, index: int, spec: BackboneSpec) -> MaskExample:
     targets = batch.targets
     assert isinstance(targets, MaskTargets)
     assert batch.frames is not None
     frames = batch.frames[index, targets.frame_index].permute(0, 2, 3, 1).float()
-    pixels = (frames * torch.tensor(IMAGE_STD) + torch.tensor(IMAGE_MEAN)).clamp(0, 1) * 255
+    pixels = (frames * torch.tensor(spec.image_std) + torch.tensor(spec.image_mean)).clamp(0, 1) * 255
     masks = targets.masks[index]
     return MaskExample(
         clip_id=batch.clip_ids[index],
@@ -130,9 +132,9 @@ GALLERIES = {"avs": MaskGallery}
 """Task -> what collects the clips to draw."""
 
 
-def new_gallery(task: str) -> MaskGallery | None:
+def new_gallery(task: str, spec: BackboneSpec) -> MaskGallery | None:
     """An empty gallery where the task's outputs are pictures."""
-    return GALLERIES[task]() if task in GALLERIES else None
+    return GALLERIES[task](spec) if task in GALLERIES else None
 
 
 def gallery_pictures(

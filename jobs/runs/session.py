@@ -27,8 +27,8 @@ from jobs.runs.training_loop import selection_split
 from jobs.runs.workers import run_here, run_on_ray
 from stgcma.data.dataset import ClipLoader, build_loader
 from stgcma.errors import ConfigError, ShardMismatchError
+from stgcma.models.backbones import backbone_spec
 from stgcma.models.parameters import ParameterCount, count_parameters
-from stgcma.presets import backbone_spec
 from stgcma.tasks import build_model, build_task
 from stgcma.training.engine import resolve_device
 

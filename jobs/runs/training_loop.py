@@ -23,8 +23,8 @@ from jobs.runs.folder import AVERAGED, BEST, FACTS, LAST, RESULT, RunFolder
 from jobs.runs.mask_gallery import gallery_pictures, new_gallery
 from stgcma.data.dataset import build_loader
 from stgcma.errors import CheckpointError
+from stgcma.models.backbones import backbone_spec
 from stgcma.models.parameters import load_trainable_state_dict, trainable_state_dict
-from stgcma.presets import backbone_spec
 from stgcma.tasks import build_model, build_task
 from stgcma.training import distributed
 from stgcma.training.checkpoint import LoopState, decode, encode_run, encode_weights, load_run
@@ -273,7 +273,7 @@ class TrainingLoop:
             self.folder.write_json(RESULT, outcome)
 
     def _evaluate_on_test(self, weights: str, label: str) -> dict[str, float]:
-        gallery = new_gallery(self.config.task)
+        gallery = new_gallery(self.config.task, backbone_spec(self.config.model.backbone))
         evaluation = evaluate_weights(
             self.model,
             self.task,

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import BRANCHES, Branch, DataConfig, OptimConfig
 from stgcma.data.batch import AVBatch
 from stgcma.data.events import EventReader
@@ -17,7 +18,6 @@ from stgcma.data.reader import ReadContext, Reader
 from stgcma.data.sampler import EvalSampler, TrainSampler, Unit
 from stgcma.data.store import ShardStore
 from stgcma.errors import ShardMismatchError
-from stgcma.presets import BackboneSpec
 
 READERS: dict[str, type[Reader]] = {"events": EventReader, "masks": MaskReader, "questions": QuestionReader}
 """Annotation kind of the shards -> how they are read."""
@@ -126,7 +126,7 @@ def build_loader(
 
     Raises:
         ShardMismatchError: If the shards are absent, incomplete, or lack what the backbone and task read.
-        ConfigError: If the batch cannot be dealt to the workers, or the task does not run on the backbone.
+        ConfigError: If the batch cannot be dealt to the workers.
     """
     fbank = spec.fbank_for(task) if "audio" in branches else None
     manifest = select_manifest(data.shards, data.dataset, fbank=fbank, fingerprint=data.fingerprint)

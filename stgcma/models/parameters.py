@@ -68,8 +68,13 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 def trainable_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """What an adapter-only checkpoint holds: trained parameters and their modules' buffers, on the CPU."""
+    return {name: value.cpu() for name, value in _trained_tensors(model).items()}
+
+
+def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The same where they are; writing into them changes the model."""
     names = {name for name, _, trained in _owned(model) if trained}
-    return {name: value.detach().cpu() for name, value in model.state_dict().items() if name in names}
+    return {name: value for name, value in model.state_dict().items() if name in names}
 
 
 @torch.no_grad()
@@ -79,7 +84,7 @@ def load_trainable_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> 
     Raises:
         CheckpointError: If names or shapes differ, with the first few of each.
     """
-    own = {name: value for name, value in model.state_dict().items() if name in trainable_state_dict(model)}
+    own = _trained_tensors(model)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     if missing or unexpected or shapes:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.errors import ConfigError
 from stgcma.models.avs_decoder import MaskDecoder
+from stgcma.models.backbones import require_capabilities
 from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
 from stgcma.tasks.base import Outputs, Task
 from stgcma.tasks.segmentation_metrics import SegmentationMetrics, clip_fscores, frame_ious
@@ -49,20 +50,17 @@ class AVSTask(Task):
     annotation: ClassVar[str] = "masks"
     selection_metric: ClassVar[str] = "miou"
     num_segments: ClassVar[int] = 5
+    requires: ClassVar[frozenset[str]] = frozenset({"stage_maps"})
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
         spec, decoder = encoder.spec, self.config.mask_decoder
-        if spec.family != "swin":
-            raise ConfigError(
-                f"Task 'avs' reads maps at several resolutions, which backbone {spec.name!r} does not have. "
-                "Choose a Swin backbone."
-            )
+        require_capabilities(spec, self.requires, self.name)
         if len(encoder.running) != 2:
             raise ConfigError(
                 "Task 'avs' needs both branches: the decoder combines visual maps with sound, got branches: "
                 f"{self.config.adaptation.branches}. Set model.adaptation.branches: both."
             )
-        stage_dims = [spec.width * 2**stage for stage in range(len(spec.depths))]
+        stage_dims = list(spec.stage_widths)
         if len(decoder.scale_dims) != len(stage_dims):
             raise ConfigError(
                 f"model.mask_decoder.scale_dims needs one width for each of the {len(stage_dims)} stages of "

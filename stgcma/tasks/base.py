@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch
 from stgcma.models.encoder import AudioVisualEncoder, AVFeatures, build_encoder
-from stgcma.presets import BackboneSpec
 
 Outputs = dict[str, Tensor]
 """What a head returns, by name: ``logits`` always; more where a loss needs it."""
@@ -46,6 +46,8 @@ class Task(ABC):
     selection_metric: ClassVar[str]
     """Key of ``Metrics.compute`` that selects the checkpoint; higher is better."""
     num_segments: ClassVar[int]
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """What it needs of a backbone, out of ``Backbone.provides``."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config

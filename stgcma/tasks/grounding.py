@@ -16,7 +16,7 @@ from stgcma.errors import ConfigError
 from stgcma.models.avqa_head import MatchHead
 from stgcma.models.encoder import AudioVisualEncoder
 from stgcma.models.grounding import Grounding
-from stgcma.tasks.avqa import match_loss, require_swin
+from stgcma.tasks.avqa import match_loss, require_frozen_path
 from stgcma.tasks.base import Metrics, Outputs, Task
 
 
@@ -42,9 +42,10 @@ class GroundingTask(Task):
     annotation: ClassVar[str] = "questions"
     selection_metric: ClassVar[str] = "match_accuracy"
     num_segments: ClassVar[int] = 10
+    requires: ClassVar[frozenset[str]] = frozenset({"plain_visual"})
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
-        require_swin(self.config, encoder, "grounding")
+        require_frozen_path(self.config, encoder.spec, self.name, self.requires)
         if len(encoder.running) != 2:
             raise ConfigError(
                 "Task 'grounding' matches sound with frames and needs both branches, got branches: "

@@ -10,13 +10,11 @@ import torch
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loader
 from stgcma.errors import ConfigError, ShardMismatchError
-from stgcma.presets import BackboneSpec
+from stgcma.models.backbones.swin import SwinSpec
 from tests.factories import tiny_metadata, tiny_questions, write_question_shards
 
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=24,
     patch_size=4,
     width=8,
@@ -24,7 +22,7 @@ SPEC = BackboneSpec(
     num_heads=(1,),
     window_size=6,
     audio_size=(48, 48),
-    fbanks=(("avqa", "demo"),),
+    fbanks={"avqa": "demo"},
 )
 OPTIM = OptimConfig(epochs=2, batch_size=2, learning_rate=1e-3, warmup_epochs=0, seed=5, eval_batch_size=3)
 SEGMENTS = 3
@@ -204,13 +202,13 @@ def test_settings_that_leave_no_negatives_and_missing_questions_are_errors(root,
         loader(root, "val", questions=str(tmp_path))
     with pytest.raises(ShardMismatchError, match="stores no 'val' questions"):
         loader(root, "val", train=False)
-    with pytest.raises(ConfigError, match="Task 'ave' does not run on backbone 'tiny'"):
+    with pytest.raises(ShardMismatchError, match=r"Task 'ave' .* stores questions for task 'avqa' or 'grounding'"):
         build_loader(DataConfig(dataset="music-avqa", shards=str(root)), OPTIM, SPEC, "ave", "train", train=True)
 
 
 def test_grounding_reads_every_video_once_and_draws_negatives_in_evaluation_too(root):
     config = DataConfig(dataset="music-avqa", shards=str(root), augment=AugmentConfig(enabled=False))
-    spec = replace(SPEC, fbanks=(("grounding", "demo"),))
+    spec = replace(SPEC, fbanks={"grounding": "demo"})
     built = build_loader(config, OPTIM, spec, "grounding", "test", train=False)
     batches = [list(built.epoch(0)) for _ in range(2)]
     assert built.num_clips == sum(len(batch) for batch in batches[0]) == 7

@@ -5,15 +5,13 @@ import torch
 
 from stgcma.config import AdaptationConfig, AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
+from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.presets import BackboneSpec
 from stgcma.tasks.avqa import AVQATask
 from stgcma.tasks.base import build_model
 
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=16,
     patch_size=4,
     width=16,

@@ -6,15 +6,14 @@ import torch
 from stgcma.config import AdaptationConfig, MaskDecoderConfig, ModelConfig
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.errors import ConfigError
+from stgcma.models.backbones.clip_vit import CLIPSpec
+from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.presets import BackboneSpec
 from stgcma.tasks.avs import AVSTask, mask_loss
 from stgcma.tasks.base import build_model
 
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=64,
     patch_size=4,
     width=8,
@@ -94,10 +93,8 @@ def test_loss_stays_in_float32_under_autocast():
     [
         (SPEC, {"branches": "visual", "adapted_branches": "visual"}, "Set model.adaptation.branches: both"),
         (
-            BackboneSpec(
+            CLIPSpec(
                 name="clip_tiny",
-                family="clip",
-                library_name="",
                 image_size=32,
                 patch_size=16,
                 width=32,
@@ -106,7 +103,7 @@ def test_loss_stays_in_float32_under_autocast():
                 audio_size=(32, 32),
             ),
             {},
-            "Choose a Swin backbone",
+            r"does not run on backbone .clip_tiny.; it runs on: swin_base.*It needs stage_maps",
         ),
     ],
 )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from jobs.demo.clip_backbone import (
+    BACKBONE,
+    FRESH,
     NO_OBJECT,
     NUM_ATTRIBUTES,
     NUM_KINDS,
@@ -22,8 +24,8 @@ from jobs.demo.clip_backbone import (
 )
 from pipelines.synthetic.render import COLORS, FRAME_SIZE, Look, Still, render_still
 from pipelines.synthetic.scenes import SceneObject
-from stgcma.models.backbones import CLIPBackbone, load_pretrained
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec, build_backbone
+from stgcma.models.backbones.weights import load_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def stills() -> Stills:
 def embed(pretrained: str, stills: Stills) -> Tensor:
     """Class and patch tokens in one row per still, ``[N, 64]``."""
     torch.manual_seed(0)
-    backbone = CLIPBackbone(backbone_spec("clip_vit_demo"), None, None)
+    backbone = build_backbone(backbone_spec(BACKBONE), FRESH)
     load_pretrained(backbone, pretrained)
     with torch.no_grad():
         return backbone.visual.eval()(normalise(stills.pixels))

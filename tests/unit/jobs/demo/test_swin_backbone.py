@@ -10,6 +10,7 @@ from torch import Tensor
 from jobs.demo.clip_backbone import NO_OBJECT, NUM_KINDS
 from jobs.demo.swin_backbone import (
     BACKBONE,
+    FRESH,
     OUTPUT,
     Stills,
     attribute_labels,
@@ -18,8 +19,8 @@ from jobs.demo.swin_backbone import (
     normalise,
     pretrain,
 )
-from stgcma.models.backbones import SwinBackbone, load_pretrained
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec, build_backbone
+from stgcma.models.backbones.weights import load_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def stills() -> Stills:
 
 def stage_maps(pretrained: str, stills: Stills) -> list[Tensor]:
     torch.manual_seed(0)
-    backbone = SwinBackbone(backbone_spec(BACKBONE), None, 0.0)
+    backbone = build_backbone(backbone_spec(BACKBONE), FRESH)
     load_pretrained(backbone, pretrained)
     x, maps = backbone.swin.eval().patch_embed(normalise(stills.pixels)), []
     for layer in backbone.swin.layers:

@@ -10,7 +10,7 @@ from pipelines.preprocess import preprocess
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loader
 from stgcma.errors import FailureBudgetExceededError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from tests.unit.pipelines.datasets.avsbench_layout import mask_pixels, save, write_ms3, write_s4, write_wav
 
 CLIPS = [(f"clip{i:07d}", 0, "dog" if i % 2 else "cat", "train") for i in range(7)] + [

@@ -16,14 +16,12 @@ from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loader
 from stgcma.data.question_text import questions_from_table
 from stgcma.errors import DatasetLayoutError, FailureBudgetExceededError
-from stgcma.presets import BackboneSpec
+from stgcma.models.backbones.swin import SwinSpec
 from tests.shared_data import shared_dir
 
 REAL, SYNTHETIC = "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=24,
     patch_size=4,
     width=8,
@@ -31,7 +29,7 @@ SPEC = BackboneSpec(
     num_heads=(1,),
     window_size=6,
     audio_size=(48, 48),
-    fbanks=(("avqa", "demo"),),
+    fbanks={"avqa": "demo"},
 )
 
 

@@ -42,7 +42,8 @@ class BackboneSpec:
     default_tag: str = ""
     """Pretrained tag used by the recipes."""
     fbank: str = ""
-    """Name of the fbank spec (``stgcma/data/fbank.py``) that it reads for tasks not listed in ``fbanks``."""
+    """Name of the fbank spec (``stgcma/data/fbank.py``) that it reads for tasks not listed in ``fbanks``; may be
+    empty where no shards are read."""
     fbanks: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Task -> fbank spec where a task needs another one."""
     sizes: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
@@ -59,8 +60,17 @@ class BackboneSpec:
         return self.stage_widths[-1]
 
     def fbank_for(self, task: str) -> str:
-        """Name of the fbank spec that this backbone reads for a task."""
-        return self.fbanks.get(task, self.fbank)
+        """Name of the fbank spec that this backbone reads for a task.
+
+        Raises:
+            ConfigError: If the spec names none.
+        """
+        name = self.fbanks.get(task, self.fbank)
+        if not name:
+            raise ConfigError(
+                f"The spec of backbone {self.name!r} names no fbank for task {task!r}. Set its fbank or fbanks."
+            )
+        return name
 
 
 def bottleneck_ratios(spec: BackboneSpec, size: str | None, ratios: tuple[float, ...] | None) -> tuple[float, ...]:

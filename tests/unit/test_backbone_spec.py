@@ -24,6 +24,8 @@ SPEC = BackboneSpec(
 
 def test_a_task_that_is_not_listed_reads_the_default_fbank():
     assert [SPEC.fbank_for(task) for task in ("avs", "ave", "a task of tomorrow")] == ["swin_avs", "swin", "swin"]
+    with pytest.raises(ConfigError, match="'spec' names no fbank for task 'ave'"):
+        replace(SPEC, fbank="").fbank_for("ave")
 
 
 def test_widths_double_per_stage():

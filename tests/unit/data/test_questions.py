@@ -22,7 +22,7 @@ SPEC = SwinSpec(
     num_heads=(1,),
     window_size=6,
     audio_size=(48, 48),
-    fbanks={"avqa": "demo"},
+    fbank="demo",
 )
 OPTIM = OptimConfig(epochs=2, batch_size=2, learning_rate=1e-3, warmup_epochs=0, seed=5, eval_batch_size=3)
 SEGMENTS = 3
@@ -208,12 +208,11 @@ def test_settings_that_leave_no_negatives_and_missing_questions_are_errors(root,
 
 def test_grounding_reads_every_video_once_and_draws_negatives_in_evaluation_too(root):
     config = DataConfig(dataset="music-avqa", shards=str(root), augment=AugmentConfig(enabled=False))
-    spec = replace(SPEC, fbanks={"grounding": "demo"})
-    built = build_loader(config, OPTIM, spec, "grounding", "test", train=False)
+    built = build_loader(config, OPTIM, SPEC, "grounding", "test", train=False)
     batches = [list(built.epoch(0)) for _ in range(2)]
     assert built.num_clips == sum(len(batch) for batch in batches[0]) == 7
     for first, second in zip(*batches, strict=True):
         assert first.targets.negatives.shape == (len(first), SEGMENTS, 3, 24, 24)
         assert torch.equal(first.targets.negatives, second.targets.negatives)
     with pytest.raises(ConfigError, match="set negatives: stored for task grounding"):
-        build_loader(replace(config, negatives="batch"), OPTIM, spec, "grounding", "train", train=True)
+        build_loader(replace(config, negatives="batch"), OPTIM, SPEC, "grounding", "train", train=True)

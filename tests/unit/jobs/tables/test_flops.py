@@ -1,4 +1,4 @@
-"""Costs counted on the meta device against torch's own count of a real pass, and against figures for the paper's rows."""
+"""Costs on the meta device against torch's own count of a real pass, and against figures for the paper's rows."""
 
 from __future__ import annotations
 
@@ -130,10 +130,6 @@ def test_a_model_built_from_memory_is_the_same_model():
 
 
 def test_fused_attention_without_a_formula_is_refused():
-    tokens = torch.zeros(1, 1, 4, 8)
-    with (
-        MetaMode(),
-        sdpa_kernel(SDPBackend.FLASH_ATTENTION),
-        pytest.raises(NotImplementedError, match="no formula for"),
-    ):
+    tokens = torch.zeros(1, 1, 4, 8)  # the CPU's fused kernel has none
+    with MetaMode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION), pytest.raises(NotImplementedError, match="no formula"):
         torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)

@@ -29,7 +29,7 @@ SPEC = SwinSpec(
     num_heads=(1,),
     window_size=6,
     audio_size=(48, 48),
-    fbanks={"avqa": "demo"},
+    fbank="demo",
 )
 
 

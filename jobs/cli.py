@@ -44,6 +44,16 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments, prog_name="stgcma-jobs")
     except StgcmaError as error:
         _fail(error, debug, code=1 if isinstance(error, FAILED_RUN) else 2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if debug or package in ("", "stgcma", "pipelines", "jobs"):
+            _fail(error, debug, code=1)
+        print(
+            f"This command needs the Python package {package!r}, which is not installed here. "
+            "Install everything with: pip install stgcma",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
     except Exception as error:  # the last line of defence: whatever is left is reported, never swallowed
         _fail(error, debug, code=1)
 

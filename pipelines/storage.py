@@ -6,6 +6,7 @@ Paths are relative to the root and use ``/``. S3 endpoint and credentials come f
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -122,6 +123,29 @@ class Storage:
                 self.filesystem.open_output_stream(self.full_path(path), compression=None) as stream,
             ):
                 shutil.copyfileobj(file, stream, _COPY_BYTES)
+
+    @contextmanager
+    def lock(self, path: str, *, wait: bool = False) -> Iterator[bool]:
+        """Hold a lock file while the block runs; yields False when another process on this machine holds it.
+
+        The lock ends with its process, however that ends. A bucket has no locks: the block always gets True there.
+
+        Args:
+            path: The lock file, created where missing.
+            wait: Wait for the other process instead of yielding False.
+        """
+        if not self.is_local:
+            yield True
+            return
+        file = Path(self.full_path(path))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
     def delete(self, path: str) -> None:
         """Remove a file if it is there."""

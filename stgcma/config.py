@@ -6,10 +6,13 @@ and ``--set a.b=v`` is the job of ``jobs/runs/configfile.py``; unknown keys are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from stgcma.errors import ConfigError
+
+T = TypeVar("T")
 
 Branch = Literal["visual", "audio"]
 BRANCHES: tuple[Branch, Branch] = ("visual", "audio")
@@ -310,3 +313,25 @@ class OptimConfig:
                 )
         if problems:
             raise ConfigError("\n".join(problems))
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
+    """A frozen dataclass from the plain values that ``dataclasses.asdict`` and JSON made of it.
+
+    Raises:
+        ConfigError: If ``values`` has a field that ``cls`` does not have.
+    """
+    hints, names = get_type_hints(cls), {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(values.keys() - names):
+        raise ConfigError(
+            f"{cls.__name__} has no field {', '.join(unknown)}. Another release wrote these settings; use that one."
+        )
+    return cls(**{name: _plain_value(hints[name], value) for name, value in values.items()})
+
+
+def _plain_value(hint: Any, value: Any) -> Any:
+    """Mappings become the dataclass of ``hint``, lists become tuples."""
+    nested = next((c for c in (hint, *get_args(hint)) if isinstance(c, type) and is_dataclass(c)), None)
+    if nested is not None and isinstance(value, Mapping):
+        return from_mapping(nested, value)
+    return tuple(value) if isinstance(value, list) else value

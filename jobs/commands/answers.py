@@ -42,12 +42,11 @@ def pretrain_grounding(
 
 
 def ask(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder of task avqa.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or weight file of task avqa.")],
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file with sound.")],
     questions: Annotated[
         list[str], typer.Argument(metavar="QUESTION...", help="In the words of the training questions.")
     ],
-    shards: Annotated[str | None, typer.Option(help="Root of the run's shards  [default: as trained]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     top: Annotated[int, typer.Option(min=1, help="Answers shown per question.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
@@ -55,7 +54,7 @@ def ask(
     """Ask a trained run questions about a video."""
     from jobs.runs.answering import ask as answer
 
-    found = answer(run, video, questions, shards=shards, device=device, top=top)
+    found = answer(run, video, questions, device=device, top=top)
     if as_json:
         print(json.dumps([asdict(item) for item in found], indent=2))
         return

@@ -33,12 +33,14 @@ def train(
     from jobs.runs.configfile import load_run_config
 
     config = with_shards(load_run_config(recipe, overrides or ()), shards)
-    from jobs.runs.session import plan_run, train_run
-
     if dry_run:
-        plan = plan_run(config, num_workers=num_workers)
-        print(json.dumps(asdict(plan), indent=2) if as_json else _plan_text(asdict(plan)))
+        from jobs.runs.plan import resolve
+
+        facts = resolve(config, world_size=max(1, num_workers)).facts()
+        print(json.dumps(facts, indent=2) if as_json else _plan_text(facts))
         return
+    from jobs.runs.session import train_run
+
     try:
         result = train_run(config, output=output, num_workers=num_workers, device=device, tracking=tracking)
     except KeyboardInterrupt:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from jobs.runs.config import with_shards
-from jobs.runs.evaluation import read_config
-from jobs.runs.folder import BEST, open_run
 from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.media.rows import video_row
 from pipelines.storage import Storage
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.data.batch import AVBatch, QuestionTargets
-from stgcma.data.images import resize_bicubic
-from stgcma.data.manifest import ShardManifest, select_manifest
+from stgcma.data.fbank import normalize_fbank
+from stgcma.data.images import decode_frames, resize_bicubic
 from stgcma.data.question_text import VIDEO_SPLIT, QuestionVocabulary, free_question_words
-from stgcma.data.reader import ReadContext
 from stgcma.data.schema import ClipRow
-from stgcma.data.store import ShardStore
 from stgcma.errors import ConfigError
-from stgcma.models.backbones import backbone_spec
-from stgcma.tasks import build_model, build_task
-from stgcma.training.checkpoint import decode, load_weights
 from stgcma.training.engine import resolve_device
-
-DECODING = ("short_side", "channel_mode", "resample", "gain", "frame_encoding", "jpeg_quality", "fbank_dtype")
-"""Preprocessing settings that a new video must share with the training videos."""
+from stgcma.training.trained_model import ModelInfo, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,67 +33,48 @@ class Answer:
     """(answer, probability)."""
 
 
-def ask(
-    run: str, video: Path, questions: list[str], *, shards: str | None = None, device: str = "auto", top: int = 3
-) -> list[Answer]:
-    """Answer questions about one video file with the selected weights of a run.
+def ask(run: str, video: Path, questions: list[str], *, device: str = "auto", top: int = 3) -> list[Answer]:
+    """Answer questions about one video file with trained weights.
 
     Args:
-        run: Run folder of task ``avqa``.
+        run: Run folder or weight file of task ``avqa``.
         video: Any video file with sound.
         questions: In the words of the training questions.
-        shards: Where the run's shards lie, for vocabularies and fbank statistics; None: where it was trained.
         device: ``auto``, ``cpu`` or ``cuda``.
         top: Answers per question.
 
     Raises:
-        ConfigError: If the run answers no questions, or a question has words that no training question has.
+        CheckpointError: If there are no weights, or they do not fit the backbone.
+        ConfigError: If the model answers no questions, or a question has words that no training question has.
         ClipDecodeError: If the video cannot be decoded; names stage and reason.
-        ShardMismatchError: If the shards of the run are not there.
     """
-    folder = open_run(run)
-    config = with_shards(read_config(folder), shards)
-    if config.task != "avqa":
-        raise ConfigError(f"{run} is a run of task {config.task}; only runs of task avqa answer questions.")
-    spec = backbone_spec(config.model.backbone)
-    manifest = select_manifest(
-        config.data.shards,
-        config.data.dataset,
-        fbank=spec.fbank_for(config.task),
-        fingerprint=config.data.fingerprint,
-    )
-    vocabulary = QuestionVocabulary(words=manifest.question_words, answers=manifest.class_names)
+    where = resolve_device(device)
+    trained = load(run, device=where)
+    info = trained.info
+    if info.task != "avqa":
+        raise ConfigError(f"{run} was trained on task {info.task}; only models of task avqa answer questions.")
+    vocabulary = QuestionVocabulary(words=info.question_words, answers=info.class_names)
     ids = [vocabulary.encode(free_question_words(question)) for question in questions]
-    context = ReadContext(
-        data=config.data,
-        task=config.task,
-        spec=spec,
-        store=ShardStore(config.data.shards, manifest),
-        split=VIDEO_SPLIT,
-        train=False,
-        seed=config.optim.seed,
-        branches=config.model.adaptation.running,
+    path = video.expanduser().resolve()
+    settings = PreprocessConfig(
+        dataset=info.dataset,
+        source=str(path.parent),
+        fbank_specs=() if info.fbank is None else (info.fbank.name,),
+        **info.decoding,
     )
-    row = _decode(video, manifest, context.fbank.name)
+    row = _decode(path, settings, trained.task.num_segments)
     batch = AVBatch(
         clip_ids=(video.stem,),
-        frames=resize_bicubic(context.decode_frames(row), spec.image_size, *context.image_mean_std).unsqueeze(0)
-        if context.reads_frames
-        else None,
-        fbank=context.stored_fbank(row).unsqueeze(0) if context.reads_audio else None,
+        frames=_frames(row, info, settings, trained.model.encoder.spec),
+        fbank=_fbank(row, info),
         targets=QuestionTargets(
             video_index=torch.zeros(len(ids), dtype=torch.int64),
             questions=torch.tensor(ids),
             answers=torch.full((len(ids),), -1),
         ),
     )
-    torch.manual_seed(config.optim.seed)
-    where = resolve_device(device)
-    model = build_model(build_task(config.task, replace(config.model, grounding_checkpoint=None))).to(where)
-    tensors, _ = decode(folder.read(BEST), f"{folder.uri}/{BEST}")
-    load_weights(model, tensors)
     with torch.no_grad():
-        logits = model.eval()(batch.to(where))["logits"].float().cpu()
+        logits = trained.model(batch.to(where))["logits"].float().cpu()
     probabilities = logits[:, : len(vocabulary.answers)].softmax(-1)
     best, index = probabilities.topk(min(top, len(vocabulary.answers)), dim=-1)
     return [
@@ -109,13 +83,26 @@ def ask(
     ]
 
 
-def _decode(video: Path, manifest: ShardManifest, fbank: str) -> ClipRow:
-    """The video as a row, with the settings that the training videos were decoded with."""
-    path = video.expanduser().resolve()
-    settings = {name: manifest.settings[name] for name in DECODING if name in manifest.settings}
-    config = PreprocessConfig(dataset=manifest.dataset, source=str(path.parent), fbank_specs=(fbank,), **settings)
+def _frames(row: ClipRow, info: ModelInfo, settings: PreprocessConfig, spec: BackboneSpec) -> Tensor | None:
+    """``[1, S, 3, N, N]`` as evaluation reads them; None for a model that only hears."""
+    if "visual" not in info.model.adaptation.running:
+        return None
+    frames = decode_frames(row.frames, settings.frame_encoding, row.frame_height, row.frame_width)
+    return resize_bicubic(frames, spec.image_size, spec.image_mean, spec.image_std).unsqueeze(0)
+
+
+def _fbank(row: ClipRow, info: ModelInfo) -> Tensor | None:
+    """``[1, S, T, F]`` normalised as in training; None for a model that only sees."""
+    if info.fbank is None:
+        return None
+    values = torch.from_numpy(row.fbanks[info.fbank.name].astype(np.float32))
+    return normalize_fbank(values, row.fbank_frames[info.fbank.name], info.fbank.mean, info.fbank.std).unsqueeze(0)
+
+
+def _decode(path: Path, settings: PreprocessConfig, num_segments: int) -> ClipRow:
+    """The video as a row, decoded as the training videos were."""
     ref = ClipRef(
-        dataset=manifest.dataset,
+        dataset=settings.dataset,
         clip_id=path.stem,
         split=VIDEO_SPLIT,
         video_id=path.stem,
@@ -123,5 +110,4 @@ def _decode(video: Path, manifest: ShardManifest, fbank: str) -> ClipRow:
         media_bytes=path.stat().st_size if path.exists() else None,
         counts_in_stats=False,
     )
-    segments = manifest.metadata.num_segments
-    return video_row(ref, Storage(str(path.parent)), config, num_segments=segments, with_waveform=False)
+    return video_row(ref, Storage(settings.source), settings, num_segments=num_segments, with_waveform=False)

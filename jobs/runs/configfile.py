@@ -68,13 +68,30 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}{place}: {getattr(error, 'problem', None) or error}.") from None
 
 
+def find_file(path: str | Path) -> Path:
+    """The file of that path; where there is none, the shipped recipe or ablation of that name.
+
+    ``ave_clip_b16_tiny``, ``demo/clip_vit_demo``, ``table5.yaml`` and ``jobs/recipes/ave_clip_b16_tiny.yaml`` name
+    shipped files in every working directory.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    name = path.as_posix().removeprefix("jobs/").removeprefix("recipes/").removeprefix("ablations/")
+    for folder in ("recipes", "ablations"):
+        shipped = SHIPPED / folder / f"{name.removesuffix('.yaml')}.yaml"
+        if shipped.is_file():
+            return shipped
+    return path
+
+
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """The YAML mapping of a file.
 
     Raises:
         ConfigError: Missing file, malformed YAML, or something that is no mapping.
     """
-    path = Path(path)
+    path = find_file(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from jobs.runs.config import RunConfig, with_shards
+from jobs.runs.config import RunConfig, fingerprint, with_shards
 from jobs.runs.configfile import build, parse_yaml
 from jobs.runs.confusion_picture import confusion_picture
 from jobs.runs.folder import AVERAGED, BEST, CONFIG, FACTS, RunFolder, open_run
 from jobs.runs.mask_gallery import GALLERIES, MaskGallery, gallery_pictures, new_gallery
+from jobs.runs.plan import resolve_evaluation
 from stgcma.data.batch import AVBatch
-from stgcma.data.dataset import ClipLoader, build_loader
+from stgcma.data.dataset import ClipLoader
 from stgcma.errors import CheckpointError, ConfigError
-from stgcma.models.backbones import backbone_spec
-from stgcma.tasks import AudioVisualModel, Outputs, Task, build_model, build_task
-from stgcma.training.checkpoint import decode, load_weights
+from stgcma.models.parameters import load_trainable_state_dict
+from stgcma.tasks import AudioVisualModel, Outputs, Task
+from stgcma.tensor_file import decode_tensors, encode_tensors
 from stgcma.training.engine import Evaluation, Precision, evaluate, place_model, resolve_device
+from stgcma.training.trained_model import ModelInfo, TrainedModel, decode_model, restore
 
 WEIGHTS = {"best": BEST, "averaged": AVERAGED}
 """Weights a run can be evaluated with."""
@@ -52,64 +52,67 @@ class EvaluationResult:
     and the run's own result stays what it is."""
 
 
+def read_weights(folder: RunFolder, name: str, config: RunConfig) -> tuple[dict[str, Tensor], ModelInfo]:
+    """A weight file of the run with that configuration.
+
+    Raises:
+        CheckpointError: If it is missing or damaged, or belongs to another run.
+    """
+    where = f"{folder.uri}/{name}"
+    tensors, info = decode_model(folder.read(name), where)
+    expected = fingerprint(config)
+    if info.fingerprint != expected:
+        raise CheckpointError(
+            f"{where} holds weights of the run {info.run_name!r}, the configuration of this run has fingerprint "
+            f"{expected}. Restore the run's own weights and {CONFIG}, or evaluate the folder of that run."
+        )
+    return tensors, info
+
+
 def evaluate_weights(
     model: AudioVisualModel,
     task: Task,
     folder: RunFolder,
     weights: str,
+    config: RunConfig,
     batches: Iterable[AVBatch],
     *,
     precision: Precision,
     on_batch: Callable[[AVBatch, Outputs], None] | None = None,
 ) -> Evaluation:
-    """Load a weight file of the run into the model and evaluate it in detail."""
-    tensors, _ = decode(folder.read(weights), f"{folder.uri}/{weights}")
-    load_weights(model, tensors)
+    """Load a weight file of the run into its model and evaluate it in detail."""
+    tensors, _ = read_weights(folder, weights, config)
+    load_trainable_state_dict(model, tensors)
     return evaluate(model, task, batches, precision=precision, detailed=True, on_batch=on_batch)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvaluator:
-    """A run's model and the clips of one split, ready to evaluate any of its weights."""
+    """A run's trained model and the clips of one split."""
 
     folder: RunFolder
     config: RunConfig
     loader: ClipLoader
-    task: Task
-    model: AudioVisualModel
+    trained: TrainedModel
     precision: Precision
 
     @classmethod
-    def open(cls, uri: str, split: str, *, shards: str | None, device: str) -> RunEvaluator:
+    def open(cls, uri: str, split: str, weights: str, *, shards: str | None, device: str) -> RunEvaluator:
         folder = open_run(uri)
         config = with_shards(read_config(folder), shards)
-        loader = build_loader(
-            config.data,
-            config.optim,
-            backbone_spec(config.model.backbone),
-            config.task,
-            split,
-            train=False,
-            branches=config.model.adaptation.running,
-        )
-        # The run's own weights hold its grounding layers; the file they began from may be gone by now.
-        task = build_task(config.task, replace(config.model, grounding_checkpoint=None))
-        torch.manual_seed(config.optim.seed)
+        loader = resolve_evaluation(config, split).loaders[split]
         precision = Precision.choose(config.optim.mixed_precision, resolve_device(device))
-        return cls(
-            folder=folder,
-            config=config,
-            loader=loader,
-            task=task,
-            model=place_model(build_model(task), config.model, precision),
-            precision=precision,
-        )
+        name = WEIGHTS[weights]
+        trained = restore(*read_weights(folder, name, config), f"{folder.uri}/{name}")
+        place_model(trained.model, config.model, precision)
+        return cls(folder=folder, config=config, loader=loader, trained=trained, precision=precision)
 
     def evaluate(
-        self, weights: str, batches: Iterable[AVBatch], on_batch: Callable[[AVBatch, Outputs], None] | None = None
+        self, batches: Iterable[AVBatch], on_batch: Callable[[AVBatch, Outputs], None] | None = None
     ) -> Evaluation:
-        return evaluate_weights(
-            self.model, self.task, self.folder, WEIGHTS[weights], batches, precision=self.precision, on_batch=on_batch
+        trained = self.trained
+        return evaluate(
+            trained.model, trained.task, batches, precision=self.precision, detailed=True, on_batch=on_batch
         )
 
 
@@ -147,12 +150,12 @@ def evaluate_run(
             else "weights are averaged where optim.average_epochs is set, when the run is complete"
         )
         raise CheckpointError(f"{folder.uri} has no {weights} weights ({WEIGHTS[weights]}): {why}.")
-    run = RunEvaluator.open(uri, split, shards=shards, device=device)
+    run = RunEvaluator.open(uri, split, weights, shards=shards, device=device)
     task_name = run.config.task
     if baseline is not None and task_name not in GALLERIES:
         raise ConfigError(f"--baseline is drawn for segmentation runs only, this run's task is {task_name!r}.")
-    gallery = new_gallery(task_name, backbone_spec(run.config.model.backbone))
-    evaluation = run.evaluate(weights, run.loader.epoch(0), gallery and gallery.add)
+    gallery = new_gallery(task_name, run.trained.model.encoder.spec)
+    evaluation = run.evaluate(run.loader.epoch(0), gallery and gallery.add)
     digest, trained_on = run.loader.manifest.digest, folder.read_json(FACTS)["data"]["digest"]
     label = split if weights == "best" else f"{split}-{weights}"
     if digest != trained_on:
@@ -184,11 +187,11 @@ def evaluate_run(
 
 def _watch_baseline(uri: str, gallery: MaskGallery, split: str, shards: str | None, device: str) -> MaskGallery:
     """The masks another run predicts on the gallery's clips; its model sees no other clips."""
-    other = RunEvaluator.open(uri, split, shards=shards, device=device)
+    other = RunEvaluator.open(uri, split, "best", shards=shards, device=device)
     if other.config.task not in GALLERIES:
         raise ConfigError(f"--baseline needs a segmentation run, {uri} has the task {other.config.task!r}.")
-    seen = MaskGallery(backbone_spec(other.config.model.backbone), only=gallery.clip_ids)
-    other.evaluate("best", (b for b in other.loader.epoch(0) if seen.only & set(b.clip_ids)), seen.add)
+    seen = MaskGallery(other.trained.model.encoder.spec, only=gallery.clip_ids)
+    other.evaluate((b for b in other.loader.epoch(0) if seen.only & set(b.clip_ids)), seen.add)
     return seen
 
 
@@ -225,9 +228,9 @@ def write_evaluation(
 
 def read_per_clip(folder: RunFolder, label: str) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """Clip ids in order, and each score stacked over the clips: ``correct [num_clips, S]``."""
-    data = folder.read(f"evaluation/{label}/per_clip.safetensors")
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tuple(json.loads(header["__metadata__"]["clip_ids"])), load_tensors(data)
+    name = f"evaluation/{label}/per_clip.safetensors"
+    tensors, metadata = decode_tensors(folder.read(name), f"{folder.uri}/{name}")
+    return tuple(json.loads(metadata["clip_ids"])), tensors
 
 
 def split_by_class(values: dict[str, float], class_names: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
@@ -248,4 +251,4 @@ def split_by_class(values: dict[str, float], class_names: tuple[str, ...]) -> tu
 def _encode_per_clip(per_clip: dict[str, dict[str, Tensor]]) -> bytes:
     names = next(iter(per_clip.values())).keys()
     stacked = {name: torch.stack([scores[name] for scores in per_clip.values()]) for name in names}
-    return save_tensors(stacked, metadata={"clip_ids": json.dumps(list(per_clip))})
+    return encode_tensors(stacked, {"clip_ids": json.dumps(list(per_clip))})

@@ -11,11 +11,11 @@ from jobs.runs.config import RunConfig
 from jobs.runs.folder import BEST, RunFolder
 from jobs.runs.session import RunResult, train_run
 from stgcma.errors import ConfigError
-from stgcma.training import checkpoint
+from stgcma.training.trained_model import decode_model
 
 GROUNDING = "grounding.safetensors"
 """In the run folder: the layers of the selected epoch under their own names, projections included."""
-_PREFIX = "model/head.grounding."
+_PREFIX = "head.grounding."
 
 
 def pretrain_grounding(config: RunConfig, **options: Any) -> tuple[RunResult, str]:
@@ -35,7 +35,7 @@ def pretrain_grounding(config: RunConfig, **options: Any) -> tuple[RunResult, st
     result = train_run(_as_grounding(config), **options)
     folder = RunFolder(result.run)
     if not folder.exists(GROUNDING):
-        tensors, _ = checkpoint.decode(folder.read(BEST), f"{folder.uri}/{BEST}")
+        tensors, _ = decode_model(folder.read(BEST), f"{folder.uri}/{BEST}")
         layers = {
             name.removeprefix(_PREFIX): value.contiguous()
             for name, value in tensors.items()

@@ -20,16 +20,12 @@ from typing import Any
 from jobs.runs.config import RunConfig, fingerprint, flatten, to_mapping
 from jobs.runs.configfile import dump_run_config
 from jobs.runs.folder import CONFIG, FACTS, FAILURE, LOCK, RESULT, RunFolder
+from jobs.runs.plan import RunPlan, resolve
 from jobs.runs.progress import Reporter
 from jobs.runs.shards import require_digest, require_same_shards
 from jobs.runs.tracking import DISABLED, Forwarder, default_tracking_uri
-from jobs.runs.training_loop import selection_split
 from jobs.runs.workers import run_here, run_on_ray
-from stgcma.data.dataset import ClipLoader, build_loader
-from stgcma.errors import ConfigError, ShardMismatchError
-from stgcma.models.backbones import backbone_spec
-from stgcma.models.parameters import ParameterCount, count_parameters
-from stgcma.tasks import build_model, build_task
+from stgcma.errors import ConfigError
 from stgcma.training.engine import resolve_device
 
 IMAGE_COMMIT = "STGCMA_GIT_COMMIT"
@@ -37,22 +33,6 @@ IMAGE_COMMIT = "STGCMA_GIT_COMMIT"
 
 LIBRARIES = ("torch", "timm", "open_clip_torch", "ray", "mlflow")
 """Versions recorded with every session."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunPlan:
-    """What a run would do, known before it starts: all that ``--dry-run`` prints."""
-
-    run_name: str
-    parameters: ParameterCount
-    num_clips: dict[str, int]
-    """Split -> clips."""
-    steps_per_epoch: int
-    source: str
-    """Folder of the shards."""
-    digest: str
-    """sha256 of the shards."""
-    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,35 +58,6 @@ class RunResult:
     """Wall clock of all sessions."""
     was_complete: bool = False
     """The run had been finished before, and nothing was done."""
-
-
-def plan_run(config: RunConfig, *, num_workers: int = 0) -> RunPlan:
-    """Check shards, splits, batch and model without training, and count parameters on the meta device.
-
-    Raises:
-        ShardMismatchError: If the shards are absent or do not fit backbone, task or number of classes.
-        ConfigError: If the batch cannot be dealt to the workers.
-    """
-    splits = dict.fromkeys(("train", selection_split(config), "test"))
-    loaders = {split: _loader(config, split, num_workers) for split in splits}
-    train = loaders["train"]
-    manifest = train.manifest
-    names = manifest.class_names
-    if manifest.metadata.annotation == "events" and names and len(names) != config.model.num_classes:
-        raise ShardMismatchError(
-            f"The shards of {config.data.dataset!r} have {len(names)} classes ({', '.join(names[:4])}, ...), the model "
-            f"has model.num_classes: {config.model.num_classes}. Set model.num_classes={len(names)}."
-        )
-    model = build_model(build_task(config.task, config.model), device="meta")
-    return RunPlan(
-        run_name=config.run_name,
-        parameters=count_parameters(model),
-        num_clips={split: loader.num_clips for split, loader in loaders.items()},
-        steps_per_epoch=len(train),
-        source=f"{config.data.shards.rstrip('/')}/{manifest.dataset}/{manifest.fingerprint}",
-        digest=manifest.digest,
-        class_names=names,
-    )
 
 
 def train_run(
@@ -143,12 +94,12 @@ def train_run(
     if folder.exists(RESULT):
         require_same_shards(folder, config)
         return read_result(folder, was_complete=True)
-    plan = plan_run(config, num_workers=num_workers)
+    plan = resolve(config, world_size=max(1, num_workers))
+    _ = plan.parameters  # builds the model on the meta device: what cannot be built fails here
     reporter = reporter or Reporter(config.optim.epochs)
     with _only_session(folder):
         _open_session(
             folder,
-            config,
             plan,
             num_workers=num_workers,
             device=device,
@@ -167,7 +118,7 @@ def train_run(
             forwarder.start()
         try:
             if num_workers == 0:
-                run_here(config, folder, device=resolve_device(device), reporter=reporter)
+                run_here(plan, folder, device=resolve_device(device), reporter=reporter)
             else:
                 run_on_ray(config, folder, num_workers=num_workers, device=device, reporter=reporter)
         except BaseException as error:
@@ -183,25 +134,14 @@ def train_run(
 
 @contextmanager
 def _only_session(folder: RunFolder) -> Iterator[None]:
-    """Hold the run folder; the lock ends with its process, however that ends. Folders in a bucket have none.
+    """Hold the run folder.
 
     Raises:
         ConfigError: If another process on this machine is training the run.
     """
-    if not folder.storage.is_local:
-        yield
-        return
-    import fcntl
-
-    path = Path(folder.storage.full_path(LOCK))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"Another process is training {folder.uri}. Wait for it, or give this run another name."
-            ) from None
+    with folder.storage.lock(LOCK) as is_ours:
+        if not is_ours:
+            raise ConfigError(f"Another process is training {folder.uri}. Wait for it, or give this run another name.")
         yield
 
 
@@ -210,22 +150,8 @@ def read_result(folder: RunFolder, *, was_complete: bool = False) -> RunResult:
     return RunResult(run=folder.uri, was_complete=was_complete, **folder.read_json(RESULT))
 
 
-def _loader(config: RunConfig, split: str, num_workers: int) -> ClipLoader:
-    return build_loader(
-        config.data,
-        config.optim,
-        backbone_spec(config.model.backbone),
-        config.task,
-        split,
-        train=split == "train",
-        world_size=max(1, num_workers),
-        branches=config.model.adaptation.running,
-    )
-
-
 def _open_session(
     folder: RunFolder,
-    config: RunConfig,
     plan: RunPlan,
     *,
     num_workers: int,
@@ -243,26 +169,25 @@ def _open_session(
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     if folder.exists(FACTS):
-        require_digest(folder, plan.digest, plan.source)
+        require_digest(folder, plan.manifest.digest, plan.source)
         facts = folder.read_json(FACTS)
         facts["sessions"].append(session)
         facts["tags"].update(tags)
     else:
-        facts = _constant_facts(config, plan, session, tags, experiment, constants)
+        facts = _constant_facts(plan, session, tags, experiment, constants)
     folder.delete(FAILURE)
-    folder.write(CONFIG, dump_run_config(config).encode())
+    folder.write(CONFIG, dump_run_config(plan.config).encode())
     folder.write_json(FACTS, facts)
 
 
 def _constant_facts(
-    config: RunConfig,
     plan: RunPlan,
     session: dict[str, Any],
     tags: Mapping[str, str],
     experiment: str | None,
     constants: Mapping[str, float],
 ) -> dict[str, Any]:
-    run_id, count = uuid.uuid4().hex, plan.parameters
+    config, run_id, count = plan.config, uuid.uuid4().hex, plan.parameters
     return {
         "run_id": run_id,
         "run_name": config.run_name,
@@ -280,9 +205,9 @@ def _constant_facts(
         "data": {
             "dataset": config.data.dataset,
             "source": plan.source,
-            "digest": plan.digest,
+            "digest": plan.manifest.digest,
             "num_clips": plan.num_clips,
-            "class_names": list(plan.class_names),
+            "class_names": list(plan.manifest.class_names),
         },
         "steps_per_epoch": plan.steps_per_epoch,
         "sessions": [session],
@@ -292,7 +217,7 @@ def _constant_facts(
             "stgcma.fingerprint": fingerprint(config),
             "stgcma.task": config.task,
             "stgcma.protocol": config.optim.protocol,
-            "stgcma.data_digest": plan.digest,
+            "stgcma.data_digest": plan.manifest.digest,
             "mlflow.source.name": f"stgcma-jobs train {config.name}",
             "mlflow.source.git.commit": session["git_commit"],
             **tags,

@@ -17,19 +17,18 @@ from typing import Any
 
 import torch
 
-from jobs.runs.config import RunConfig, fingerprint
+from jobs.runs.config import fingerprint
 from jobs.runs.evaluation import evaluate_weights, write_evaluation
 from jobs.runs.folder import AVERAGED, BEST, FACTS, LAST, RESULT, RunFolder
 from jobs.runs.mask_gallery import gallery_pictures, new_gallery
-from stgcma.data.dataset import build_loader
+from jobs.runs.plan import RunPlan
 from stgcma.errors import CheckpointError
-from stgcma.models.backbones import backbone_spec
-from stgcma.models.parameters import load_trainable_state_dict, trainable_state_dict
-from stgcma.tasks import build_model, build_task
+from stgcma.models.parameters import frozen_sha256, load_trainable_state_dict, trainable_state_dict
 from stgcma.training import distributed
-from stgcma.training.checkpoint import LoopState, decode, encode_run, encode_weights, load_run
+from stgcma.training.checkpoint import LoopState, decode, encode_run, load_run
 from stgcma.training.engine import Precision, StepReport, WeightAverage, evaluate, place_model, train_one_epoch
 from stgcma.training.optim import Schedule, build_optimizer
+from stgcma.training.trained_model import encode_model
 
 logger = logging.getLogger(__name__)
 
@@ -57,43 +56,33 @@ class Listener:
 
 
 class TrainingLoop:
-    """One session of a run: from its last checkpoint to its result, or to the next interruption."""
+    """One session of a run: from its last checkpoint to its result, or to the next interruption.
 
-    def __init__(self, config: RunConfig, folder: RunFolder, *, device: torch.device, listener: Listener) -> None:
-        self.config, self.folder, self.device, self.listener = config, folder, device, listener
+    Args:
+        plan: The resolved run, with the loaders of this worker.
+        folder: Where checkpoints, metrics and the result go.
+        device: Where this worker computes.
+        listener: Hears of progress in this process.
+    """
+
+    def __init__(self, plan: RunPlan, folder: RunFolder, *, device: torch.device, listener: Listener) -> None:
+        self.plan, self.config, self.task = plan, plan.config, plan.task
+        self.folder, self.device, self.listener = folder, device, listener
         self.is_first = distributed.rank() == 0
         self.session_start = time.monotonic()
-        optim, spec = config.optim, backbone_spec(config.model.backbone)
-        torch.manual_seed(optim.seed)
-        self.task = build_task(config.task, config.model)
+        optim = self.config.optim
         self.precision = Precision.choose(optim.mixed_precision, device)
-        self.model = place_model(build_model(self.task), config.model, self.precision)
-        self.selection_split = selection_split(config)
-
-        def loader(split: str, train: bool):
-            return build_loader(
-                config.data,
-                optim,
-                spec,
-                config.task,
-                split,
-                train=train,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-                branches=config.model.adaptation.running,
-            )
-
-        self.train_loader = loader("train", True)
-        self.selection_loader = loader(self.selection_split, False)
-        self.test_loader = loader("test", False)
-        self.steps_per_epoch = len(self.train_loader)
+        model = plan.new_model()
+        self.info = plan.model_info(frozen_sha256(model) if self.is_first else "")
+        self.model = place_model(model, self.config.model, self.precision)
+        self.selection_split = plan.selection_split
+        self.train_loader = plan.train_loader
+        self.steps_per_epoch = plan.steps_per_epoch
         self.optimizer = build_optimizer(self.model, optim)
         self.schedule = Schedule.of(optim, self.steps_per_epoch)
         self.scaler = self.precision.new_scaler()
         self.average = WeightAverage()
-        self.state = LoopState(
-            fingerprint=fingerprint(config), data_digest=self.train_loader.manifest.digest, epoch=0, step=0
-        )
+        self.state = LoopState(fingerprint=fingerprint(self.config), data_digest=plan.manifest.digest, epoch=0, step=0)
         self._window: list[float] = []
         self._window_clips = 0
         self._window_start = time.monotonic()
@@ -129,7 +118,8 @@ class TrainingLoop:
         self._share_buffers()
         self._add_to_average(epoch)
         trained = time.monotonic()
-        evaluation = evaluate(self.model, self.task, self.selection_loader.epoch(epoch), precision=self.precision)
+        batches = self.plan.loaders[self.selection_split].epoch(epoch)
+        evaluation = evaluate(self.model, self.task, batches, precision=self.precision)
         metrics = {f"{self.selection_split}/{name}": value for name, value in evaluation.metrics.compute().items()}
         metrics |= {
             "train/epoch_loss": self.state.loss_sum / self.steps_per_epoch,
@@ -145,7 +135,7 @@ class TrainingLoop:
         metrics |= {"best/metric": self.state.best_metric, "best/epoch": float(self.state.best_epoch or 0)}
         self._record("epoch", (epoch + 1) * self.steps_per_epoch, metrics)
         if self.is_first and is_better:
-            self.folder.write(BEST, encode_weights(self.model, self.state))
+            self._write_weights(BEST, {f"{self.selection_split}/{self.task.selection_metric}": selected}, epoch + 1)
         self._save()
         self.listener.on_epoch(metrics)
 
@@ -216,6 +206,9 @@ class TrainingLoop:
         if self.is_first:
             self.folder.write(LAST, encode_run(self.model, self.optimizer, self.average, self.state))
 
+    def _write_weights(self, name: str, metrics: dict[str, float], epoch: int) -> None:
+        self.folder.write(name, encode_model(self.model, replace(self.info, metrics=metrics, epoch=epoch)))
+
     def _resume(self) -> None:
         if not self.folder.exists(LAST):
             return
@@ -249,7 +242,7 @@ class TrainingLoop:
         if self.config.optim.average_epochs is not None and self.state.average_count:
             if self.is_first:
                 load_trainable_state_dict(self.model, self.average.mean())
-                self.folder.write(AVERAGED, encode_weights(self.model, self.state))
+                self._write_weights(AVERAGED, {}, self.state.epoch)
             distributed.barrier()
             final |= self._evaluate_on_test(AVERAGED, "test-averaged")
         # One step past the last epoch: the latest value of every metric is then the run's result.
@@ -273,26 +266,22 @@ class TrainingLoop:
             self.folder.write_json(RESULT, outcome)
 
     def _evaluate_on_test(self, weights: str, label: str) -> dict[str, float]:
-        gallery = new_gallery(self.config.task, backbone_spec(self.config.model.backbone))
+        gallery = new_gallery(self.config.task, self.plan.spec)
         evaluation = evaluate_weights(
             self.model,
             self.task,
             self.folder,
             weights,
-            self.test_loader.epoch(0),
+            self.config,
+            self.plan.loaders["test"].epoch(0),
             precision=self.precision,
             on_batch=gallery and gallery.add,
         )
         if self.is_first:
-            names = self.test_loader.manifest.class_names
+            names = self.plan.manifest.class_names
             pictures = gallery_pictures(gallery, title=f"{self.config.run_name}, {label}") if gallery else {}
             write_evaluation(self.folder, label, evaluation, class_names=names, pictures=pictures)
         return {f"{label}/{name}": value for name, value in evaluation.metrics.compute().items()}
-
-
-def selection_split(config: RunConfig) -> str:
-    """The split whose metric selects the checkpoint: ``val``, or ``test`` under the published protocol."""
-    return "val" if config.optim.protocol == "val" else "test"
 
 
 def peak_memory_bytes(device: torch.device) -> int:

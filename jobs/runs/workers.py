@@ -21,6 +21,7 @@ import torch
 from jobs.runs.config import RunConfig, to_mapping
 from jobs.runs.configfile import build
 from jobs.runs.folder import FACTS, FAILURE, LAST, RunFolder
+from jobs.runs.plan import RunPlan, resolve
 from jobs.runs.progress import Reporter
 from jobs.runs.training_loop import Listener, TrainingLoop
 from stgcma.errors import RunFailedError, StgcmaError
@@ -42,13 +43,13 @@ MAX_FAILURES = 3
 """How often lost workers are replaced before the run fails."""
 
 
-def run_here(config: RunConfig, folder: RunFolder, *, device: torch.device, reporter: Reporter) -> None:
+def run_here(plan: RunPlan, folder: RunFolder, *, device: torch.device, reporter: Reporter) -> None:
     """Train in this process. The first Ctrl-C or SIGTERM stops at the next step, with a checkpoint."""
     with _stop_signal(reporter) as stop_requested:
         listener = Listener(
             on_start=reporter.start, on_step=reporter.step, on_row=reporter.row, stop_requested=stop_requested
         )
-        TrainingLoop(config, folder, device=device, listener=listener).run()
+        TrainingLoop(plan, folder, device=device, listener=listener).run()
 
 
 def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device: str, reporter: Reporter) -> None:
@@ -105,7 +106,8 @@ def _worker(arguments: dict[str, Any]) -> None:
     folder = RunFolder(arguments["folder"])
     listener = Listener(on_epoch=lambda metrics: ray.train.report(dict(metrics)))
     try:
-        TrainingLoop(config, folder, device=get_device(), listener=listener).run()
+        plan = resolve(config, rank=distributed.rank(), world_size=distributed.world_size())
+        TrainingLoop(plan, folder, device=get_device(), listener=listener).run()
     except RunFailedError as error:
         # Raised on all workers at once and certain to happen again: end the run instead of having it restarted.
         if distributed.rank() == 0:

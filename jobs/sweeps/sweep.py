@@ -13,8 +13,8 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from jobs.runs.configfile import find_file
 from jobs.runs.folder import RunFolder
 from jobs.runs.shards import require_same_shards, select_shards, shards_read
 from jobs.sweeps.board import Board
@@ -209,7 +209,8 @@ def find_table(table: str | None, output: str, overrides: Iterable[str] = ()) ->
     Raises:
         ConfigError: If nothing or more than one thing is meant.
     """
-    if table is not None and (table.endswith((".yaml", ".yml")) or Path(table).is_file()):
+    is_file = table is not None and (table.endswith((".yaml", ".yml")) or find_file(table).is_file())
+    if table is not None and is_file and table not in recorded_sweeps(output):
         ablation = load_ablation(table, overrides)
         ran = read_sweep(output, ablation.name) if ablation.name in recorded_sweeps(output) else ablation
         return load_ablation(table, overrides, shards=ran.shards)  # where that sweep found them

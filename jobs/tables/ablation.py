@@ -3,7 +3,7 @@
 ```yaml
 name: table7
 title: "Table 7: which stages matter"
-base: ../recipes/avs_swin_large_base.yaml   # relative to this file; a run may name its own
+base: avs_swin_large_base   # a shipped recipe, or a path relative to this file; a run may name its own
 seeds: [0, 1, 2]
 compare_with: full                          # row that the others are compared with; default: the last
 published: table3                           # rows of jobs/published.yaml that the table repeats
@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 
 from jobs import SHIPPED
 from jobs.runs.config import RunConfig, fingerprint, flatten, to_mapping, with_shards
-from jobs.runs.configfile import apply_overrides, build, parse_override, read_mapping
+from jobs.runs.configfile import apply_overrides, build, find_file, parse_override, read_mapping
 from stgcma.errors import ConfigError
 from stgcma.presets import METRICS
 
@@ -199,7 +199,7 @@ def load_ablation(path: str | Path, overrides: Iterable[str] = (), *, shards: st
         ConfigError: With all problems of the file at once: unknown keys and settings, entries that change nothing, rows
             that are twins, published metrics that the task does not report.
     """
-    path, overrides = Path(path), tuple(overrides)
+    path, overrides = find_file(path), tuple(overrides)
     problems: list[str] = []
     found = read_mapping(path)
     if "model" in found and "runs" not in found:
@@ -345,7 +345,9 @@ class _Reader:
             where = f"base {recipe}"
 
             def read() -> tuple[dict[str, Any], RunConfig]:
-                mapping = apply_overrides(read_mapping(self.path.parent / recipe), self.common, where)
+                beside, shipped = self.path.parent / recipe, find_file(recipe)
+                file = shipped if shipped.exists() and not beside.exists() else beside
+                mapping = apply_overrides(read_mapping(file), self.common, where)
                 return mapping, build(RunConfig, mapping, where)
 
             self.bases[recipe] = _attempt(self.problems, where, read)

@@ -6,7 +6,6 @@ that trained the same weights give the same report.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import statistics
@@ -15,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load as load_arrays
 
+from jobs.runs.evaluation import read_per_clip
 from jobs.runs.folder import BEST, RESULT, RunFolder
 from jobs.tables.ablation import Ablation, PublishedMethod, Row, published_methods
 from jobs.tables.intervals import Interval, bootstrap_difference, bootstrap_over_clips
 from jobs.tables.trials import TrialStatus, find_runs, trial_states
+from stgcma.training.trained_model import decode_model
 
 CLIP_SCORES = {"test/accuracy": "correct", "test/miou": "iou", "test/overall": "correct"}
 """Metrics that are a mean over clips -> the score per clip behind them (``evaluation/test/per_clip.safetensors``)."""
@@ -201,13 +201,10 @@ def _read_trial(folder: RunFolder, seed: int, fingerprint: str) -> TrialRecord:
 
 
 def _read_clip_scores(folder: RunFolder) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    name = "evaluation/test/per_clip.safetensors"
-    if not folder.exists(name):
+    if not folder.exists("evaluation/test/per_clip.safetensors"):
         return (), {}
-    data = folder.read(name)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    ids = tuple(json.loads(header["__metadata__"]["clip_ids"]))
-    return ids, {key: value.reshape(len(ids), -1).astype(np.float64) for key, value in load_arrays(data).items()}
+    ids, scores = read_per_clip(folder, "test")
+    return ids, {name: value.double().reshape(len(ids), -1).numpy() for name, value in scores.items()}
 
 
 def _read_curve(folder: RunFolder) -> tuple[tuple[float, float], ...]:
@@ -225,7 +222,8 @@ def _read_gates(folder: RunFolder) -> dict[str, tuple[float, ...]]:
     if not folder.exists(BEST):
         return {}
     found: dict[str, list[tuple[tuple[int, ...], float]]] = {}
-    for name, value in load_arrays(folder.read(BEST)).items():
+    tensors, _ = decode_model(folder.read(BEST), f"{folder.uri}/{BEST}")
+    for name, value in tensors.items():
         prefix, _, direction = name.rpartition(".gates.")
         if prefix:
             place = tuple(int(part) for part in prefix.split(".") if part.isdigit())

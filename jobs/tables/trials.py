@@ -7,11 +7,8 @@ renamed row and a run of ``stgcma-jobs train`` with the same settings are the sa
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 from jobs.runs.config import RunConfig
@@ -97,26 +94,6 @@ def trial_states(ablation: Ablation, output: str) -> dict[tuple[str, int], Trial
     return states
 
 
-@contextlib.contextmanager
-def trial_lock(folder: RunFolder) -> Iterator[bool]:
-    """Hold a trial; yields False when another process on this machine holds it. The lock dies with its process.
-
-    Run folders in a bucket cannot be locked: there, do not start the same sweep twice.
-    """
-    if not folder.storage.is_local:
-        yield True
-        return
-    import fcntl
-
-    path = Path(folder.storage.full_path(LOCK))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)
+def trial_lock(folder: RunFolder) -> AbstractContextManager[bool]:
+    """Hold a trial; the context is False when another process on this machine holds it."""
+    return folder.storage.lock(LOCK)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from stgcma.data.schema import SCHEMA_VERSION, ShardMetadata, require_columns
-from stgcma.errors import ConfigError, ShardMismatchError
+from stgcma.errors import CheckpointError, ConfigError, ShardMismatchError
 
 MANIFEST_NAME = "manifest.json"
 
@@ -121,6 +122,22 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     from pathlib import Path
 
     return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+
+
+def read_first_file(uri: str, names: Sequence[str]) -> tuple[bytes, str]:
+    """Content and location of the first file that exists among ``<uri>/<name>``; the name ``""`` means ``uri`` itself.
+
+    Raises:
+        CheckpointError: If none exists.
+    """
+    filesystem, path = open_filesystem(uri)
+    for name in names:
+        place = f"{path}/{name}".rstrip("/")
+        if filesystem.get_file_info(place).type == pafs.FileType.File:
+            with filesystem.open_input_stream(place, compression=None) as stream:
+                return stream.read(), f"{uri.rstrip('/')}/{name}".rstrip("/")
+    inside = " or ".join(name for name in names if name)
+    raise CheckpointError(f"No weights at {uri}. Needed: a weight file, or a folder that holds {inside}.")
 
 
 def find_manifests(root: str, dataset: str) -> dict[str, ShardManifest]:

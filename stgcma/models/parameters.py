@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,6 +96,24 @@ def load_trainable_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> 
         )
     for name, value in own.items():
         value.copy_(state[name])
+
+
+def frozen_sha256(model: nn.Module) -> str:
+    """sha256 over names, shapes and float32 values of everything in the state that is not trained.
+
+    Two models agree in it if they have the same frozen backbone. Call it before weights are stored in another type.
+
+    Returns:
+        Hex digits; empty where nothing is frozen.
+    """
+    trained = _trained_tensors(model).keys()
+    digest, found = hashlib.sha256(), False
+    for name, value in sorted(model.state_dict().items()):
+        if name not in trained:
+            found = True
+            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest() if found else ""
 
 
 def cast_frozen_matrices(model: nn.Module, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, so that a crash leaves either the old one or the new one, never a half.
+"""Checkpoints that training continues from: one safetensors file, replaced as a whole.
 
 Tensors are named by what they are: ``model/<name>`` trained weights and buffers, ``optimizer/<field>/<name>`` Adam's
 moments and step counts, ``average/<name>`` the running sum of weight averaging. The loop state is JSON in the file's
@@ -13,13 +13,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from stgcma.errors import CheckpointError
 from stgcma.models.parameters import load_trainable_state_dict, trainable_parameters, trainable_state_dict
+from stgcma.tensor_file import decode_tensors, encode_tensors
 from stgcma.training.engine import WeightAverage
 
 FORMAT_VERSION = 1
@@ -50,11 +48,6 @@ class LoopState:
     """State of the fp16 loss scaler."""
 
 
-def encode_weights(model: nn.Module, state: LoopState) -> bytes:
-    """A checkpoint of the trained weights alone: what evaluation and prediction read."""
-    return _encode({f"model/{name}": value for name, value in trainable_state_dict(model).items()}, state)
-
-
 def encode_run(model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage, state: LoopState) -> bytes:
     """A checkpoint that training continues from."""
     tensors = {f"model/{name}": value for name, value in trainable_state_dict(model).items()}
@@ -71,28 +64,21 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Tensor], LoopState]:
     Raises:
         CheckpointError: If the bytes are no checkpoint, are cut off, or come from another format version.
     """
-    try:
-        tensors = load_tensors(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        values = json.loads(header["__metadata__"][METADATA_KEY])
-        version = values.pop("format_version")
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    tensors, metadata = decode_tensors(data, where)
+    if METADATA_KEY not in metadata:
         raise CheckpointError(
-            f"{where} is no readable checkpoint ({type(error).__name__}: {error}). It may be cut off or of another "
-            "program. Delete it to start the run anew, or restore a copy."
-        ) from None
+            f"{where} is not a checkpoint of a run: the metadata entry {METADATA_KEY!r} is missing. "
+            "Delete it to start the run anew, or restore a copy."
+        )
+    values = json.loads(metadata[METADATA_KEY])
+    version = values.pop("format_version", None)
     known = {field.name for field in fields(LoopState)}
     if version != FORMAT_VERSION or not known >= values.keys():
         raise CheckpointError(
             f"{where} has checkpoint format {version}, this release reads {FORMAT_VERSION}. "
-            "Continue the run with the release that started it."
+            "Continue the run with the release that started it, or delete the file to start the run anew."
         )
     return tensors, LoopState(**values)
-
-
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put the trained weights of a decoded checkpoint into the model; strict."""
-    load_trainable_state_dict(model, _section(tensors, "model/"))
 
 
 def load_run(
@@ -107,7 +93,7 @@ def load_run(
     Raises:
         CheckpointError: If the checkpoint is of another model or its optimiser state does not fit the weights.
     """
-    load_weights(model, tensors)
+    load_trainable_state_dict(model, _section(tensors, "model/"))
     parameters = trainable_parameters(model)
     for key, value in _section(tensors, "optimizer/").items():
         field, _, name = key.partition("/")
@@ -128,4 +114,4 @@ def _section(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _encode(tensors: Mapping[str, Tensor], state: LoopState) -> bytes:
     metadata = {METADATA_KEY: json.dumps({"format_version": FORMAT_VERSION, **asdict(state)})}
-    return save_tensors({name: value.contiguous() for name, value in tensors.items()}, metadata=metadata)
+    return encode_tensors(tensors, metadata)

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from jobs import train
+from jobs.runs import session
 from tests.unit.infra.files import INFRA, ROOT, pinned
 
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
@@ -68,9 +68,9 @@ def test_a_run_in_the_image_records_the_commit_it_was_built_from(tmp_path, monke
     (variable,) = re.findall(r"^ENV (\w+)=\$\{GIT_COMMIT\}$", CODE, flags=re.MULTILINE)
     assert "ARG GIT_COMMIT=" in CODE
     monkeypatch.setenv(variable, "0123abcd")
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|0123abcd", train.git_commit())
-    monkeypatch.setattr(train, "__file__", str(tmp_path / "jobs" / "train.py"))
-    assert train.git_commit() == "0123abcd"
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|0123abcd", session.git_commit())
+    monkeypatch.setattr(session, "__file__", str(tmp_path / "jobs" / "runs" / "session.py"))
+    assert session.git_commit() == "0123abcd"
 
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "PASSWORD", "TOKEN"])

@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
+import torch
 
 from jobs.runs.config import fingerprint
 from jobs.runs.configfile import dump_run_config
@@ -17,6 +18,8 @@ from jobs.runs.folder import BEST, CONFIG, FACTS, RESULT
 from jobs.sweeps.executors import Job
 from jobs.tables.trials import trial_folder
 from stgcma.errors import RunFailedError
+from stgcma.tensor_file import encode_tensors
+from stgcma.training.trained_model import METADATA_KEY, ModelInfo
 
 NUM_CLIPS, NUM_SEGMENTS, NUM_BLOCKS = 40, 10, 4
 
@@ -37,18 +40,20 @@ def write_run(job: Job, *, is_complete: bool = True) -> None:
         metrics = {"val/accuracy": level - 0.3 / epoch, "best/metric": level - 0.3 / epoch}
         row = {"kind": "epoch", "step": 3 * epoch, "epoch": float(epoch), "time": time.time(), "metrics": metrics}
         folder.append_row(row)
-    names = [f"model/encoder.stages.0.{block}.gates" for block in range(NUM_BLOCKS)]
+    names = [f"encoder.stages.0.{block}.gates" for block in range(NUM_BLOCKS)]
     scale = 0.0 if fusion == "none" else 0.1
     gates = {
-        f"{name}.{way}": np.array([scale * (block + 1)], np.float32)
+        f"{name}.{way}": torch.tensor([scale * (block + 1)])
         for block, name in enumerate(names)
         for way in ("audio_to_visual", "visual_to_audio")
     }
-    folder.write(BEST, save(gates))
+    info = ModelInfo(task=job.config.task, model=job.config.model, backbone_sha256="", fingerprint=digest)
+    folder.write(BEST, encode_tensors(gates, {METADATA_KEY: json.dumps({"format_version": 1, **asdict(info)})}))
     if not is_complete:
         return
     ids = json.dumps([f"clip{index}" for index in range(NUM_CLIPS)])
-    folder.write("evaluation/test/per_clip.safetensors", save({"correct": correct}, metadata={"clip_ids": ids}))
+    scores = encode_tensors({"correct": torch.from_numpy(correct)}, {"clip_ids": ids})
+    folder.write("evaluation/test/per_clip.safetensors", scores)
     folder.write_json(
         RESULT,
         {

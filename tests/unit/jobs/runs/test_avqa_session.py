@@ -14,7 +14,8 @@ from jobs.runs.config import RunConfig
 from jobs.runs.configfile import build
 from jobs.runs.evaluation import evaluate_run
 from jobs.runs.grounding import pretrain_grounding
-from jobs.runs.session import plan_run, train_run
+from jobs.runs.plan import resolve
+from jobs.runs.session import train_run
 from pipelines.synthetic.ave_clips import write_mp4
 from stgcma.errors import CheckpointError, ClipDecodeError, ConfigError, RunFailedError
 from stgcma.tasks import build_model, build_task
@@ -59,7 +60,7 @@ def weights_of(result):
 
 def test_a_run_reports_types_and_groups(shards, tmp_path):
     config = config_of(shards)
-    plan = plan_run(config)
+    plan = resolve(config)
     assert plan.num_clips == {"train": 5, "test": 5}
     assert plan.steps_per_epoch == 2
     result = train_run(config, output=str(tmp_path), tracking="none")
@@ -121,7 +122,9 @@ def test_a_run_outlives_the_grounding_file_it_began_from(shards, tmp_path):
     file.unlink()
     assert evaluate_run(result.run, split="test").metrics["overall"] == pytest.approx(result.metrics["test/overall"])
     with pytest.raises(CheckpointError, match="No grounding checkpoint"):
-        plan_run(replace(config, model=replace(config.model, grounding_checkpoint=str(file))))
+        train_run(
+            replace(config, model=replace(config.model, grounding_checkpoint=str(file))), output=str(tmp_path / "again")
+        )
 
 
 def test_a_person_asks_about_a_video(shards, tmp_path):

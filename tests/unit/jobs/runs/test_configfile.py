@@ -95,11 +95,21 @@ def test_missing_values_are_named(tmp_path):
     assert "  optim: needed, but not given." in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["ave_clip_l14_base", "ave_clip_l14_base.yaml", "jobs/recipes/ave_clip_l14_base.yaml"])
+def test_shipped_recipes_are_found_by_name_in_every_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert load_run_config(name) == load_run_config(SHIPPED / "recipes" / "ave_clip_l14_base.yaml")
+    assert load_run_config("demo/clip_vit_demo").model.backbone == "clip_vit_demo"
+    (tmp_path / "ave_clip_l14_base").write_text("name: [1, 2\n")
+    with pytest.raises(ConfigError, match="ave_clip_l14_base line 2"):
+        load_run_config("ave_clip_l14_base")
+
+
 def test_files_that_are_no_recipe(tmp_path, recipe):
     with pytest.raises(ConfigError, match=r"No file .*exampel.yaml. Did you mean .*/example.yaml\?"):
         load_run_config(tmp_path / "exampel.yaml")
-    with pytest.raises(ConfigError, match=r"No file ave_clip_l14_base. Did you mean .*recipes/ave_clip_l14_base.yaml"):
-        load_run_config("ave_clip_l14_base")
+    with pytest.raises(ConfigError, match=r"No file ave_clip_l14_bas. Did you mean .*recipes/ave_clip_l14_base.yaml"):
+        load_run_config("ave_clip_l14_bas")
     with pytest.raises(ConfigError, match=r"No file .*quite_different.yaml. In .* there are: example.yaml"):
         load_run_config(tmp_path / "quite_different.yaml")
     with pytest.raises(ConfigError, match=r"is an ablation, not a recipe. Run: stgcma-jobs sweep"):

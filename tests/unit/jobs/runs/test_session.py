@@ -17,11 +17,13 @@ import torch
 from jobs.runs.configfile import dump_run_config, load_run_config
 from jobs.runs.evaluation import evaluate_run, read_per_clip
 from jobs.runs.folder import AVERAGED, BEST, FAILURE, LAST, RESULT, RunFolder
+from jobs.runs.plan import resolve
 from jobs.runs.progress import Silent
-from jobs.runs.session import plan_run, train_run
+from jobs.runs.session import train_run
 from jobs.runs.training_loop import Interrupted, Listener, TrainingLoop
 from jobs.runs.workers import run_here
 from stgcma.errors import CheckpointError, ConfigError, RunFailedError, ShardMismatchError
+from stgcma.tensor_file import decode_tensors
 from stgcma.training.checkpoint import decode
 from tests.factories import write_shards
 from tests.paths import ROOT
@@ -38,7 +40,7 @@ def train(config, output, **options):
 
 
 def weights(folder: RunFolder, name=LAST):
-    return decode(folder.read(name), name)[0]
+    return decode_tensors(folder.read(name), name)[0]
 
 
 def assert_equal_weights(first: RunFolder, second: RunFolder, name=LAST):
@@ -78,8 +80,8 @@ def test_result_and_folder(finished):
     assert load_run_config(f"{result.run}/config.yaml") == config
     assert result.fingerprint == config.run_name.removeprefix("tiny-")
     assert (result.epochs_run, result.stopped_early, result.num_averaged_epochs) == (2, False, 2)
-    assert result.parameters["trainable"] == plan_run(config).parameters.trainable
-    assert result.data_digest == plan_run(config).digest
+    assert result.parameters["trainable"] == resolve(config).parameters.trainable
+    assert result.data_digest == resolve(config).manifest.digest
     assert len(result.git_commit.removesuffix("-dirty")) == 40
     assert result.protocol == "val"
     assert {"val/accuracy", "test/accuracy", "test-averaged/accuracy"} <= result.metrics.keys()
@@ -118,11 +120,13 @@ def test_averaged_weights_are_the_mean_of_the_epochs(finished, shards, tmp_path)
     class Recorder(TrainingLoop):
         def _save(self):
             super()._save()
-            states.append({k: v for k, v in weights(self.folder).items() if k.startswith("model/")})
+            states.append(
+                {k.removeprefix("model/"): v for k, v in weights(self.folder).items() if k.startswith("model/")}
+            )
 
     folder = RunFolder(f"{tmp_path}/{config.run_name}")
     folder.write_json("run.json", RunFolder(result.run).read_json("run.json"))
-    Recorder(config, folder, device=torch.device("cpu"), listener=Listener()).run()
+    Recorder(resolve(config), folder, device=torch.device("cpu"), listener=Listener()).run()
     averaged = weights(RunFolder(result.run), AVERAGED)
     for name, value in averaged.items():
         torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2, rtol=1e-6, atol=1e-8)
@@ -235,7 +239,7 @@ def test_the_second_ctrl_c_stops_at_once(shards, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_here(config, RunFolder(str(tmp_path / "run")), device=torch.device("cpu"), reporter=PressTwice())
+        run_here(resolve(config), RunFolder(str(tmp_path / "run")), device=torch.device("cpu"), reporter=PressTwice())
 
 
 def test_protocol_paper_selects_on_test(shards, tmp_path):
@@ -328,7 +332,7 @@ def test_a_damaged_checkpoint_is_named(shards, tmp_path):
     config, folder = interrupted_run(shards, tmp_path)
     data = folder.read(LAST)
     folder.write(LAST, data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match=r"last.safetensors is no readable checkpoint"):
+    with pytest.raises(CheckpointError, match=r"last.safetensors is not a complete safetensors file"):
         train(config, tmp_path / "runs")
     folder.write(LAST, data)
     train(config, tmp_path / "runs")

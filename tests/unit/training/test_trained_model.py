@@ -1,0 +1,130 @@
+"""Weight files describe themselves: the model comes back from the file alone, and never on another backbone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from stgcma.config import AdaptationConfig, MaskDecoderConfig, ModelConfig, from_mapping
+from stgcma.errors import CheckpointError, ConfigError
+from stgcma.models.parameters import frozen_sha256, trainable_parameters, trainable_state_dict
+from stgcma.tasks import build_model, build_task
+from stgcma.training.trained_model import (
+    RUN_WEIGHTS,
+    FbankNormalization,
+    ModelInfo,
+    decode_model,
+    encode_model,
+    load,
+)
+from tests.factories import tiny_batch
+
+CONFIG = ModelConfig(
+    backbone="clip_vit_demo",
+    pretrained="none",
+    adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.125,), fusion="audio_to_visual"),
+    mask_decoder=MaskDecoderConfig(scale_dims=(8, 16)),
+)
+
+
+def trained_model(seed: int = 0) -> tuple[torch.nn.Module, ModelInfo]:
+    """A model whose trained tensors are all random, on random frozen weights drawn from ``seed``."""
+    torch.manual_seed(seed)
+    model = build_model(build_task("ave", CONFIG))
+    sha256 = frozen_sha256(model)
+    with torch.no_grad():
+        for parameter in trainable_parameters(model).values():
+            parameter.normal_(std=0.1)
+    info = ModelInfo(
+        task="ave",
+        model=CONFIG,
+        backbone_sha256=sha256,
+        seed=seed,
+        class_names=("bark", "Background"),
+        fbank=FbankNormalization(name="demo", mean=-4.5, std=1 / 3),
+        decoding={"short_side": 64, "gain": 1.0},
+        metrics={"val/accuracy": 1 / 3},
+        epoch=7,
+    )
+    return model.eval(), info
+
+
+def test_a_file_alone_gives_the_model_back(tmp_path):
+    model, info = trained_model(seed=3)
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(encode_model(model, info))
+    before = torch.random.get_rng_state()
+    loaded = load(str(file))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert loaded.info == info
+    assert not loaded.model.training
+    batch = tiny_batch(seed=1)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(batch)["logits"], model(batch)["logits"])
+
+
+def test_a_run_folder_means_its_selected_weights(tmp_path):
+    model, info = trained_model()
+    file = tmp_path / RUN_WEIGHTS
+    file.parent.mkdir()
+    file.write_bytes(encode_model(model, info))
+    assert load(str(tmp_path)).info == info
+
+
+def test_the_file_holds_nothing_frozen():
+    model, info = trained_model()
+    tensors, described = decode_model(encode_model(model, info), "here")
+    assert tensors.keys() == trainable_state_dict(model).keys()
+    assert not [name for name in tensors if "backbone" in name]
+    assert described == info
+
+
+def test_another_backbone_is_refused_with_both_hashes(tmp_path):
+    model, info = trained_model(seed=0)
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(encode_model(model, replace(info, seed=1)))
+    torch.manual_seed(1)
+    other = frozen_sha256(build_model(build_task("ave", CONFIG)))
+    with pytest.raises(CheckpointError, match=f"sha256 {info.backbone_sha256[:16]}.* has {other[:16]}"):
+        load(str(file))
+
+
+def test_the_hash_sees_every_frozen_value_and_no_trained_one():
+    model, _ = trained_model()
+    before = frozen_sha256(model)
+    with torch.no_grad():
+        next(iter(trainable_parameters(model).values())).add_(1)
+        assert frozen_sha256(model) == before
+        model.encoder.backbone.visual.class_embedding[0] += 1e-6
+    assert frozen_sha256(model) != before
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is not a complete safetensors file"),
+        (save({"weight": torch.ones(2)}), "does not describe its model.* stgcma-jobs import"),
+    ],
+)
+def test_files_that_are_not_weight_files(tmp_path, data, message):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        load(str(file))
+
+
+def test_files_of_another_release():
+    model, info = trained_model()
+    data = encode_model(model, info).replace(b'{\\"format_version\\": 1', b'{\\"format_version\\": 9')
+    with pytest.raises(CheckpointError, match="weight format 9, this release reads 1"):
+        decode_model(data, "new.safetensors")
+    with pytest.raises(ConfigError, match="ModelInfo has no field taste"):
+        from_mapping(ModelInfo, {"taste": 1})
+
+
+def test_what_is_there_is_said_when_there_are_no_weights(tmp_path):
+    with pytest.raises(CheckpointError, match="Needed: a weight file, or a folder that holds checkpoints/best"):
+        load(str(tmp_path))

@@ -85,7 +85,7 @@ def bottleneck_ratios(spec: BackboneSpec, size: str | None, ratios: tuple[float,
         ConfigError: If the spec has no such size, or the number of ratios fits neither.
     """
     if ratios is None:
-        if size not in spec.sizes:
+        if size is None or size not in spec.sizes:
             known = ", ".join(spec.sizes) or "none"
             raise ConfigError(f"Backbone {spec.name!r} has no size {size!r} (known: {known}); set bottleneck_ratios.")
         ratios = spec.sizes[size]

@@ -18,6 +18,9 @@ from torch.utils.flop_counter import flop_registry
 
 _Shape = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
+_MEMORY: dict[Any, tuple[int, type, list[_Shape | None]]] = {}
+"""(Operation, shapes of its arguments) -> cost, container and shapes of its results; it holds for the whole process."""
+
 
 class MetaMode(TorchDispatchMode):
     """While active, answers an operation on meta tensors from memory where it has seen the same shapes before.
@@ -29,7 +32,6 @@ class MetaMode(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
-        self._memory: dict[Any, tuple[int, type, list[_Shape | None]]] = {}
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -39,8 +41,8 @@ class MetaMode(TorchDispatchMode):
         if effect != "new tensors":
             return args[0] if effect == "new values" and args[0].is_meta else func(*args, **kwargs)
         key = (func, _signature(args), _signature(tuple(kwargs.items())))
-        if key in self._memory:
-            cost, kind, shapes = self._memory[key]
+        if key in _MEMORY:
+            cost, kind, shapes = _MEMORY[key]
             self.flops += cost
             made = [None if s is None else torch.empty_strided(s[0], s[1], dtype=s[2], device="meta") for s in shapes]
             return made[0] if kind is Tensor else kind(made)
@@ -50,7 +52,7 @@ class MetaMode(TorchDispatchMode):
         kind = type(out) if isinstance(out, (tuple, list)) else Tensor
         values = list(out) if isinstance(out, (tuple, list)) else [out]
         if all(value is None or (isinstance(value, Tensor) and value.is_meta) for value in values):
-            self._memory[key] = cost, kind, [None if v is None else (v.shape, v.stride(), v.dtype) for v in values]
+            _MEMORY[key] = cost, kind, [None if v is None else (v.shape, v.stride(), v.dtype) for v in values]
         return out
 
 

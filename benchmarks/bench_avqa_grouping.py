@@ -22,8 +22,8 @@ from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.data.question_text import MAX_WORDS, Question, parse_questions
 from stgcma.models.backbones import backbone_spec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.tasks.avqa import AVQATask
-from stgcma.tasks.base import AudioVisualModel, build_model
+from stgcma.tasks import build_model, build_task
+from stgcma.tasks.base import AudioVisualModel, Task
 
 VIDEOS, QUESTIONS, SEGMENTS = 2, 5, 10
 PUBLISHED_BATCH = 2
@@ -65,7 +65,7 @@ class EncodeCounter:
         return self.plain_frames / SEGMENTS / self.questions
 
 
-def build(spec: BackboneSpec) -> tuple[AVQATask, AudioVisualModel]:
+def build(spec: BackboneSpec) -> tuple[Task, AudioVisualModel]:
     """Variant L on a small Swin, everything random in it switched off, so that both ways can be compared."""
     config = ModelConfig(
         backbone=spec.name,
@@ -76,7 +76,7 @@ def build(spec: BackboneSpec) -> tuple[AVQATask, AudioVisualModel]:
         answer_head=AnswerHeadConfig(dropout=0.0),
     )
     torch.manual_seed(0)
-    task = AVQATask(config)
+    task = build_task("avqa", config)
     model = build_model(task, spec=spec, num_segments=SEGMENTS).train()
     for parameter in trainable_parameters(model).values():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -142,7 +142,7 @@ def published_batches(batch: AVBatch) -> list[AVBatch]:
     return parts
 
 
-def step(task: AVQATask, model: AudioVisualModel, batches: list[AVBatch]) -> dict[str, Tensor]:
+def step(task: Task, model: AudioVisualModel, batches: list[AVBatch]) -> dict[str, Tensor]:
     """Loss and gradients, accumulated over the batches."""
     model.zero_grad(set_to_none=True)
     total = torch.zeros(())
@@ -165,7 +165,7 @@ def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
     return f"loss and gradients equal to {worst:.0e}"
 
 
-def count_encodes(task: AVQATask, spec: BackboneSpec, batches: list[AVBatch]) -> EncodeCounter:
+def count_encodes(task: Task, spec: BackboneSpec, batches: list[AVBatch]) -> EncodeCounter:
     """One step of each batch under a counter."""
     _, model = build(spec)
     counter = EncodeCounter(questions=sum(len(batch.targets.answers) for batch in batches))  # type: ignore[union-attr]

@@ -21,7 +21,7 @@ SEGMENTS = 10
 
 def make_row(path: Path, *, fbanks: tuple[str, ...] = (), extra_frames: int = 0) -> ClipRow:
     """A row with JPEG frames, waveform and the filter banks asked for."""
-    config = PreprocessConfig(dataset="ave", source=str(path.parent), fbank_specs=fbanks, extra_frames=extra_frames)
+    config = PreprocessConfig(dataset="ave", source=str(path.parent), fbank_specs=fbanks)
     ref = ClipRef(
         dataset="ave",
         clip_id="0",
@@ -31,7 +31,9 @@ def make_row(path: Path, *, fbanks: tuple[str, ...] = (), extra_frames: int = 0)
         media_bytes=1,
         counts_in_stats=True,
     )
-    return video_row(ref, Storage(config.source), config, num_segments=SEGMENTS, with_waveform=True)
+    return video_row(
+        ref, Storage(config.source), config, num_segments=SEGMENTS, with_waveform=True, extra_frames=extra_frames
+    )
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import traceback
 
 import typer
 
-from jobs.commands import COMMANDS
+from jobs.commands import CLASSES, COMMANDS
 from stgcma.errors import FailureBudgetExceededError, ParityError, RunFailedError, StgcmaError
 
 FAILED_RUN = (FailureBudgetExceededError, ParityError, RunFailedError)
@@ -29,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 for _name, _function in COMMANDS.items():
-    app.command(_name)(_function)
+    app.command(_name, cls=CLASSES.get(_name))(_function)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+from pipelines.options import DatasetOptions
 from stgcma.data.fbank import FBANK_SPECS
 from stgcma.data.schema import SCHEMA_VERSION, FbankDtype, FrameEncoding
 from stgcma.errors import ConfigError
@@ -15,6 +16,7 @@ from stgcma.errors import ConfigError
 if TYPE_CHECKING:
     from pipelines.clips import ClipRef
 
+OptionsT = TypeVar("OptionsT", bound=DatasetOptions)
 ChannelMode = Literal["mean", "left"]
 Resample = Literal["sinc", "nearest_moviepy"]
 
@@ -50,6 +52,8 @@ class PreprocessConfig:
     failure_budget: float = 0.01
     """Largest fraction of a split that may be lost to bad media."""
 
+    options: DatasetOptions | None = None
+    """*Content.* What only this dataset knows, such as ``AVEOptions(labels="right_labels.h5")``. None: its defaults."""
     fbank_specs: tuple[str, ...] = ()
     """*Content.* Filter banks to store; empty: the ones the dataset's published models read."""
     fbank_dtype: FbankDtype = "float16"
@@ -59,27 +63,19 @@ class PreprocessConfig:
     jpeg_quality: int = 95
     """*Content.* Always 4:4:4: subsampled chroma would lose saturated colours."""
     short_side: int = 256
-    """*Content.* Frames are scaled down so that their shorter side has so many pixels; never up."""
-    extra_frames: int = 0
-    """*Content.* MUSIC-AVQA: size of the second, denser grid of frames that negatives are drawn from; 0: none."""
+    """*Content.* Frames are scaled down until their shorter side has this many pixels; never up."""
     channel_mode: ChannelMode = "mean"
     """*Content.* ``mean``: arithmetic mean of all channels. ``left``: the first, as the reference's fbank reads."""
     resample: Resample = "sinc"
     """*Content.* ``nearest_moviepy``: nearest samples of 44.1 kHz stereo, aliased, as the published statistics saw."""
     gain: float = 1.0
     """*Content.* Factor on the waveform after the downmix. 1 keeps the level of the file; nothing is normalised."""
-    labels: str = "auto"
-    """*Content.* AVE: ``annotations`` (the event times), a file such as ``right_labels.h5`` under the source, or
-    ``auto``: ``labels.h5`` where it is present and the annotations otherwise."""
-    questions: str = "json"
-    """*Content.* MUSIC-AVQA: folder of the question files: ``json`` as the published numbers read it, or the corrected
-    ``json_update``."""
     limit: int | None = None
-    """*Content.* Only the first so many clips of each split, in id order."""
+    """*Content.* Only the first N clips of each split, in id order."""
     clips_per_shard: int = 32
     """*Content.* Media files per Parquet file."""
     row_group_size: int | None = None
-    """*Content.* Rows per row group: what a random read has to touch. None: 16, or 1 where ``extra_frames`` are stored,
+    """*Content.* Rows per row group: what a random read has to touch. None: 16, or 1 where rows hold extra frames,
     because training fetches single frames of videos at random."""
 
     def __post_init__(self) -> None:
@@ -107,10 +103,26 @@ class PreprocessConfig:
         if problems:
             raise ConfigError("\n".join(problems))
 
+    def options_as(self, record: type[OptionsT]) -> OptionsT:
+        """The dataset's own options; their defaults where none were given.
+
+        Args:
+            record: The dataset's record.
+
+        Raises:
+            ConfigError: If they are those of another dataset.
+        """
+        if self.options is None:
+            return record()
+        if type(self.options) is not record:
+            raise ConfigError(f"options of dataset {self.dataset} need {record.__name__}, got {self.options!r}.")
+        return self.options
+
     def content(self) -> dict[str, Any]:
         """The fields that decide what the rows hold, as JSON values: recorded in the manifest."""
-        values = {name: value for name, value in asdict(self).items() if name not in RUNTIME_FIELDS}
-        return {**values, "fbank_specs": list(self.fbank_specs)}
+        chosen = {name: value for name, value in asdict(self).items() if name not in RUNTIME_FIELDS}
+        values: dict[str, Any] = json.loads(json.dumps(chosen))
+        return values
 
 
 def fingerprint(config: PreprocessConfig, clips: Sequence[ClipRef]) -> str:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pipelines.clips import ClipListing, ClipRef, first_of_each_split
 from pipelines.config import PreprocessConfig, fingerprint
 from pipelines.datasets import dataset_source
+from pipelines.datasets.base import DatasetSource
 from pipelines.progress import LogReporter, Reporter
 from pipelines.shards.execute import make_shards
 from pipelines.shards.failures import FAILURES_NAME, ClipFailure, check_budget, failures_table
@@ -69,7 +70,7 @@ def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) ->
     started = time.monotonic()
     reporter = reporter or LogReporter()
     dataset = dataset_source(config.dataset)
-    config = _resolved(config, dataset.default_fbanks)
+    config = _resolved(config, dataset)
     listing = dataset.list_clips(Storage(config.source), config)
     clips = first_of_each_split(listing.clips, config.limit)
     if not clips:
@@ -114,13 +115,14 @@ def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) ->
     )
 
 
-def _resolved(config: PreprocessConfig, default_fbanks: tuple[str, ...]) -> PreprocessConfig:
-    """Defaults filled in, filter banks in one order: equal wishes have equal fingerprints."""
-    chosen = config.fbank_specs or default_fbanks
+def _resolved(config: PreprocessConfig, dataset: DatasetSource) -> PreprocessConfig:
+    """Defaults filled in, filter banks in one order: equivalent settings get the same fingerprint."""
+    chosen = config.fbank_specs or dataset.default_fbanks
+    config = replace(config, options=config.options_as(dataset.options))
     return replace(
         config,
         fbank_specs=tuple(name for name in FBANK_SPECS if name in chosen),
-        row_group_size=config.row_group_size or (1 if config.extra_frames else 16),
+        row_group_size=config.row_group_size or (1 if dataset.extra_frames(config) else 16),
     )
 
 

@@ -6,10 +6,12 @@ Paths are relative to the root and use ``/``. S3 endpoint and credentials come f
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,9 +100,10 @@ class Storage:
     def new_file(self, path: str, *, durable: bool = True) -> Iterator[Path]:
         """A temporary local file that takes its place under ``path`` when the block ends without an error.
 
-        On a disk it is renamed within its folder; in a bucket it is uploaded as one object. Either way a reader, or
-        a run killed at any moment, never sees half a file. ``durable`` waits for the disk, so that this also holds
-        when the machine loses power.
+        On a disk it is renamed within its folder. In a bucket it is uploaded under another key and then copied,
+        because an upload that an exception interrupts publishes what it has sent so far. Either way a reader, or a
+        run killed at any moment, never sees half a file. ``durable`` waits for the disk, so that this also holds when
+        the machine loses power.
         """
         if self.is_local:
             target = Path(self.full_path(path))
@@ -118,11 +121,18 @@ class Storage:
         with tempfile.TemporaryDirectory(prefix="stgcma-") as folder:
             temporary = Path(folder) / "new"
             yield temporary
-            with (
-                temporary.open("rb") as file,
-                self.filesystem.open_output_stream(self.full_path(path), compression=None) as stream,
-            ):
-                shutil.copyfileobj(file, stream, _COPY_BYTES)
+            staged = f"{self.full_path(path)}.{uuid.uuid4().hex}.tmp"
+            try:
+                with (
+                    temporary.open("rb") as file,
+                    self.filesystem.open_output_stream(staged, compression=None) as stream,
+                ):
+                    shutil.copyfileobj(file, stream, _COPY_BYTES)
+                self.filesystem.move(staged, self.full_path(path))
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self.filesystem.delete_file(staged)
+                raise
 
     @contextmanager
     def lock(self, path: str, *, wait: bool = False) -> Iterator[bool]:

@@ -42,10 +42,11 @@ class BackboneSpec:
     default_tag: str = ""
     """Pretrained tag used by the recipes."""
     fbank: str = ""
-    """Name of the fbank spec (``stgcma/data/fbank.py``) that it reads for tasks not listed in ``fbanks``; may be
-    empty where no shards are read."""
+    """Name in ``stgcma.data.fbank.FBANK_SPECS`` of the filter bank that it reads for every cut that is not in
+    ``fbanks``; empty where no shards are read."""
     fbanks: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Task -> fbank spec where a task needs another one."""
+    """How sound is cut into segments -> filter bank, where a cut has its own. A cut is called after the task that it
+    was published for; ``TaskSpec.fbank`` names the cut of a task."""
     sizes: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
     """Adapter size (``tiny``, ``base``) -> bottleneck ratio ``hidden_dim / width``: one for all stages, or one each."""
 
@@ -59,16 +60,16 @@ class BackboneSpec:
         """Width of the features that the heads read."""
         return self.stage_widths[-1]
 
-    def fbank_for(self, task: str) -> str:
-        """Name of the fbank spec that this backbone reads for a task.
+    def fbank_for(self, cut: str) -> str:
+        """Name of the filter bank that this backbone reads for a cut of the sound (``TaskSpec.fbank``).
 
         Raises:
             ConfigError: If the spec names none.
         """
-        name = self.fbanks.get(task, self.fbank)
+        name = self.fbanks.get(cut, self.fbank)
         if not name:
             raise ConfigError(
-                f"The spec of backbone {self.name!r} names no fbank for task {task!r}. Set its fbank or fbanks."
+                f"The spec of backbone {self.name!r} names no filter bank for sound cut as in {cut!r}. Set its fbank."
             )
         return name
 

@@ -17,6 +17,10 @@ class ShardMismatchError(StgcmaError, ValueError):
     """Shards that do not hold what the model or task reads."""
 
 
+class RunLockedError(ConfigError):
+    """A run folder that another process is training."""
+
+
 class DatasetLayoutError(StgcmaError, ValueError):
     """A dataset folder that is not laid out as its documentation says: missing list, malformed row."""
 

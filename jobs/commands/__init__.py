@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jobs.commands import answers, data, demo, inspection, tables, training
+from jobs.commands.own_options import DatasetCommand
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "synthesize": demo.synthesize,
@@ -22,3 +23,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
 }
 """In the order of ``--help``."""
+
+CLASSES: dict[str, type[DatasetCommand]] = {"synthesize": demo.SynthesizeCommand, "preprocess": data.PreprocessCommand}
+"""Commands with options that depend on ``--dataset``."""

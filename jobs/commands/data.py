@@ -7,9 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.commands.own_options import DatasetCommand, Records, own_options
+
+
+class PreprocessCommand(DatasetCommand):
+    """``preprocess``, with the options of every dataset in its help."""
+
+    @staticmethod
+    def records() -> Records:
+        from pipelines.datasets import DATASETS
+
+        return {name: source.options for name, source in DATASETS.items()}
+
 
 def preprocess(
-    dataset: Annotated[str, typer.Option(help="ave, avs-s4, avs-ms3 or music-avqa.")],
+    context: typer.Context,
+    dataset: Annotated[str, typer.Option(help="Its name: one of those below.")],
     source: Annotated[
         str | None, typer.Option(help="Official layout on disk or s3://  [default: data/raw/DATASET]")
     ] = None,
@@ -24,13 +37,6 @@ def preprocess(
     failure_budget: Annotated[float, typer.Option(help="Fraction of a split that may be lost.")] = 0.01,
     channel_mode: Annotated[str, typer.Option(help="Channels to mono: mean or left.")] = "mean",
     resample: Annotated[str, typer.Option(help="To 16 kHz: sinc, or nearest_moviepy as published.")] = "sinc",
-    labels: Annotated[
-        str, typer.Option(help="AVE: annotations, an .h5 file in SOURCE, or auto: labels.h5 if there.")
-    ] = "auto",
-    questions: Annotated[str, typer.Option(help="MUSIC-AVQA: folder of the questions, json or json_update.")] = "json",
-    extra_frames: Annotated[
-        int, typer.Option(help="MUSIC-AVQA: denser grid that negatives are drawn from, 60 as published; 0: none.")
-    ] = 0,
     frame_encoding: Annotated[str, typer.Option(help="jpeg, or raw: 7x the bytes, 10x faster to read.")] = "jpeg",
     short_side: Annotated[int, typer.Option(help="Pixels of the frames' shorter side; never scaled up.")] = 256,
     clips_per_shard: Annotated[int, typer.Option(help="Media files per Parquet file.")] = 32,
@@ -40,7 +46,9 @@ def preprocess(
     """Decode clips once into Parquet shards; a second run makes only what is missing."""
     from jobs.preparation.preprocessing import run
     from pipelines.config import PreprocessConfig
+    from pipelines.datasets import dataset_source
 
+    record = dataset_source(dataset).options
     choices: dict[str, Any] = {
         "channel_mode": channel_mode,
         "resample": resample,
@@ -54,9 +62,7 @@ def preprocess(
         limit=limit,
         num_workers=num_workers,
         failure_budget=failure_budget,
-        labels=labels,
-        questions=questions,
-        extra_frames=extra_frames,
+        options=record(**own_options(context, dataset)),
         short_side=short_side,
         clips_per_shard=clips_per_shard,
         ray_address=ray_address,

@@ -19,7 +19,7 @@ def verify(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print every check as JSON.")] = False,
 ) -> None:
-    """Compare this machine's numbers with reference vectors: one line a file, exit code 1 on any failure."""
+    """Compare this machine's numbers with reference vectors and torchaudio: a line each, exit code 1 on failure."""
     from stgcma.parity.verify import verify_files
 
     reports = []

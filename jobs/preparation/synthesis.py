@@ -3,53 +3,64 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.options import options_of
 from pipelines.synthetic.ave_clips import SyntheticConfig
-from pipelines.synthetic.ave_layout import SyntheticResult, write_synthetic_ave
+from pipelines.synthetic.ave_layout import write_synthetic_ave
 from pipelines.synthetic.avqa_layout import SyntheticAVQAConfig, write_synthetic_avqa
-from pipelines.synthetic.avs_layout import SyntheticAVSConfig, SyntheticAVSResult, write_synthetic_avs
+from pipelines.synthetic.avs_layout import SyntheticAVSConfig, write_synthetic_avs
+from pipelines.synthetic.writing import SyntheticResult
 from stgcma.errors import ConfigError
 
 AnyConfig = SyntheticConfig | SyntheticAVSConfig | SyntheticAVQAConfig
-AnyResult = SyntheticResult | SyntheticAVSResult
 
-WRITERS: dict[str, Callable[..., AnyResult]] = {
-    "ave": write_synthetic_ave,
-    "avs-s4": write_synthetic_avs,
-    "avs-ms3": write_synthetic_avs,
-    "music-avqa": write_synthetic_avqa,
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSet:
+    """One synthetic set: what describes it and what writes it."""
+
+    config: type[AnyConfig]
+    """Has ``num_train``, ``num_val``, ``num_test`` and ``seed``; its other options are made by ``option``."""
+    write: Callable[..., SyntheticResult]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the configuration that the name of the set decides."""
+
+    def build(self, **values: Any) -> AnyConfig:
+        """The configuration with these values.
+
+        Raises:
+            ConfigError: If a value does not fit.
+        """
+        return self.config(**self.fixed, **values)
+
+
+SYNTHETIC_SETS: dict[str, SyntheticSet] = {
+    "ave": SyntheticSet(config=SyntheticConfig, write=write_synthetic_ave),
+    "avs-s4": SyntheticSet(config=SyntheticAVSConfig, write=write_synthetic_avs, fixed={"layout": "s4"}),
+    "avs-ms3": SyntheticSet(config=SyntheticAVSConfig, write=write_synthetic_avs, fixed={"layout": "ms3"}),
+    "music-avqa": SyntheticSet(config=SyntheticAVQAConfig, write=write_synthetic_avqa),
 }
-"""Whose layout is written -> what writes it."""
+"""By the name of the dataset whose layout is written."""
 
 
-def build_config(dataset: str, *, task: str, num_workers: int | None, **sizes: int) -> AnyConfig:
-    """The configuration of one synthetic set from the command's options.
-
-    Args:
-        dataset: Whose layout is written.
-        task: AVE only.
-        num_workers: Encoding processes; AVSBench needs none.
-        sizes: ``num_train``, ``num_val``, ``num_test`` and ``seed``.
+def synthetic_set(dataset: str) -> SyntheticSet:
+    """The synthetic set in the layout of that dataset.
 
     Raises:
-        ConfigError: If there is no synthetic set of that layout, or a value does not fit.
+        ConfigError: Listing the valid names.
     """
-    if dataset not in WRITERS:
-        raise ConfigError(f"--dataset needs one of {', '.join(WRITERS)}; got {dataset!r}.")
-    if dataset.startswith("avs-"):
-        return SyntheticAVSConfig(layout=dataset.removeprefix("avs-"), **sizes)
-    if dataset == "music-avqa":
-        return SyntheticAVQAConfig(num_workers=num_workers, **sizes)
-    choices: dict[str, Any] = {"task": task, "num_workers": num_workers}
-    return SyntheticConfig(**choices, **sizes)
+    if dataset not in SYNTHETIC_SETS:
+        raise ConfigError(f"--dataset needs one of {', '.join(SYNTHETIC_SETS)}; got {dataset!r}.")
+    return SYNTHETIC_SETS[dataset]
 
 
-def synthesize(config: AnyConfig, output: str, *, dataset: str = "ave") -> AnyResult:
+def synthesize(config: AnyConfig, output: str, *, dataset: str = "ave") -> SyntheticResult:
     """Write the set with a bar on stderr where that is a terminal.
 
     Raises:
@@ -64,19 +75,20 @@ def synthesize(config: AnyConfig, output: str, *, dataset: str = "ave") -> AnyRe
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=sum(config.split_sizes.values()))
-        return WRITERS[dataset](config, output, on_clip=lambda done, _: bar.update(task, completed=done))
+        return synthetic_set(dataset).write(config, output, on_clip=lambda done, _: bar.update(task, completed=done))
 
 
 def run(config: AnyConfig, output: str, *, dataset: str, as_json: bool) -> None:
     """Write the set and print what lies there now."""
     result = synthesize(config, output, dataset=dataset)
-    task = {"task": config.task} if isinstance(config, SyntheticConfig) else {}
+    made_with = {name: getattr(config, name) for name in (*options_of(type(config)), "seed")}
+    made_with.pop("num_workers", None)
     if as_json:
         values = {"root": str(result.root), "clips": result.split_sizes, "size_bytes": result.num_bytes}
-        print(json.dumps(values | task | {"seed": config.seed}, indent=2))
+        print(json.dumps(values | made_with, indent=2))
         return
     clips = ", ".join(f"{count} {split}" for split, count in result.split_sizes.items())
-    chosen = ", ".join(f"{name} {value}" for name, value in (task | {"seed": config.seed}).items())
+    chosen = ", ".join(f"{name} {value}" for name, value in made_with.items())
     print(f"Synthetic {dataset}, {chosen}: {clips}; {result.num_bytes / 1e6:,.1f} MB")
     print(f"  clips    {result.root}")
     print(f"  next     stgcma-jobs preprocess --dataset {dataset} --source {result.root} --output SHARDS --fbank demo")

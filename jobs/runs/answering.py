@@ -20,6 +20,7 @@ from stgcma.data.images import decode_frames, resize_bicubic
 from stgcma.data.question_text import VIDEO_SPLIT, QuestionVocabulary, free_question_words
 from stgcma.data.schema import ClipRow
 from stgcma.errors import ConfigError
+from stgcma.tasks import TASKS
 from stgcma.training.engine import resolve_device
 from stgcma.training.trained_model import ModelInfo, load
 
@@ -37,7 +38,7 @@ def ask(run: str, video: Path, questions: list[str], *, device: str = "auto", to
     """Answer questions about one video file with trained weights.
 
     Args:
-        run: Run folder or weight file of task ``avqa``.
+        run: Run folder or weight file of a task that answers questions.
         video: Any video file with sound.
         questions: In the words of the training questions.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -51,8 +52,9 @@ def ask(run: str, video: Path, questions: list[str], *, device: str = "auto", to
     where = resolve_device(device)
     trained = load(run, device=where)
     info = trained.info
-    if info.task != "avqa":
-        raise ConfigError(f"{run} was trained on task {info.task}; only models of task avqa answer questions.")
+    if trained.task.spec.unit != "questions":
+        answering = ", ".join(name for name, task in TASKS.items() if task.unit == "questions")
+        raise ConfigError(f"{run} was trained on task {info.task}; these tasks answer questions: {answering}.")
     vocabulary = QuestionVocabulary(words=info.question_words, answers=info.class_names)
     ids = [vocabulary.encode(free_question_words(question)) for question in questions]
     path = video.expanduser().resolve()
@@ -62,7 +64,7 @@ def ask(run: str, video: Path, questions: list[str], *, device: str = "auto", to
         fbank_specs=() if info.fbank is None else (info.fbank.name,),
         **info.decoding,
     )
-    row = _decode(path, settings, trained.task.num_segments)
+    row = _decode(path, settings, trained.task.spec.num_segments)
     batch = AVBatch(
         clip_ids=(video.stem,),
         frames=_frames(row, info, settings, trained.model.encoder.spec),

@@ -11,8 +11,9 @@ from typing import Any
 from stgcma.backbone_spec import bottleneck_ratios
 from stgcma.config import DataConfig, ModelConfig, OptimConfig
 from stgcma.errors import ConfigError
-from stgcma.models.backbones import backbone_spec, require_capabilities
+from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import TASKS
+from stgcma.tasks.requirements import require_model
 
 NOT_IDENTIFYING = ("name", "data.shards", "data.loader_workers", "optim.checkpoint_every_steps")
 """Fields that change where or how a run executes, never its weights; they are left out of the fingerprint."""
@@ -25,7 +26,7 @@ class RunConfig:
     name: str
     """Names the run folder together with the fingerprint: letters, digits, ``.``, ``_`` and ``-``."""
     task: str
-    """ave, avs or avqa."""
+    """A name in ``stgcma.tasks.TASKS``."""
     model: ModelConfig
     data: DataConfig
     optim: OptimConfig
@@ -43,7 +44,8 @@ class RunConfig:
         try:
             spec = backbone_spec(self.model.backbone)
             if self.task in TASKS:
-                require_capabilities(spec, TASKS[self.task].requires, self.task)
+                require_model(TASKS[self.task], self.model, spec)
+                spec.fbank_for(TASKS[self.task].fbank)
             if adaptation.has_adapters:
                 bottleneck_ratios(spec, adaptation.size, adaptation.bottleneck_ratios)
         except ConfigError as error:

@@ -14,13 +14,14 @@ from jobs.runs.config import RunConfig, fingerprint, with_shards
 from jobs.runs.configfile import build, parse_yaml
 from jobs.runs.confusion_picture import confusion_picture
 from jobs.runs.folder import AVERAGED, BEST, CONFIG, FACTS, RunFolder, open_run
-from jobs.runs.mask_gallery import GALLERIES, MaskGallery, gallery_pictures, new_gallery
+from jobs.runs.gallery import Gallery, new_gallery
 from jobs.runs.plan import resolve_evaluation
 from stgcma.data.batch import AVBatch
 from stgcma.data.dataset import ClipLoader
 from stgcma.errors import CheckpointError, ConfigError
 from stgcma.models.parameters import load_trainable_state_dict
-from stgcma.tasks import AudioVisualModel, Outputs, Task
+from stgcma.tasks.base import AudioVisualModel, Outputs, Task
+from stgcma.tasks.spec import TaskSpec
 from stgcma.tensor_file import decode_tensors, encode_tensors
 from stgcma.training.engine import Evaluation, Precision, evaluate, place_model, resolve_device
 from stgcma.training.trained_model import ModelInfo, TrainedModel, decode_model, restore
@@ -133,7 +134,7 @@ def evaluate_run(
         weights: ``best`` or ``averaged``.
         shards: Root of the shards when not where the run was trained.
         device: ``auto``, ``cpu`` or ``cuda``.
-        baseline: Segmentation only: another run on the same data, drawn below this one's masks.
+        baseline: Another run of a task with the same gallery and on the same data, drawn below this one's pictures.
 
     Raises:
         ConfigError: If there is no such run, split or kind of weights.
@@ -151,10 +152,10 @@ def evaluate_run(
         )
         raise CheckpointError(f"{folder.uri} has no {weights} weights ({WEIGHTS[weights]}): {why}.")
     run = RunEvaluator.open(uri, split, weights, shards=shards, device=device)
-    task_name = run.config.task
-    if baseline is not None and task_name not in GALLERIES:
-        raise ConfigError(f"--baseline is drawn for segmentation runs only, this run's task is {task_name!r}.")
-    gallery = new_gallery(task_name, run.trained.model.encoder.spec)
+    task = run.trained.task.spec
+    gallery = new_gallery(task, run.trained.model.encoder.spec)
+    if baseline is not None and gallery is None:
+        raise ConfigError(f"--baseline is drawn below the clips of a gallery, and task {task.name!r} has no gallery.")
     evaluation = run.evaluate(run.loader.epoch(0), gallery and gallery.add)
     digest, trained_on = run.loader.manifest.digest, folder.read_json(FACTS)["data"]["digest"]
     label = split if weights == "best" else f"{split}-{weights}"
@@ -163,15 +164,14 @@ def evaluate_run(
     pictures: dict[str, bytes] = {}
     if gallery is not None:
         compared = None if baseline is None else _watch_baseline(baseline, gallery, split, shards, device)
-        pictures = gallery_pictures(
-            gallery,
+        pictures = gallery.pictures(
             title=f"{run.folder.uri.rpartition('/')[2]}, {label}",
             baseline=compared,
             baseline_name=read_config(open_run(baseline)).name if baseline else "",
         )
     names = run.loader.manifest.class_names
-    files = write_evaluation(run.folder, label, evaluation, class_names=names, pictures=pictures)
-    metrics, classes = split_by_class(evaluation.metrics.compute(), names)
+    files = write_evaluation(run.folder, label, evaluation, task=task, class_names=names, pictures=pictures)
+    metrics, classes = task.split_by_class(evaluation.metrics.compute(), names)
     return EvaluationResult(
         run=run.folder.uri,
         split=split,
@@ -185,12 +185,14 @@ def evaluate_run(
     )
 
 
-def _watch_baseline(uri: str, gallery: MaskGallery, split: str, shards: str | None, device: str) -> MaskGallery:
-    """The masks another run predicts on the gallery's clips; its model sees no other clips."""
+def _watch_baseline(uri: str, gallery: Gallery, split: str, shards: str | None, device: str) -> Gallery:
+    """What another run predicts on the gallery's clips; its model sees no other clips."""
     other = RunEvaluator.open(uri, split, "best", shards=shards, device=device)
-    if other.config.task not in GALLERIES:
-        raise ConfigError(f"--baseline needs a segmentation run, {uri} has the task {other.config.task!r}.")
-    seen = MaskGallery(other.trained.model.encoder.spec, only=gallery.clip_ids)
+    seen = new_gallery(other.trained.task.spec, other.trained.model.encoder.spec, only=gallery.clip_ids)
+    if seen is None or type(seen) is not type(gallery):
+        raise ConfigError(
+            f"--baseline needs a run whose clips are drawn alike, {uri} has the task {other.config.task!r}."
+        )
     other.evaluate((b for b in other.loader.epoch(0) if seen.only & set(b.clip_ids)), seen.add)
     return seen
 
@@ -206,11 +208,12 @@ def write_evaluation(
     label: str,
     evaluation: Evaluation,
     *,
+    task: TaskSpec,
     class_names: tuple[str, ...],
     pictures: Mapping[str, bytes] | None = None,
 ) -> tuple[str, ...]:
     """Write ``evaluation/<label>/``: metrics.json, per_clip.safetensors and the pictures, confusion.png among them."""
-    metrics, classes = split_by_class(evaluation.metrics.compute(), class_names)
+    metrics, classes = task.split_by_class(evaluation.metrics.compute(), class_names)
     files: dict[str, bytes] = dict(pictures or {})
     values: dict[str, Any] = {"num_clips": evaluation.num_clips, "metrics": metrics, "classes": classes}
     files["metrics.json"] = (json.dumps(values, indent=2) + "\n").encode()
@@ -231,21 +234,6 @@ def read_per_clip(folder: RunFolder, label: str) -> tuple[tuple[str, ...], dict[
     name = f"evaluation/{label}/per_clip.safetensors"
     tensors, metadata = decode_tensors(folder.read(name), f"{folder.uri}/{name}")
     return tuple(json.loads(metadata["clip_ids"])), tensors
-
-
-def split_by_class(values: dict[str, float], class_names: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics of the whole split, and by class name: accuracy, or mIoU of a segmentation category."""
-    metrics, classes = {}, {}
-    for name, value in values.items():
-        prefix, _, number = name.partition("/class_")
-        if number and prefix == "accuracy":
-            index = int(number)
-            classes[class_names[index] if index < len(class_names) else f"class {index}"] = value
-        elif name.startswith("category/") and name.endswith("/miou"):
-            classes[name.split("/")[1]] = value
-        else:
-            metrics[name] = value
-    return metrics, classes
 
 
 def _encode_per_clip(per_clip: dict[str, dict[str, Tensor]]) -> bytes:

@@ -11,8 +11,11 @@ from jobs.runs.config import RunConfig
 from jobs.runs.folder import BEST, RunFolder
 from jobs.runs.session import RunResult, train_run
 from stgcma.errors import ConfigError
+from stgcma.tasks import task_spec
 from stgcma.training.trained_model import decode_model
 
+TASK = "grounding"
+"""The task that is trained here."""
 GROUNDING = "grounding.safetensors"
 """In the run folder: the layers of the selected epoch under their own names, projections included."""
 _PREFIX = "head.grounding."
@@ -22,8 +25,8 @@ def pretrain_grounding(config: RunConfig, **options: Any) -> tuple[RunResult, st
     """Train the match task to its end and write the grounding layers.
 
     Args:
-        config: Of task ``grounding``; or of task ``avqa``, whose backbone and variant are then kept and whose adapters
-            are left out.
+        config: Of task ``grounding``; or of a task that answers questions, whose backbone and variant are then
+            kept and whose adapters are left out.
         options: Passed to ``train_run``.
 
     Returns:
@@ -46,14 +49,15 @@ def pretrain_grounding(config: RunConfig, **options: Any) -> tuple[RunResult, st
 
 
 def _as_grounding(config: RunConfig) -> RunConfig:
-    if config.task == "grounding":
+    if config.task == TASK:
         return config
-    if config.task != "avqa":
+    if task_spec(config.task).unit != "questions":
         raise ConfigError(
-            f"pretrain-grounding takes a recipe of task grounding or avqa, got task: {config.task}. "
+            f"pretrain-grounding takes a recipe of task {TASK}, or of one that answers questions, got task: "
+            f"{config.task}. "
             "See jobs/recipes/grounding_swin_large_l.yaml."
         )
     plain = replace(config.model.adaptation, temporal_stage="absent", spatial_stage="absent", global_stage="absent")
     model = replace(config.model, adaptation=plain, grounding_checkpoint=None)
     data = replace(config.data, negatives="stored", questions_per_video=None)
-    return replace(config, name=f"{config.name}-grounding", task="grounding", model=model, data=data)
+    return replace(config, name=f"{config.name}-grounding", task=TASK, model=model, data=data)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import heapq
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jobs.runs.gallery import Gallery
 from stgcma.backbone_spec import BackboneSpec
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.errors import ConfigError
@@ -48,28 +49,22 @@ class MaskExample:
         return sum(self.ious) / len(self.ious)
 
 
-@dataclass
-class MaskGallery:
-    """The best and worst clips of an evaluation by mIoU; memory for ``2 * size`` clips, whatever the split's length.
+class MaskGallery(Gallery):
+    """The best and worst clips of an evaluation by mIoU; memory for ``2 * size`` clips, whatever the split's length."""
 
-    Pass ``gallery.add`` as ``on_batch``. With ``only`` it keeps the clips of those ids instead: the same clips of
-    another run, to be drawn as the baseline.
-    """
-
-    spec: BackboneSpec
-    """Tells how the frames were normalised."""
-    size: int = 3
-    only: frozenset[str] = frozenset()
-    _best: list[tuple[float, str, MaskExample]] = field(default_factory=list)
-    _worst: list[tuple[float, str, MaskExample]] = field(default_factory=list)
-    _chosen: dict[str, MaskExample] = field(default_factory=dict)
+    def __init__(self, backbone: BackboneSpec, only: frozenset[str] = frozenset(), *, size: int = 3) -> None:
+        super().__init__(backbone, only)
+        self.size = size
+        self._best: list[tuple[float, str, MaskExample]] = []
+        self._worst: list[tuple[float, str, MaskExample]] = []
+        self._chosen: dict[str, MaskExample] = {}
 
     def add(self, batch: AVBatch, outputs: Outputs) -> None:
         """Look at one batch."""
         for index, clip_id in enumerate(batch.clip_ids):
             if self.only and clip_id not in self.only:
                 continue
-            example = _example(batch, outputs["logits"], index, self.spec)
+            example = _example(batch, outputs["logits"], index, self.backbone)
             if self.only:
                 self._chosen[clip_id] = example
                 continue
@@ -110,13 +105,28 @@ class MaskGallery:
             for other in (self._chosen[example.clip_id],)
         ]
 
+    def pictures(
+        self, *, title: str, baseline: Gallery | None = None, baseline_name: str = "baseline"
+    ) -> dict[str, bytes]:
+        """File name -> PNG: the best and the worst clips of an evaluation."""
+        pictures = {}
+        for name, examples in (("best", self.best), ("worst", self.worst)):
+            if baseline is not None:
+                assert isinstance(baseline, MaskGallery)
+                examples = baseline.with_baseline(examples)
+            if examples:
+                pictures[f"masks_{name}.png"] = mask_figure(
+                    examples, title=f"{title}: {name} clips", baseline_name=baseline_name
+                )
+        return pictures
 
-def _example(batch: AVBatch, logits: Tensor, index: int, spec: BackboneSpec) -> MaskExample:
+
+def _example(batch: AVBatch, logits: Tensor, index: int, backbone: BackboneSpec) -> MaskExample:
     targets = batch.targets
     assert isinstance(targets, MaskTargets)
     assert batch.frames is not None
     frames = batch.frames[index, targets.frame_index].permute(0, 2, 3, 1).float()
-    pixels = (frames * torch.tensor(spec.image_std) + torch.tensor(spec.image_mean)).clamp(0, 1) * 255
+    pixels = (frames * torch.tensor(backbone.image_std) + torch.tensor(backbone.image_mean)).clamp(0, 1) * 255
     masks = targets.masks[index]
     return MaskExample(
         clip_id=batch.clip_ids[index],
@@ -126,30 +136,6 @@ def _example(batch: AVBatch, logits: Tensor, index: int, spec: BackboneSpec) -> 
         prediction=binary_masks(logits[index]).numpy(),
         ious=tuple(frame_ious(logits[index], masks).tolist()),
     )
-
-
-GALLERIES = {"avs": MaskGallery}
-"""Task -> what collects the clips to draw."""
-
-
-def new_gallery(task: str, spec: BackboneSpec) -> MaskGallery | None:
-    """An empty gallery where the task's outputs are pictures."""
-    return GALLERIES[task](spec) if task in GALLERIES else None
-
-
-def gallery_pictures(
-    gallery: MaskGallery, *, title: str, baseline: MaskGallery | None = None, baseline_name: str = "baseline"
-) -> dict[str, bytes]:
-    """File name -> PNG: the best and the worst clips of an evaluation."""
-    pictures = {}
-    for name, examples in (("best", gallery.best), ("worst", gallery.worst)):
-        if baseline is not None:
-            examples = baseline.with_baseline(examples)
-        if examples:
-            pictures[f"masks_{name}.png"] = mask_figure(
-                examples, title=f"{title}: {name} clips", baseline_name=baseline_name
-            )
-    return pictures
 
 
 def mask_figure(examples: list[MaskExample], *, title: str, baseline_name: str = "baseline") -> bytes:

@@ -20,7 +20,8 @@ from stgcma.data.manifest import ShardManifest
 from stgcma.errors import ShardMismatchError
 from stgcma.models.backbones import backbone_spec
 from stgcma.models.parameters import ParameterCount, count_parameters
-from stgcma.tasks import AudioVisualModel, Task, build_model, build_task
+from stgcma.tasks import build_model, build_task
+from stgcma.tasks.base import AudioVisualModel, Task
 from stgcma.training.trained_model import FbankNormalization, ModelInfo
 
 DECODING = ("short_side", "channel_mode", "resample", "gain", "frame_encoding", "jpeg_quality", "fbank_dtype")
@@ -150,7 +151,7 @@ def _resolve(config: RunConfig, splits: tuple[str, ...], *, trains: bool, rank: 
             config.data,
             config.optim,
             spec,
-            config.task,
+            task.reading(spec),
             split,
             train=trains and split == "train",
             rank=rank,
@@ -161,7 +162,7 @@ def _resolve(config: RunConfig, splits: tuple[str, ...], *, trains: bool, rank: 
     }
     plan = RunPlan(config, spec, task, loaders)
     names = plan.manifest.class_names
-    if plan.manifest.metadata.annotation == "events" and names and len(names) != config.model.num_classes:
+    if task.spec.predicts_class_names and names and len(names) != config.model.num_classes:
         raise ShardMismatchError(
             f"The shards of {config.data.dataset!r} have {len(names)} classes ({', '.join(names[:4])}, ...), the model "
             f"has model.num_classes: {config.model.num_classes}. Set model.num_classes={len(names)}."

@@ -23,9 +23,9 @@ from jobs.runs.folder import CONFIG, FACTS, FAILURE, LOCK, RESULT, RunFolder
 from jobs.runs.plan import RunPlan, resolve
 from jobs.runs.progress import Reporter
 from jobs.runs.shards import require_digest, require_same_shards
-from jobs.runs.tracking import DISABLED, Forwarder, default_tracking_uri
+from jobs.runs.tracking import DISABLED, Forwarder, default_tracking_uri, sync_known, tracked_runs
 from jobs.runs.workers import run_here, run_on_ray
-from stgcma.errors import ConfigError
+from stgcma.errors import RunLockedError
 from stgcma.training.engine import resolve_device
 
 IMAGE_COMMIT = "STGCMA_GIT_COMMIT"
@@ -77,7 +77,8 @@ def train_run(
     Args:
         config: The run.
         output: Directory or ``s3://`` URI that holds run folders.
-        num_workers: 0 trains in this process without Ray; more are Ray Train workers. Results do not depend on where.
+        num_workers: 0 trains in this process without Ray; more are Ray Train workers. One worker gives the results of
+            this process; several share a batch, so that dropout and batch norm see its parts.
         device: ``auto``, ``cpu`` or ``cuda``.
         tracking: MLflow tracking URI; None: SQLite beside the run folders; ``none``: no MLflow.
         reporter: Shows progress; one for this terminal when None.
@@ -90,13 +91,16 @@ def train_run(
         CheckpointError: If the folder holds a run of other shards, or a damaged checkpoint.
         RunFailedError: If it failed on the way.
     """
+    reporter = reporter or Reporter(config.optim.epochs)
     folder = RunFolder(f"{output.rstrip('/')}/{config.run_name}")
     if folder.exists(RESULT):
         require_same_shards(folder, config)
+        if not all(run.is_complete for run in tracked_runs(folder).values()):
+            for problem in sync_known(folder):  # the session that completed the run was killed before its last send
+                reporter.message(problem)
         return read_result(folder, was_complete=True)
     plan = resolve(config, world_size=max(1, num_workers))
     _ = plan.parameters  # builds the model on the meta device: what cannot be built fails here
-    reporter = reporter or Reporter(config.optim.epochs)
     with _only_session(folder):
         _open_session(
             folder,
@@ -137,11 +141,13 @@ def _only_session(folder: RunFolder) -> Iterator[None]:
     """Hold the run folder.
 
     Raises:
-        ConfigError: If another process on this machine is training the run.
+        RunLockedError: If another process on this machine is training the run.
     """
     with folder.storage.lock(LOCK) as is_ours:
         if not is_ours:
-            raise ConfigError(f"Another process is training {folder.uri}. Wait for it, or give this run another name.")
+            raise RunLockedError(
+                f"Another process is training {folder.uri}. Wait for it, or give this run another name."
+            )
         yield
 
 

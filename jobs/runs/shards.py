@@ -7,13 +7,14 @@ from jobs.runs.folder import FACTS, RunFolder
 from stgcma.data.manifest import ShardManifest, select_manifest
 from stgcma.errors import ConfigError, ShardMismatchError
 from stgcma.models.backbones import backbone_spec
+from stgcma.tasks import task_spec
 
 
 def shards_read(config: RunConfig) -> tuple[str, str, str | None, str | None]:
     """Root, dataset, fbank and fingerprint: runs that agree in them read the same shards."""
     fbank = None
     if "audio" in config.model.adaptation.running:
-        fbank = backbone_spec(config.model.backbone).fbank_for(config.task)
+        fbank = backbone_spec(config.model.backbone).fbank_for(task_spec(config.task).fbank)
     return config.data.shards, config.data.dataset, fbank, config.data.fingerprint
 
 

@@ -45,7 +45,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -104,6 +104,22 @@ def default_tracking_uri(output: str) -> str:
     return f"{SQLITE}{folder / 'mlflow.db'}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    """What ``tracking.json`` knows of a run in one MLflow store."""
+
+    run_id: str
+    is_complete: bool
+    """The store has everything of the complete run."""
+
+
+def tracked_runs(folder: RunFolder) -> dict[str, TrackedRun]:
+    """Tracking address -> what is known of the run there."""
+    if not folder.exists(TRACKING):
+        return {}
+    return {uri: TrackedRun(**values) for uri, values in folder.read_json(TRACKING)["runs"].items()}
+
+
 class Tracker:
     """One run's record in one MLflow store."""
 
@@ -135,7 +151,7 @@ class Tracker:
     def _attach(self, client: MlflowClient, facts: dict[str, Any]) -> None:
         """Find the run in the store or create it, and learn what it already holds."""
         experiment = experiment_id(client, self.tracking_uri, facts["experiment"])
-        known = self.folder.read_json(TRACKING)["runs"] if self.folder.exists(TRACKING) else {}
+        known = tracked_runs(self.folder)
         found = client.search_runs([experiment], f"tags.`stgcma.run_id` = '{facts['run_id']}'", max_results=1)
         if found:
             run_id = found[0].info.run_id
@@ -145,8 +161,8 @@ class Tracker:
         else:
             tags = {**facts["tags"], "mlflow.user": getpass.getuser(), "mlflow.source.type": "LOCAL"}
             run_id = client.create_run(experiment, run_name=facts["run_name"], tags=tags).info.run_id
-        if known.get(self.tracking_uri) != run_id:
-            self.folder.write_json(TRACKING, {"runs": {**known, self.tracking_uri: run_id}})
+        if self.tracking_uri not in known or known[self.tracking_uri].run_id != run_id:
+            self._remember(TrackedRun(run_id=run_id, is_complete=False))
         self.run_id = run_id
         self._send_constants(client, facts)
 
@@ -207,6 +223,12 @@ class Tracker:
             else:
                 client.set_terminated(self.run_id, status)
             self._status = status
+        if status == "FINISHED" and not tracked_runs(self.folder)[self.tracking_uri].is_complete:
+            self._remember(TrackedRun(run_id=self.run_id, is_complete=True))
+
+    def _remember(self, tracked: TrackedRun) -> None:
+        runs = {**tracked_runs(self.folder), self.tracking_uri: tracked}
+        self.folder.write_json(TRACKING, {"runs": {uri: asdict(run) for uri, run in runs.items()}})
 
 
 class Forwarder(threading.Thread):
@@ -258,8 +280,7 @@ def open_client(tracking_uri: str) -> MlflowClient:
     if not tracking_uri.startswith(SQLITE):
         return MlflowClient(tracking_uri)
     database = Path(tracking_uri.removeprefix(SQLITE))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(database.with_suffix(".lock")):
+    with Storage(str(database.parent)).lock(f"{database.stem}.lock", wait=True):
         client = MlflowClient(tracking_uri)
         client.get_experiment_by_name("Default")  # the first query creates or migrates the tables
     return client
@@ -316,7 +337,7 @@ def sync_run(folder: RunFolder, tracking_uri: str) -> SyncReport:
 def sync_known(folder: RunFolder) -> list[str]:
     """Send what is new in a run's folder to the stores that track it; returns what went wrong, one text a store."""
     problems = []
-    for tracking_uri in folder.read_json(TRACKING)["runs"] if folder.exists(TRACKING) else ():
+    for tracking_uri in tracked_runs(folder):
         try:
             sync_run(folder, tracking_uri)
         except TrackingUnavailableError as error:
@@ -369,13 +390,3 @@ def explained(tracking_uri: str, advice: str) -> Iterator[None]:
         raise TrackingUnavailableError(
             f"MLflow at {tracking_uri} did not answer as needed: {cause}\n{advice}"
         ) from error
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file; other processes wait."""
-    import fcntl
-
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

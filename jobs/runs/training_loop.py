@@ -20,7 +20,7 @@ import torch
 from jobs.runs.config import fingerprint
 from jobs.runs.evaluation import evaluate_weights, write_evaluation
 from jobs.runs.folder import AVERAGED, BEST, FACTS, LAST, RESULT, RunFolder
-from jobs.runs.mask_gallery import gallery_pictures, new_gallery
+from jobs.runs.gallery import new_gallery
 from jobs.runs.plan import RunPlan
 from stgcma.errors import CheckpointError
 from stgcma.models.parameters import frozen_sha256, load_trainable_state_dict, trainable_state_dict
@@ -28,7 +28,7 @@ from stgcma.training import distributed
 from stgcma.training.checkpoint import LoopState, decode, encode_run, load_run
 from stgcma.training.engine import Precision, StepReport, WeightAverage, evaluate, place_model, train_one_epoch
 from stgcma.training.optim import Schedule, build_optimizer
-from stgcma.training.trained_model import encode_model
+from stgcma.training.trained_model import decode_model, encode_model
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class TrainingLoop:
         self.info = plan.model_info(frozen_sha256(model) if self.is_first else "")
         self.model = place_model(model, self.config.model, self.precision)
         self.selection_split = plan.selection_split
+        self.selection_metric = f"{plan.selection_split}/{plan.task.spec.selection_metric}"
         self.train_loader = plan.train_loader
         self.steps_per_epoch = plan.steps_per_epoch
         self.optimizer = build_optimizer(self.model, optim)
@@ -127,7 +128,7 @@ class TrainingLoop:
             "time/evaluate_seconds": time.monotonic() - trained,
             "system/peak_memory_bytes": float(peak_memory_bytes(self.device)),
         }
-        selected = metrics[f"{self.selection_split}/{self.task.selection_metric}"]
+        selected = metrics[self.selection_metric]
         is_better = self.state.best_metric is None or selected > self.state.best_metric
         self._advance(epoch=epoch + 1, step=0, loss_sum=0.0)
         if is_better:
@@ -135,9 +136,11 @@ class TrainingLoop:
         metrics |= {"best/metric": self.state.best_metric, "best/epoch": float(self.state.best_epoch or 0)}
         self._record("epoch", (epoch + 1) * self.steps_per_epoch, metrics)
         if self.is_first and is_better:
-            self._write_weights(BEST, {f"{self.selection_split}/{self.task.selection_metric}": selected}, epoch + 1)
+            self._write_weights(BEST, {self.selection_metric: selected}, epoch + 1)
         self._save()
         self.listener.on_epoch(metrics)
+        if self.listener.stop_requested() and not self._is_trained():
+            raise Interrupted
 
     def _after_step(self, report: StepReport) -> None:
         done = report.step + 1
@@ -223,7 +226,21 @@ class TrainingLoop:
         load_run(self.model, self.optimizer, self.average, tensors, state)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
-        self.state = state
+        self.state = self._with_best_on_disk(state)
+
+    def _with_best_on_disk(self, state: LoopState) -> LoopState:
+        """The state, agreeing with the weights of the best epoch.
+
+        A session killed between writing ``best`` and writing ``last`` leaves the weights of an epoch that the state
+        does not know. That epoch is trained again; unless it becomes better still, those weights stay selected.
+        """
+        if not self.folder.exists(BEST):
+            return state
+        _, info = decode_model(self.folder.read(BEST), f"{self.folder.uri}/{BEST}")
+        if info.epoch <= (state.best_epoch or 0):
+            return state
+        metric = info.metrics[f"{self.selection_split}/{self.task.selection_metric}"]
+        return replace(state, best_epoch=info.epoch, best_metric=metric)
 
     def _record(self, kind: str, step: int, metrics: dict[str, float]) -> None:
         if self.is_first:
@@ -237,7 +254,7 @@ class TrainingLoop:
     def _finish(self) -> None:
         """Evaluate on the test split: the selected epoch, and the averaged weights where they were asked for."""
         distributed.barrier()
-        final = {f"{self.selection_split}/{self.task.selection_metric}": self.state.best_metric}
+        final = {self.selection_metric: self.state.best_metric}
         final |= self._evaluate_on_test(BEST, "test")
         if self.config.optim.average_epochs is not None and self.state.average_count:
             if self.is_first:
@@ -266,7 +283,7 @@ class TrainingLoop:
             self.folder.write_json(RESULT, outcome)
 
     def _evaluate_on_test(self, weights: str, label: str) -> dict[str, float]:
-        gallery = new_gallery(self.config.task, self.plan.spec)
+        gallery = new_gallery(self.task.spec, self.plan.spec)
         evaluation = evaluate_weights(
             self.model,
             self.task,
@@ -279,8 +296,8 @@ class TrainingLoop:
         )
         if self.is_first:
             names = self.plan.manifest.class_names
-            pictures = gallery_pictures(gallery, title=f"{self.config.run_name}, {label}") if gallery else {}
-            write_evaluation(self.folder, label, evaluation, class_names=names, pictures=pictures)
+            pictures = gallery.pictures(title=f"{self.config.run_name}, {label}") if gallery else {}
+            write_evaluation(self.folder, label, evaluation, task=self.task.spec, class_names=names, pictures=pictures)
         return {f"{label}/{name}": value for name, value in evaluation.metrics.compute().items()}
 
 

@@ -19,9 +19,6 @@ from jobs.tables.trials import TrialStatus, trial_folder
 
 STYLES = {"waiting": "dim", "running": "cyan", "done": "green", "failed": "red", "stopped": "yellow"}
 
-BY_NEED = ("running", "failed", "stopped", "waiting", "done")
-"""States in the order in which they deserve a line of a low terminal."""
-
 OTHER_LINES = 8
 """Terminal lines besides trials: title, header, rules, summary."""
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from jobs.runs.config import RunConfig
 from jobs.tables.trials import TrialStatus, read_status, trial_folder, trial_lock, write_status
-from stgcma.errors import StgcmaError
+from stgcma.errors import RunLockedError, StgcmaError
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,8 @@ def execute(job: Job, train: Train = train_job) -> TrialStatus:
         except KeyboardInterrupt:
             write_status(folder, replace(status, state="stopped"))
             raise
+        except RunLockedError as error:
+            status = replace(status, state="stopped", message=str(error))
         except Exception as error:  # isolated: the other trials go on, and the table says why this one did not
             message = str(error) if isinstance(error, StgcmaError) else traceback.format_exc(limit=-6).strip()
             status = replace(status, state="failed", message=message[-2000:])
@@ -104,6 +106,8 @@ class Executor(ABC):
 
     capacity: int = 1
     """Jobs at a time."""
+    on_stop: str = "each writes a checkpoint at its next step"
+    """What ``stop`` means for a running job."""
 
     @abstractmethod
     def submit(self, job: Job) -> None: ...
@@ -113,7 +117,7 @@ class Executor(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """End running jobs at their next step, with a checkpoint."""
+        """End running jobs; ``on_stop`` says what becomes of them."""
 
     @abstractmethod
     def close(self) -> None:
@@ -256,6 +260,8 @@ class RayTasks(Executor):
 
     A trial that cannot be placed would wait inside Ray Train, so the concurrency is limited to what the cluster holds.
     """
+
+    on_stop = "each goes on from its last checkpoint next time"
 
     def __init__(self, concurrency: int, num_workers: int, train: Train) -> None:
         import ray

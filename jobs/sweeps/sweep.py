@@ -11,7 +11,7 @@ import contextlib
 import signal
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from jobs.runs.configfile import find_file
@@ -27,6 +27,9 @@ from jobs.tables.report_formats import to_markdown
 from jobs.tables.trials import TrialStatus, find_runs, placed, trial_folder, trial_lock, trial_states
 from pipelines.storage import Storage
 from stgcma.errors import ConfigError, RunFailedError
+
+Check = Callable[[list[Job], list[Job]], None]
+"""(waiting jobs, finished jobs) -> raises where a trial could not work."""
 
 SWEEPS = "sweeps"
 RECORD = "sweep.json"
@@ -73,6 +76,15 @@ class SweepResult:
             )
 
 
+def check_shards(waiting: list[Job], done: list[Job]) -> None:
+    """One look at the shards of all trials, instead of the same failure in every one; those that are done must have
+    been trained on them."""
+    for config in {shards_read(job.config): job.config for job in waiting}.values():
+        select_shards(config)
+    for job in done:
+        require_same_shards(trial_folder(job.output, job.config), job.config)
+
+
 def run_sweep(
     ablation: Ablation,
     *,
@@ -85,6 +97,7 @@ def run_sweep(
     retry_failed: bool = False,
     board: Board | None = None,
     train: Train = train_job,
+    check: Check = check_shards,
 ) -> SweepResult:
     """Run the trials that are missing.
 
@@ -99,6 +112,7 @@ def run_sweep(
         retry_failed: Run failed trials again instead of leaving them.
         board: Shows progress; one for this terminal when None.
         train: Trains one job (tests replace it).
+        check: Looks at the jobs before anything starts (tests replace it).
 
     Raises:
         ConfigError, ShardMismatchError: Before anything starts, when no trial could work.
@@ -127,15 +141,18 @@ def run_sweep(
         runnable = ("waiting", "stopped", "failed") if retry_failed else ("waiting", "stopped")
         num_done_before = sum(status.state == "done" for status in states.values())
         waiting = [job for job in jobs if states[job.row, job.seed].state in runnable]
-        if train is train_job:
-            _check_shards(waiting, [job for job in jobs if states[job.row, job.seed].state == "done"])
+        check(waiting, [job for job in jobs if states[job.row, job.seed].state == "done"])
         tags = link.open() if waiting else {}
         waiting = [replace(job, tags={**tags, "stgcma.row": job.row}) for job in waiting]
         board = board or Board(ablation.title, jobs, [states[job.row, job.seed] for job in jobs])
-        with _interruptible(), board:
-            executor = open_executor(min(concurrency, max(1, len(waiting))), num_workers, train) if waiting else None
-            for status in _run_all(waiting, executor, board):
-                states[status.row, status.seed] = status
+        try:
+            with _interruptible(), board:
+                executor = open_executor(min(concurrency, len(waiting)), num_workers, train) if waiting else None
+                for status in _run_all(waiting, executor, board):
+                    states[status.row, status.seed] = status
+        except KeyboardInterrupt:
+            link.close(states.values(), note=to_markdown(collect(ablation, output)))
+            raise
         report = collect(ablation, output)
         write_reports(report, sweep_folder(output, ablation.name))
         link.close(states.values(), note=to_markdown(report))
@@ -166,7 +183,7 @@ def _run_all(waiting: list[Job], executor: Executor | None, board: Board) -> Ite
                 board.finished(status)
                 yield status
     except KeyboardInterrupt:
-        board.message("Stopping the running trials, with a checkpoint. Press Ctrl-C again to stop at once.")
+        board.message(f"Stopping the running trials: {executor.on_stop}. Press Ctrl-C again to stop at once.")
         executor.stop()
         raise
     finally:
@@ -244,15 +261,6 @@ def _constants(ablation: Ablation, row_name: str) -> dict[str, float]:
     place, row = next((place, row) for place, row in enumerate(ablation.rows, start=1) if row.name == row_name)
     paper = {f"paper/{key}": value / 100 if key.startswith("test/") else value for key, value in row.paper.items()}
     return {**paper, "sweep/row": float(place)}
-
-
-def _check_shards(waiting: list[Job], done: list[Job]) -> None:
-    """One look at the shards of all trials, instead of the same failure in every one; those that are done must have
-    been trained on them."""
-    for config in {shards_read(job.config): job.config for job in waiting}.values():
-        select_shards(config)
-    for job in done:
-        require_same_shards(trial_folder(job.output, job.config), job.config)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jobs.runs.folder import FACTS, TRACKING, RunFolder
+from jobs.runs.folder import FACTS, RunFolder
 from jobs.runs.tracking import (
     DISABLED,
     TABLE_VIEW,
@@ -23,6 +23,7 @@ from jobs.runs.tracking import (
     explained,
     open_client,
     sync_run,
+    tracked_runs,
 )
 from jobs.tables.trials import TrialStatus, find_runs, write_status
 
@@ -105,12 +106,12 @@ class SweepTracking:
         """Complete a trial's own record, and make it a child unless it is one, or lies in another experiment."""
         if not folder.exists(FACTS) or folder.read_json(FACTS)["experiment"] != self.name:
             return
-        known = folder.read_json(TRACKING)["runs"] if folder.exists(TRACKING) else {}
-        if status.notes or self.uri not in known:
+        known = tracked_runs(folder).get(self.uri)
+        if status.notes or known is None or not known.is_complete:
             run_id = sync_run(folder, self.uri).run_id
             write_status(folder, replace(status, notes=()))
         else:
-            run_id = known[self.uri]
+            run_id = known.run_id
         if PARENT not in client.get_run(run_id).data.tags:
             client.set_tag(run_id, PARENT, self._parent)
 

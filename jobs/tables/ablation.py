@@ -38,7 +38,8 @@ from jobs import SHIPPED
 from jobs.runs.config import RunConfig, fingerprint, flatten, to_mapping, with_shards
 from jobs.runs.configfile import apply_overrides, build, find_file, parse_override, read_mapping
 from stgcma.errors import ConfigError
-from stgcma.presets import METRICS
+from stgcma.tasks import task_spec
+from stgcma.tasks.spec import TaskSpec
 
 T = TypeVar("T")
 
@@ -98,6 +99,11 @@ class Ablation:
     """``--set`` texts that the base of every row was changed by."""
     shards: str | None = None
     """Root of the shards when not where the recipes say."""
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task of all its rows."""
+        return task_spec(self.rows[0].config.task)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -317,7 +323,7 @@ class _Reader:
         )
 
     def _paper(self, where: str, entry: _Entry, task: str) -> dict[str, float]:
-        known = [*PARAMETER_KEYS, *(f"test/{metric}" for metric in METRICS[task])]
+        known = [*PARAMETER_KEYS, *(f"test/{metric}" for metric in task_spec(task).metric_names)]
         for key, value in entry.paper.items():
             if key not in known:
                 self.problems.append(f"{where}.paper.{key}: {_no_such(key, known, 'value', f'task {task} reports')}")
@@ -332,12 +338,13 @@ class _Reader:
             self.problems.append(f"runs: rows of one table need one task, got {', '.join(tasks)}.")
         if not tasks:
             return ()
-        known = [f"test/{metric}" for metric in METRICS[tasks[0]]]
+        task = task_spec(tasks[0])
+        known = [f"test/{metric}" for metric in task.metric_names]
         for metric in self.content.metrics:
             if metric not in known:
-                self.problems.append(f"metrics: {_no_such(metric, known, 'metric', f'task {tasks[0]} reports')}")
+                self.problems.append(f"metrics: {_no_such(metric, known, 'metric', f'task {task.name} reports')}")
         published = [metric for metric in known if any(metric in row.paper for row in rows)]
-        return self.content.metrics or tuple(published) or (known[0],)
+        return self.content.metrics or tuple(published) or (f"test/{task.selection_metric}",)
 
     def _base(self, recipe: str) -> tuple[dict[str, Any], RunConfig] | None:
         """Settings and configuration of a recipe with the common changes; its problems are told once."""

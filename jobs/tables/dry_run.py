@@ -12,6 +12,7 @@ from jobs.tables.flops import model_cost
 from stgcma.data.manifest import select_manifest
 from stgcma.errors import ShardMismatchError
 from stgcma.models.backbones import backbone_spec
+from stgcma.tasks import task_spec
 
 PUBLISHED_TRAINING_CLIPS = {"ave": 3339, "avs-s4": 3452, "avs-ms3": 296}
 """Training clips of the official splits: the steps of a run whose shards do not exist yet."""
@@ -144,10 +145,13 @@ def _steps_per_epoch(config: RunConfig) -> tuple[int | None, str]:
     data, batch_size = config.data, config.optim.batch_size
     num_clips: int | None = PUBLISHED_TRAINING_CLIPS.get(data.dataset)
     steps_from = "official split"
-    if config.task == "avqa":
+    task = task_spec(config.task)
+    if task.unit == "questions":
         num_clips = MUSIC_AVQA_TRAINING_QUESTIONS if data.questions_per_video == 1 else None
+    elif task.unit == "videos":
+        num_clips = None
     else:
-        fbank = backbone_spec(config.model.backbone).fbank_for(config.task)
+        fbank = backbone_spec(config.model.backbone).fbank_for(task.fbank)
         try:
             manifest = select_manifest(data.shards, data.dataset, fbank=fbank, fingerprint=data.fingerprint)
             num_clips, steps_from = manifest.num_rows("train"), "shards"

@@ -19,7 +19,8 @@ from stgcma.data.batch import AVBatch, EventTargets, MaskTargets, QuestionTarget
 from stgcma.data.question_text import MAX_WORDS
 from stgcma.models.meta import MetaMode
 from stgcma.models.parameters import ParameterCount, count_parameters
-from stgcma.tasks import AudioVisualModel, Task, build_model, build_task
+from stgcma.tasks import build_model, build_task
+from stgcma.tasks.base import AudioVisualModel, Task
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def _model_cost(task_name: str, config: ModelConfig) -> ModelCost:
     task = build_task(task_name, config)
     with MetaMode():
         model = build_model(task, device="meta")
-    return ModelCost(count_parameters(model), clip_flops(task, model, task.num_segments))
+    return ModelCost(count_parameters(model), clip_flops(task, model, task.spec.num_segments))
 
 
 def clip_flops(task: Task, model: AudioVisualModel, num_segments: int) -> ClipFlops:
@@ -76,10 +77,10 @@ def _batch(task: Task, spec: BackboneSpec, num_segments: int, training: bool) ->
     with torch.device("meta"):
         frames = torch.empty(1, num_segments, 3, size, size)
         targets: Targets
-        if task.annotation == "masks":
+        if task.spec.annotation == "masks":
             masked = torch.zeros(1 if training else num_segments, dtype=torch.int64)
             targets = MaskTargets(masks=torch.empty(1, len(masked), size, size), frame_index=masked)
-        elif task.annotation == "questions":
+        elif task.spec.annotation == "questions":
             one = torch.zeros(1, dtype=torch.int64)
             questions = torch.zeros(1, MAX_WORDS, dtype=torch.int64)
             negatives = torch.empty_like(frames) if training else None

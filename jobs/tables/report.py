@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from jobs.runs.config import RunConfig
 from jobs.runs.evaluation import read_per_clip
 from jobs.runs.folder import BEST, RESULT, RunFolder
-from jobs.tables.ablation import Ablation, PublishedMethod, Row, published_methods
+from jobs.runs.plan import selection_split
+from jobs.tables.ablation import Ablation, PublishedMethod, Row, Trial, published_methods
 from jobs.tables.intervals import Interval, bootstrap_difference, bootstrap_over_clips
 from jobs.tables.trials import TrialStatus, find_runs, trial_states
+from stgcma.tasks import task_spec
+from stgcma.tasks.spec import TaskSpec
 from stgcma.training.trained_model import decode_model
-
-CLIP_SCORES = {"test/accuracy": "correct", "test/miou": "iou", "test/overall": "correct"}
-"""Metrics that are a mean over clips -> the score per clip behind them (``evaluation/test/per_clip.safetensors``)."""
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """97.5 % quantile of Student's t for 1 to 10 degrees of freedom."""
@@ -127,6 +128,10 @@ class Report:
     def headline(self) -> str:
         return self.ablation.metrics[0]
 
+    def heading(self, metric: str) -> str:
+        """What the table calls a metric: ``test/audio_visual/counting`` -> ``audio-visual counting``."""
+        return self.ablation.task.metric(metric.partition("/")[2]).heading
+
     @property
     def digests(self) -> tuple[str, ...]:
         return tuple(sorted({trial.data_digest for row in self.rows for trial in row.trials}))
@@ -154,13 +159,13 @@ def collect(ablation: Ablation, output: str) -> Report:
             status = states[trial.row, trial.seed]
             if status.state == "done":
                 name = runs[trial.fingerprint]
-                trials.append(_read_trial(RunFolder(f"{output.rstrip('/')}/{name}"), trial.seed, trial.fingerprint))
+                trials.append(_read_trial(RunFolder(f"{output.rstrip('/')}/{name}"), trial))
             else:
                 missing.append(status)
         estimates = {
             metric: estimate
             for metric in _shown_metrics(ablation, trials)
-            if (estimate := _estimate(metric, trials)) is not None
+            if (estimate := _estimate(ablation.task, metric, trials)) is not None
         }
         rows.append(RowReport(row=row, trials=tuple(trials), estimates=estimates, missing=tuple(missing)))
     published = published_methods()
@@ -180,16 +185,16 @@ def _shown_metrics(ablation: Ablation, trials: Sequence[TrialRecord]) -> list[st
     return [*ablation.metrics, *(metric for metric in averaged if any(metric in trial.metrics for trial in trials))]
 
 
-def _read_trial(folder: RunFolder, seed: int, fingerprint: str) -> TrialRecord:
+def _read_trial(folder: RunFolder, trial: Trial) -> TrialRecord:
     result = folder.read_json(RESULT)
     ids, scores = _read_clip_scores(folder)
     return TrialRecord(
-        seed=seed,
-        fingerprint=fingerprint,
+        seed=trial.seed,
+        fingerprint=trial.fingerprint,
         run_name=result["run_name"],
         metrics=result["metrics"],
         best_epoch=result["best_epoch"],
-        curve=_read_curve(folder),
+        curve=_read_curve(folder, trial.config),
         gates=_read_gates(folder),
         protocol=result["protocol"],
         data_digest=result["data_digest"],
@@ -207,13 +212,10 @@ def _read_clip_scores(folder: RunFolder) -> tuple[tuple[str, ...], dict[str, np.
     return ids, {name: value.double().reshape(len(ids), -1).numpy() for name, value in scores.items()}
 
 
-def _read_curve(folder: RunFolder) -> tuple[tuple[float, float], ...]:
+def _read_curve(folder: RunFolder, config: RunConfig) -> tuple[tuple[float, float], ...]:
     """The selection metric of every epoch; the last row of an epoch wins over one from before a crash."""
-    points = {}
-    for row in folder.rows():
-        if row["kind"] == "epoch":
-            selected = next(value for key, value in row["metrics"].items() if key.startswith(("val/", "test/")))
-            points[row["epoch"]] = selected
+    metric = f"{selection_split(config)}/{task_spec(config.task).selection_metric}"
+    points = {row["epoch"]: row["metrics"][metric] for row in folder.rows() if row["kind"] == "epoch"}
     return tuple(sorted(points.items()))
 
 
@@ -231,32 +233,36 @@ def _read_gates(folder: RunFolder) -> dict[str, tuple[float, ...]]:
     return {direction: tuple(value for _, value in sorted(values)) for direction, values in sorted(found.items())}
 
 
-def _estimate(metric: str, trials: Sequence[TrialRecord]) -> Estimate | None:
+def _estimate(task: TaskSpec, metric: str, trials: Sequence[TrialRecord]) -> Estimate | None:
     """Mean over the seeds and its 95 % interval: over seeds and clips where scores per clip are stored."""
     values = [trial.metrics[metric] for trial in trials if metric in trial.metrics]
     if not values:
         return None
-    stacked = _stacked(metric, trials)
+    stacked = _stacked(task, metric, trials)
     if stacked is not None:
         method = SEEDS_AND_CLIPS if len(trials) > 1 else ONE_SEED_CLIPS
-        interval = bootstrap_over_clips(stacked, clips=_clips(metric, trials[0]))
+        interval = bootstrap_over_clips(stacked, clips=_clips(task, trials[0]))
         return _from_interval(interval, len(trials), method)
     return _over_seeds(values)
 
 
-def _stacked(metric: str, trials: Sequence[TrialRecord]) -> np.ndarray | None:
-    """``[num_seeds, num_rows, K]`` when every trial scored the same rows: clips, or questions about them."""
-    score = CLIP_SCORES.get(metric)
-    if score is None or not trials or any(score not in trial.clip_scores for trial in trials):
+def _stacked(task: TaskSpec, metric: str, trials: Sequence[TrialRecord]) -> np.ndarray | None:
+    """``[num_seeds, num_rows, K]`` when every trial scored the same rows: clips, or questions about them.
+
+    None for a metric that is not a mean of such scores, and for averaged weights, whose scores are not read.
+    """
+    split, _, name = metric.partition("/")
+    score = task.metric(name).clip_score
+    if split != "test" or not score or not trials or any(score not in trial.clip_scores for trial in trials):
         return None
     if len({trial.clip_ids for trial in trials}) > 1:
         return None
     return np.stack([trial.clip_scores[score] for trial in trials])
 
 
-def _clips(metric: str, trial: TrialRecord) -> tuple[str, ...]:
-    """The clip of every scored row; a row of question answering is named ``<video>/<question id>``."""
-    if metric != "test/overall":
+def _clips(task: TaskSpec, trial: TrialRecord) -> tuple[str, ...]:
+    """The clip of every scored row; the row of a question is named ``<video>/<question id>``."""
+    if task.unit != "questions":
         return trial.clip_ids
     return tuple(name.rpartition("/")[0] for name in trial.clip_ids)
 
@@ -289,15 +295,16 @@ def _compare(ablation: Ablation, rows: Iterable[RowReport]) -> Iterable[Comparis
             if seed in ours and seed in theirs and ours[seed].data_digest == theirs[seed].data_digest
         ]
         if shared:
-            estimate = _paired(metric, [ours[seed] for seed in shared], [theirs[seed] for seed in shared])
+            left, right = [ours[seed] for seed in shared], [theirs[seed] for seed in shared]
+            estimate = _paired(ablation.task, metric, left, right)
             yield Comparison(row=row.row, reference=reference.row, estimate=estimate)
 
 
-def _paired(metric: str, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Estimate:
-    left, right = _stacked(metric, ours), _stacked(metric, theirs)
+def _paired(task: TaskSpec, metric: str, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Estimate:
+    left, right = _stacked(task, metric, ours), _stacked(task, metric, theirs)
     if left is not None and right is not None and ours[0].clip_ids == theirs[0].clip_ids:
         method = SEEDS_AND_CLIPS if len(ours) > 1 else ONE_SEED_CLIPS
-        return _from_interval(bootstrap_difference(left, right, clips=_clips(metric, ours[0])), len(ours), method)
+        return _from_interval(bootstrap_difference(left, right, clips=_clips(task, ours[0])), len(ours), method)
     return _over_seeds([a.metrics[metric] - b.metrics[metric] for a, b in zip(ours, theirs, strict=True)])
 
 

@@ -65,12 +65,6 @@ def with_interval(estimate: Estimate | None, *, signed: bool = False) -> str:
     return f"{mean} [{percent(estimate.low, signed=signed)}, {percent(estimate.high, signed=signed)}]"
 
 
-def metric_title(metric: str) -> str:
-    """``test/audio_visual/counting`` -> ``audio-visual counting``."""
-    name = metric.removeprefix("test/").replace("_", "-").replace("/", " ")
-    return {"miou": "mIoU", "fscore": "F-score"}.get(name, name)
-
-
 def blocks(report: Report) -> tuple[Block, ...]:
     """The tables of a report in reading order."""
     made = [_results(report) if len(report.ablation.metrics) == 1 else _results_by_metric(report)]
@@ -99,7 +93,7 @@ def _seeds(row: RowReport) -> str:
 
 def _results(report: Report) -> Block:
     metric = report.headline
-    name = metric_title(metric)
+    name = report.heading(metric)
     columns = (
         "",
         "trainable M",
@@ -149,7 +143,7 @@ def _results_by_metric(report: Report) -> Block:
         "",
         "trainable M",
         "total M",
-        *(f"{metric_title(metric)} %" for metric in metrics),
+        *(f"{report.heading(metric)} %" for metric in metrics),
         "seeds",
         "selected on",
     )
@@ -204,7 +198,7 @@ def _comparisons(report: Report) -> Block:
         difference = with_interval(item.estimate, signed=True)
         title = full_title(report, item.row)
         lines.append(Line(cells=(title, difference, str(item.estimate.num_seeds), item.verdict)))
-    name = metric_title(report.headline)
+    name = report.heading(report.headline)
     return Block(
         title=f"Paired with “{full_title(report, reference)}” over shared seeds, {name}",
         columns=("", "difference, points [95 %]", "shared seeds", f"{name} is"),
@@ -233,7 +227,7 @@ def _runs(report: Report) -> Block:
         for row in report.rows
         for trial in row.trials
     ]
-    columns = ("row", "seed", f"{metric_title(report.headline)} %", "selected epoch", "fingerprint", "run folder")
+    columns = ("row", "seed", f"{report.heading(report.headline)} %", "selected epoch", "fingerprint", "run folder")
     return Block(title="Runs behind the numbers", columns=columns, lines=tuple(lines))
 
 
@@ -263,7 +257,7 @@ def remarks(report: Report) -> tuple[str, ...]:
     for row in report.rows:
         for metric, estimate in row.estimates.items():
             if metric.startswith("test-averaged/"):
-                name = metric_title(metric.replace("test-averaged/", "test/", 1))
+                name = report.heading(metric)
                 made.append(f"{full_title(report, row.row)}, averaged weights: {name} {with_interval(estimate)}.")
     return tuple(made)
 

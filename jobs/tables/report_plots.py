@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jobs.tables.report import Report, RowReport
-from jobs.tables.report_formats import full_title, metric_title
+from jobs.tables.report_formats import full_title
 
 COLORS = ("#2c6e9b", "#c8553d", "#4f8a3c", "#8a5a9e", "#b58a1b", "#3b8f8a", "#7a4b2a", "#c2477f", "#5b6770", "#1f3d7a")
 """One per row, then again."""
@@ -36,7 +36,7 @@ STYLE = {
 
 def pictures(report: Report) -> dict[str, tuple[str, str]]:
     """File name -> (caption, SVG) of every picture the report has data for."""
-    name = metric_title(report.headline)
+    name = report.heading(report.headline)
     drawn = {
         "parameters.svg": (f"{name} against trained parameters", parameter_plot(report)),
         "learning_curves.svg": ("Selection metric by epoch, mean and range over the seeds", learning_curves(report)),
@@ -84,7 +84,7 @@ def parameter_plot(report: Report) -> str | None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("trained parameters, millions")
-    axes.set_ylabel(f"{metric_title(metric)} %")
+    axes.set_ylabel(f"{report.heading(metric)} %")
     axes.margins(x=0.1, y=0.1)
     _label_points(figure, axes, [*reversed(labels)])
     keys = [("o", True, "ours, with 95 % interval")] if ours else []
@@ -124,9 +124,10 @@ def learning_curves(report: Report) -> str | None:
         axes.fill_between(epochs, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=color, alpha=0.12, lw=0)
         axes.plot(epochs, mean, "-", color=color, linewidth=1.6)
         ends.append((float(length), float(mean[-1]), full_title(report, row.row), color))
+    selected = report.ablation.task.metric(report.ablation.task.selection_metric).heading
     splits = sorted({"val" if trial.protocol == "val" else "test" for row in rows for trial in row.trials})
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{'/'.join(splits)} {metric_title(report.headline)} %")
+    axes.set_ylabel(f"{'/'.join(splits)} {selected} %")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.margins(x=0.02)
     figure.get_layout_engine().set(rect=(0, 0, 0.74, 1))

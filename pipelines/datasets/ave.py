@@ -3,7 +3,7 @@
     <source>/Annotations.txt               Category&VideoID&Quality&StartTime&EndTime, with or without that header
     <source>/{train,val,test}Set.txt       rows of Annotations.txt; or {train,val,test}_order.h5 with row numbers
     <source>/AVE/<VideoID>.mp4
-    <source>/labels.h5                     optional [rows, 10, 29] one-hot; used where present
+    <source>/labels.h5                     optional [rows, 10, 29] one-hot; ``--labels`` chooses
 
 ``<source>`` may also be the folder that holds ``AVE_Dataset/``. An id may occur on several rows (the same clip in
 another category): one decode, one row each; ``clip_id`` is ``<VideoID>:<row in Annotations.txt>``.
@@ -22,6 +22,7 @@ from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.media.rows import video_row
+from pipelines.options import DatasetOptions, option
 from pipelines.storage import Storage
 from stgcma.data.schema import ClipRow
 from stgcma.data.vocab import AVE_CLASSES
@@ -29,7 +30,21 @@ from stgcma.errors import ConfigError, DatasetLayoutError
 
 NUM_SECONDS = 10
 SPLITS = ("train", "val", "test")
+RowKey = tuple[str, str, int, int]
 _FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AVEOptions(DatasetOptions):
+    """Options that only AVE has."""
+
+    labels: str = option("auto", "annotations, an .h5 file in SOURCE, or auto: labels.h5 where it is there.")
+
+    def __post_init__(self) -> None:
+        if self.labels not in ("auto", "annotations") and not self.labels.endswith(".h5"):
+            raise ConfigError(
+                f"--labels needs auto, annotations or the name of an .h5 file in the source; got {self.labels!r}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +65,7 @@ class AnnotationRow:
     end: int
 
     @property
-    def key(self) -> tuple[str, str, int, int]:
+    def key(self) -> RowKey:
         return (self.category, self.video_id, self.start, self.end)
 
 
@@ -62,13 +77,14 @@ class AVE(DatasetSource):
     num_segments = NUM_SECONDS
     default_fbanks = ("clip", "swin")
     stores_waveform = True
+    options = AVEOptions
 
     def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
         root = find_root(source)
         rows = parse_rows(read_lines(root, "Annotations.txt"), f"{root.uri}/Annotations.txt")
         splits = read_splits(root, rows)
         class_names = class_order(row.category for row in rows)
-        labels, notes = choose_labels(root, rows, class_names, config.labels)
+        labels, notes = choose_labels(root, rows, class_names, config.options_as(AVEOptions).labels)
         prefix = "" if root is source else "AVE_Dataset/"
         media = find_media(root)
         clips = []
@@ -92,7 +108,7 @@ class AVE(DatasetSource):
         return ClipListing(clips=tuple(clips), class_names=class_names, notes=tuple(notes))
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
-        row = video_row(refs[0], source, config, num_segments=self.num_segments, with_waveform=True)
+        row = video_row(refs[0], source, config, num_segments=self.num_segments, with_waveform=self.stores_waveform)
         return [
             replace(
                 row,
@@ -144,7 +160,7 @@ def parse_rows(lines: Sequence[str], where: str) -> list[AnnotationRow]:
 def read_splits(root: Storage, rows: Sequence[AnnotationRow]) -> dict[int, str]:
     """Row number -> split, from the text lists, or from the order files where the lists are absent."""
     splits: dict[int, str] = {}
-    numbers: dict[tuple, list[int]] = defaultdict(list)
+    numbers: dict[RowKey, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         numbers[row.key].append(index)
     for split in SPLITS:
@@ -157,7 +173,7 @@ def read_splits(root: Storage, rows: Sequence[AnnotationRow]) -> dict[int, str]:
     return splits
 
 
-def _split_rows(root: Storage, split: str, numbers: dict[tuple, list[int]], num_rows: int) -> list[int]:
+def _split_rows(root: Storage, split: str, numbers: dict[RowKey, list[int]], num_rows: int) -> list[int]:
     text, order = f"{split}Set.txt", f"{split}_order.h5"
     if root.exists(text):
         where = f"{root.uri}/{text}"
@@ -200,21 +216,21 @@ def derived_labels(rows: Sequence[AnnotationRow], class_names: Sequence[str]) ->
 def choose_labels(
     root: Storage, rows: Sequence[AnnotationRow], class_names: Sequence[str], choice: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Labels ``[rows, 10]`` as ``PreprocessConfig.labels`` says, and a note on the seconds where sources differ."""
+    """Labels ``[rows, 10]`` as ``AVEOptions.labels`` says, and a note on the seconds where sources differ."""
     derived = derived_labels(rows, class_names)
     if choice == "annotations" or (choice == "auto" and not root.exists("labels.h5")):
         return derived, []
     name = "labels.h5" if choice == "auto" else choice
     if not root.exists(name):
         raise DatasetLayoutError(
-            f"labels: {choice} needs {root.uri}/{name}, which is not there. Put it there, or use labels: annotations."
+            f"--labels {choice} needs {root.uri}/{name}, which is not there. Put it there, or use --labels annotations."
         )
     one_hot = read_h5(root, name, "avadataset")
     needed = (len(rows), NUM_SECONDS, len(class_names))
     if one_hot.shape != needed:
         raise DatasetLayoutError(
             f"{root.uri}/{name} needs shape {list(needed)} (rows, seconds, classes), got {list(one_hot.shape)}. "
-            "It belongs to another Annotations.txt; use labels: annotations."
+            "It belongs to another Annotations.txt; use --labels annotations."
         )
     labels = one_hot.argmax(axis=-1).astype(np.int8)
     differing = labels != derived
@@ -235,7 +251,7 @@ def read_h5(root: Storage, path: str, key: str) -> np.ndarray:
     except ImportError as error:
         raise ConfigError(
             f"Reading {root.uri}/{path} needs h5py, which is not installed. Run: pip install h5py; "
-            "or set labels: annotations and use the text lists."
+            "or use --labels annotations and the text lists."
         ) from error
     with root.local_copy(path) as local, h5py.File(local, "r") as file:
         if key not in file:

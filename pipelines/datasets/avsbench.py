@@ -81,7 +81,8 @@ class AVSBench(DatasetSource):
         where = f"{root.uri}/{self.metadata_file}"
         lines = read_table(root.read_text(self.metadata_file), self.columns, where)
         present = root.list_files(self.data_folder, recursive=True)
-        clips, splits = [], {}
+        clips: list[ClipRef] = []
+        splits: dict[str, str] = {}
         for number, line in lines:
             clip_id, split = line[self.columns[0]], line["split"]
             here = f"{where}, line {number}"

@@ -1,6 +1,7 @@
 """What preprocessing needs to know of a dataset: its clips, and how the media of one clip become rows.
 
-A new dataset is one file with one ``DatasetSource`` and one line in ``pipelines/datasets/__init__.py``.
+A new dataset is one file with one ``DatasetSource``, its options included, and one line in
+``pipelines/datasets/__init__.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
+from pipelines.options import DatasetOptions
 from stgcma.data.schema import AnnotationKind, ClipRow, ShardMetadata
 
 if TYPE_CHECKING:
@@ -23,9 +25,12 @@ class DatasetSource(ABC):
     name: ClassVar[str]
     annotation: ClassVar[AnnotationKind]
     num_segments: ClassVar[int]
+    """``S``; as the task that learns the annotation reads: 10 with events or questions, 5 with masks."""
     default_fbanks: ClassVar[tuple[str, ...]]
     """Specs that the published models of this dataset read."""
     stores_waveform: ClassVar[bool]
+    options: ClassVar[type[DatasetOptions]] = DatasetOptions
+    """Record of the options that this dataset alone has; ``config.options_as(record)`` gives their values."""
 
     @abstractmethod
     def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
@@ -49,6 +54,10 @@ class DatasetSource(ABC):
             ClipDecodeError: Becomes one ``ClipFailure`` per ref.
         """
 
+    def extra_frames(self, config: PreprocessConfig) -> int:
+        """Size of a second, denser grid of frames that every row holds; 0: none."""
+        return 0
+
     def metadata(self, config: PreprocessConfig, fingerprint: str) -> ShardMetadata:
         """What every shard of this run says of itself."""
         return ShardMetadata(
@@ -60,5 +69,5 @@ class DatasetSource(ABC):
             fbank_specs=config.fbank_specs,
             fbank_dtype=config.fbank_dtype,
             stores_waveform=self.stores_waveform,
-            stores_extra_frames=config.extra_frames > 0,
+            stores_extra_frames=self.extra_frames(config) > 0,
         )

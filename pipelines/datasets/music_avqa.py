@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow.parquet as pq
@@ -27,6 +27,7 @@ from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.media.rows import video_row
+from pipelines.options import DatasetOptions, option
 from pipelines.storage import Storage
 from stgcma.data.question_text import (
     QUESTION_FOLDER,
@@ -39,11 +40,27 @@ from stgcma.data.question_text import (
     questions_to_table,
 )
 from stgcma.data.schema import ClipRow
-from stgcma.errors import DatasetLayoutError
+from stgcma.errors import ConfigError, DatasetLayoutError
 
 NUM_SEGMENTS = 10
 SPLITS = ("train", "val", "test")
 JSON_PARENTS = ("", "data", "MUSIC-AVQA/data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MusicAVQAOptions(DatasetOptions):
+    """Options that only MUSIC-AVQA has."""
+
+    questions: str = option("json", "Folder of the questions: json as published, or json_update, the corrected one.")
+    extra_frames: int = option(
+        0, "Frames of a second, denser grid that negatives are drawn from: 60 as published; 0: none."
+    )
+
+    def __post_init__(self) -> None:
+        if not self.questions.strip("/"):
+            raise ConfigError(f"--questions needs the name of a folder, got {self.questions!r}.")
+        if self.extra_frames < 0:
+            raise ConfigError(f"--extra-frames needs 0 (none) or more, got {self.extra_frames}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +79,11 @@ class MusicAVQA(DatasetSource):
     num_segments = NUM_SEGMENTS
     default_fbanks = ("swin_avqa",)
     stores_waveform = False
+    options = MusicAVQAOptions
 
     def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
-        questions = read_splits(source, config.questions)
+        folder = config.options_as(MusicAVQAOptions).questions
+        questions = read_splits(source, folder)
         vocabulary = build_vocabulary(questions["train"])
         media = find_videos(source)
         asked: dict[str, dict[str, list[tuple[int, Question]]]] = defaultdict(lambda: defaultdict(list))
@@ -91,12 +110,25 @@ class MusicAVQA(DatasetSource):
             clips=tuple(clips),
             class_names=vocabulary.answers,
             question_words=vocabulary.words,
-            notes=tuple(_notes(questions, vocabulary, asked.keys(), media.keys(), config.questions)),
+            notes=tuple(_notes(questions, vocabulary, asked.keys(), media.keys(), folder)),
             files={f"{QUESTION_FOLDER}/{split}.parquet": _parquet(listed) for split, listed in questions.items()},
         )
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
-        return [video_row(ref, source, config, num_segments=NUM_SEGMENTS, with_waveform=False) for ref in refs]
+        return [
+            video_row(
+                ref,
+                source,
+                config,
+                num_segments=self.num_segments,
+                with_waveform=self.stores_waveform,
+                extra_frames=self.extra_frames(config),
+            )
+            for ref in refs
+        ]
+
+    def extra_frames(self, config: PreprocessConfig) -> int:
+        return config.options_as(MusicAVQAOptions).extra_frames
 
 
 def read_splits(source: Storage, folder: str) -> dict[str, list[Question]]:
@@ -165,8 +197,8 @@ def _parquet(questions: Sequence[Question]) -> bytes:
 def _notes(
     questions: dict[str, list[Question]],
     vocabulary: QuestionVocabulary,
-    asked: Sequence[str],
-    present: Sequence[str],
+    asked: Iterable[str],
+    present: Iterable[str],
     folder: str,
 ) -> list[str]:
     """What the user should know about the files."""

@@ -27,7 +27,13 @@ _TRUNCATION_SECONDS = 0.5
 
 
 def video_row(
-    ref: ClipRef, source: Storage, config: PreprocessConfig, *, num_segments: int, with_waveform: bool
+    ref: ClipRef,
+    source: Storage,
+    config: PreprocessConfig,
+    *,
+    num_segments: int,
+    with_waveform: bool,
+    extra_frames: int = 0,
 ) -> ClipRow:
     """Decode one video file into a row without annotation.
 
@@ -40,13 +46,14 @@ def video_row(
         config: Sizes, encodings, audio rules; ``fbank_specs`` filled in.
         num_segments: ``S``.
         with_waveform: Whether the row keeps the waveform beside its filter banks.
+        extra_frames: Size of a second, denser grid of frames; 0: none.
 
     Raises:
         ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
     """
     try:
         with source.local_copy(ref.media_uri) as path:
-            clip = decode_clip(path, config, num_segments=num_segments, uri=ref.media_uri)
+            clip = decode_clip(path, config, num_segments=num_segments, extra_frames=extra_frames, uri=ref.media_uri)
     except FileNotFoundError as error:
         raise ClipDecodeError("probe", "media file missing", ref.media_uri) from error
     info, frames = clip.info, clip.frames
@@ -69,7 +76,7 @@ def video_row(
         waveform=waveform if with_waveform else None,
         fbanks=fbanks,
         fbank_frames=fbank_frames,
-        extra_frames=[encoded[i] for i in frames.grids[1]] if config.extra_frames else None,
+        extra_frames=[encoded[i] for i in frames.grids[1]] if extra_frames else None,
     )
 
 
@@ -82,13 +89,15 @@ class DecodedClip:
     waveform: np.ndarray
 
 
-def decode_clip(path: Path, config: PreprocessConfig, *, num_segments: int, uri: str = "") -> DecodedClip:
+def decode_clip(
+    path: Path, config: PreprocessConfig, *, num_segments: int, extra_frames: int = 0, uri: str = ""
+) -> DecodedClip:
     """Probe a file and decode both streams.
 
     Raises:
         ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
     """
-    counts = (num_segments, config.extra_frames) if config.extra_frames else (num_segments,)
+    counts = (num_segments, extra_frames) if extra_frames else (num_segments,)
     with open_media(path, uri=uri) as media:
         video_packets, audio_packets = media.packets() or (None, None)
         frames = decode_frames(media, counts, short_side=config.short_side, packets=video_packets)

@@ -52,10 +52,3 @@ class RowsDigest:
                 self._add(item)
         else:
             self._hash.update(repr(value).encode())
-
-
-def rows_digest(rows: Iterable[ClipRow], metadata: ShardMetadata) -> str:
-    """The digest of all rows of one shard."""
-    digest = RowsDigest(metadata)
-    digest.update(rows)
-    return digest.hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pipelines.options import option
 from pipelines.synthetic.render import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, render_frames, render_waveform
 from pipelines.synthetic.scenes import SHAPES, TASKS, ClipPlan, SyntheticTask, plan_clip
 from stgcma.errors import ConfigError
@@ -22,13 +23,14 @@ SPLITS = ("train", "val", "test")
 class SyntheticConfig:
     """Which synthetic set is written."""
 
-    task: SyntheticTask = "t4"
+    task: SyntheticTask = option(
+        "t4", "t1: seen and heard; t3: off-screen impostors; t4: two objects, which one sounds."
+    )
     num_train: int = 400
     num_val: int = 100
     num_test: int = 200
     seed: int = 0
-    num_workers: int | None = None
-    """Processes that render and encode; None: one per core."""
+    num_workers: int | None = option(None, "Encoding processes  [default: one a CPU]")
 
     def __post_init__(self) -> None:
         problems = []

@@ -12,29 +12,14 @@ reproducible (x264).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import starmap
-from multiprocessing import get_context
 from pathlib import Path
 
 from pipelines.synthetic.ave_clips import SyntheticConfig, annotation_row, write_clip
-from stgcma.errors import ConfigError
+from pipelines.synthetic.writing import SyntheticResult, in_processes, refuse_another_set
 
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
-
-
-@dataclass(frozen=True)
-class SyntheticResult:
-    """What was written and where."""
-
-    root: Path
-    split_sizes: dict[str, int]
-    num_bytes: int
 
 
 def write_synthetic_ave(
@@ -57,23 +42,15 @@ def write_synthetic_ave(
     }
     lists = {SPLIT_FILES[split]: "\n".join(lines) + "\n" for split, lines in rows.items()}
     lists["Annotations.txt"] = "\n".join([HEADER, *(line for lines in rows.values() for line in lines)]) + "\n"
-    for name, text in lists.items():
-        if (root / name).exists() and (root / name).read_text() != text:
-            raise ConfigError(
-                f"{root / name} belongs to another dataset: it was made with other sizes, task or seed. "
-                "Give the options it was made with, choose another --output folder, or remove this one."
-            )
+    refuse_another_set(root, lists)
     folder = root / "AVE"
     folder.mkdir(parents=True, exist_ok=True)
     clips = [(config, split, index, folder) for split, size in config.split_sizes.items() for index in range(size)]
-    workers = config.num_workers or len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else nullcontext() as pool:
-        sizes = pool.map(write_clip, *zip(*clips, strict=True), chunksize=8) if pool else starmap(write_clip, clips)
-        num_bytes = 0
-        for count, size in enumerate(sizes, start=1):
-            num_bytes += size
-            if on_clip:
-                on_clip(count, len(clips))
+    num_bytes = 0
+    for count, size in enumerate(in_processes(write_clip, clips, config.num_workers), start=1):
+        num_bytes += size
+        if on_clip:
+            on_clip(count, len(clips))
     for name, text in lists.items():
         (root / name).write_text(text)
     return SyntheticResult(root=root, split_sizes=config.split_sizes, num_bytes=num_bytes)

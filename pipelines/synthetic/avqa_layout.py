@@ -12,23 +12,19 @@ what the test measures was never seen.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import starmap
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipelines.options import option
 from pipelines.synthetic.ave_clips import SPLITS, write_mp4
-from pipelines.synthetic.ave_layout import SyntheticResult
 from pipelines.synthetic.concert import Concert, ask, plan_concert
 from pipelines.synthetic.concert_clips import render_concert_frames, render_concert_sound
+from pipelines.synthetic.writing import SyntheticResult, in_processes, refuse_another_set
 from stgcma.errors import ConfigError
 
 
@@ -39,11 +35,9 @@ class SyntheticAVQAConfig:
     num_train: int = 600
     num_val: int = 100
     num_test: int = 200
-    questions_per_type: int = 8
-    """At most, for every video; scenes do not allow every type, so that 8 gives about eighteen a video."""
     seed: int = 0
-    num_workers: int | None = None
-    """Processes that render and encode; None: one per core."""
+    questions_per_type: int = option(8, "Questions of one type, at most, about a video; 8 gives about 18 in all.")
+    num_workers: int | None = option(None, "Encoding processes  [default: one a CPU]")
 
     def __post_init__(self) -> None:
         for name in ("num_train", "num_val", "num_test", "questions_per_type"):
@@ -123,21 +117,13 @@ def write_synthetic_avqa(
     """
     root = Path(output)
     files = {f"json/avqa-{split}.json": json.dumps(questions_of(config, split), indent=0) for split in SPLITS}
-    for name, text in files.items():
-        if (root / name).exists() and (root / name).read_text(encoding="utf-8") != text:
-            raise ConfigError(
-                f"{root / name} belongs to another dataset: it was made with other sizes, task or seed. "
-                "Give the options it was made with, choose another --output folder, or remove this one."
-            )
+    refuse_another_set(root, files)
     for folder in ("json", "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     videos = [(config, split, index, root) for split, size in config.split_sizes.items() for index in range(size)]
-    workers = config.num_workers or len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else nullcontext() as pool:
-        done = pool.map(write_video, *zip(*videos, strict=True), chunksize=8) if pool else starmap(write_video, videos)
-        for count, _ in enumerate(done, start=1):
-            if on_clip:
-                on_clip(count, len(videos))
+    for count, _ in enumerate(in_processes(write_video, videos, config.num_workers), start=1):
+        if on_clip:
+            on_clip(count, len(videos))
     for name, text in files.items():
         (root / name).write_text(text, encoding="utf-8")
     num_bytes = sum(path.stat().st_size for path in root.glob("*/*.mp4"))

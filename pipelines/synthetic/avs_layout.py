@@ -35,6 +35,7 @@ from PIL import Image
 from pipelines.synthetic.avs_clips import MaskClip, plan_masks, render_masks
 from pipelines.synthetic.render import SAMPLE_RATE
 from pipelines.synthetic.scenes import SHAPES
+from pipelines.synthetic.writing import SyntheticResult, refuse_another_set
 from stgcma.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
@@ -69,15 +70,6 @@ class SyntheticAVSConfig:
     @property
     def split_sizes(self) -> dict[str, int]:
         return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
-
-
-@dataclass(frozen=True)
-class SyntheticAVSResult:
-    """What was written and where."""
-
-    root: Path
-    split_sizes: dict[str, int]
-    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,7 @@ def make_name(config: SyntheticAVSConfig, split: str, index: int) -> str:
 
 def write_synthetic_avs(
     config: SyntheticAVSConfig, output: str | Path, *, on_clip: Callable[[int, int], None] | None = None
-) -> SyntheticAVSResult:
+) -> SyntheticResult:
     """Write the whole set; the table comes last, so a folder with a table is complete.
 
     Args:
@@ -171,20 +163,15 @@ def write_synthetic_avs(
     clips = [(split, index) for split, size in config.split_sizes.items() for index in range(size)]
     lines = [layout.line(make_name(config, s, i), CATEGORIES[i % len(CATEGORIES)], s) for s, i in clips]
     text = "\n".join([layout.header, *lines]) + "\n"
-    if table.exists():
-        if table.read_text() != text:
-            raise ConfigError(
-                f"{table} belongs to another dataset: it was made with other sizes, task or seed. "
-                "Give the options it was made with, choose another --output folder, or remove this one."
-            )
-    else:
+    refuse_another_set(root, {layout.table: text})
+    if not table.exists():
         for count, (split, index) in enumerate(clips, start=1):
             _write_clip(root / layout.data, config, split, index)
             if on_clip:
                 on_clip(count, len(clips))
         table.write_text(text)
     num_bytes = sum(path.stat().st_size for path in (root / layout.data).rglob("*") if path.is_file())
-    return SyntheticAVSResult(root=root, split_sizes=config.split_sizes, num_bytes=num_bytes)
+    return SyntheticResult(root=root, split_sizes=config.split_sizes, num_bytes=num_bytes)
 
 
 def _write_clip(data: Path, config: SyntheticAVSConfig, split: str, index: int) -> None:

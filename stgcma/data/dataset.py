@@ -10,17 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import BRANCHES, Branch, DataConfig, OptimConfig
 from stgcma.data.batch import AVBatch
-from stgcma.data.events import EventReader
 from stgcma.data.manifest import ShardManifest, select_manifest
-from stgcma.data.masks import MaskReader
-from stgcma.data.questions import QuestionReader
-from stgcma.data.reader import ReadContext, Reader
+from stgcma.data.reader import ReadContext, Reader, Reading
 from stgcma.data.sampler import EvalSampler, TrainSampler, Unit
 from stgcma.data.store import ShardStore
 from stgcma.errors import ShardMismatchError
-
-READERS: dict[str, type[Reader]] = {"events": EventReader, "masks": MaskReader, "questions": QuestionReader}
-"""Annotation kind of the shards -> how they are read."""
 
 
 class ClipLoader:
@@ -103,7 +97,7 @@ def build_loader(
     data: DataConfig,
     optim: OptimConfig,
     spec: BackboneSpec,
-    task: str,
+    reading: Reading,
     split: str,
     *,
     train: bool,
@@ -116,8 +110,8 @@ def build_loader(
     Args:
         data: Which shards, augmentation, decoding processes.
         optim: ``batch_size`` (over all workers), ``eval_batch_size`` (per worker) and ``seed`` are read.
-        spec: Backbone: image size and fbank geometry.
-        task: ``ave``, ``avs``, ``avqa`` or ``grounding``.
+        spec: Backbone: image size.
+        reading: What the task reads: ``task.reading(spec)``.
         split: ``train``, ``val`` or ``test``.
         train: Shuffled and augmented, incomplete batches dropped; otherwise every unit once, in order.
         rank: This worker.
@@ -128,20 +122,18 @@ def build_loader(
         ShardMismatchError: If the shards are absent, incomplete, or lack what the backbone and task read.
         ConfigError: If the batch cannot be dealt to the workers.
     """
-    fbank = spec.fbank_for(task) if "audio" in branches else None
+    fbank = reading.fbank if "audio" in branches else None
     manifest = select_manifest(data.shards, data.dataset, fbank=fbank, fingerprint=data.fingerprint)
     annotation = manifest.metadata.annotation
-    reader_class = READERS[annotation]
-    if task not in reader_class.tasks:
+    if annotation != reading.annotation:
         raise ShardMismatchError(
-            f"Task {task!r} cannot be trained on {data.dataset!r}, which stores {annotation} for task "
-            f"{' or '.join(map(repr, reader_class.tasks))}. Set data.dataset to a dataset of the task, or task: "
-            f"{reader_class.tasks[0]}."
+            f"The task reads {reading.annotation}, the shards of {data.dataset!r} store {annotation}. Set data.dataset "
+            f"to a dataset with {reading.annotation}, or task to one that reads {annotation}."
         )
     context = ReadContext(
         data=data,
-        task=task,
         spec=spec,
+        fbank_name=reading.fbank,
         store=ShardStore(data.shards, manifest),
         split=split,
         train=train,
@@ -150,7 +142,7 @@ def build_loader(
         global_batch=optim.batch_size,
         world_size=world_size,
     )
-    reader = reader_class(context)
+    reader = reading.reader(context)
     if train:
         sampler = TrainSampler(reader.num_units, optim.batch_size, optim.seed, rank, world_size)
     else:

@@ -30,8 +30,6 @@ class EventExample:
 class EventReader(Reader):
     """Training clips are augmented and mixed; others get the central square and the stored filter banks."""
 
-    tasks = ("ave",)
-
     def __init__(self, context: ReadContext) -> None:
         super().__init__(context)
         self.mixes = context.augments and context.reads_audio and context.data.augment.mixup_probability > 0

@@ -31,8 +31,6 @@ class MaskExample:
 class MaskReader(Reader):
     """Frames and masks at the size the backbone sees, without augmentation, as published."""
 
-    tasks = ("avs",)
-
     def __init__(self, context: ReadContext) -> None:
         super().__init__(context)
         if context.augments:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.fs as pafs
@@ -68,12 +69,10 @@ class _VideoQuestions:
 
 
 class QuestionReader(Reader):
-    """Videos with their questions. Nothing is augmented, as published; negatives are drawn in training only.
+    """Videos with their questions. Nothing is augmented, as published; negatives are drawn in training only."""
 
-    Grounding pre-training reads the same videos with one question each, which nobody answers, and negatives always.
-    """
-
-    tasks = ("avqa", "grounding")
+    only_matches: ClassVar[bool] = False
+    """Whether sound is only matched with frames: one question a video, which nobody answers, and negatives always."""
 
     def __init__(self, context: ReadContext) -> None:
         super().__init__(context)
@@ -81,7 +80,6 @@ class QuestionReader(Reader):
         self.vocabulary = QuestionVocabulary(words=manifest.question_words, answers=manifest.class_names)
         self._answers = {answer: index for index, answer in enumerate(self.vocabulary.answers)}
         self._words = {word: index for index, word in enumerate(self.vocabulary.words)}
-        self.only_matches = context.task == "grounding"
         self.draws_negatives = (context.train or self.only_matches) and len(context.branches) == 2
         self.units = self._plan_units(read_questions(context.store.uri, data.questions, context.split))
         self._videos = sorted({unit.number for unit in self.units})
@@ -270,6 +268,12 @@ class QuestionReader(Reader):
         order, position = _epoch_positions(self.num_units, self.context.seed, epoch)
         start = position[number] // batch * batch
         return sum(len(self.units[i].questions) for i in order[start : start + batch]) / world
+
+
+class MatchReader(QuestionReader):
+    """The same videos for grounding pre-training."""
+
+    only_matches: ClassVar[bool] = True
 
 
 @lru_cache(maxsize=4)

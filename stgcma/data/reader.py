@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ class ReadContext:
     """Everything that decides which tensors come out of a split."""
 
     data: DataConfig
-    task: str
     spec: BackboneSpec
+    fbank_name: str
+    """Filter bank that the backbone reads for the task."""
     store: ShardStore
     split: str
     train: bool
@@ -62,8 +63,8 @@ class ReadContext:
 
     @property
     def fbank(self) -> FbankSpec:
-        """Geometry that the backbone reads for this task."""
-        return FBANK_SPECS[self.spec.fbank_for(self.task)]
+        """Geometry of the filter bank."""
+        return FBANK_SPECS[self.fbank_name]
 
     @property
     def fbank_columns(self) -> tuple[str, str]:
@@ -113,10 +114,7 @@ VISUAL_STREAM, AUDIO_STREAM = 0, 1
 
 
 class Reader(ABC):
-    """Units of one split of one annotation kind; listed in ``stgcma.data.dataset.READERS``."""
-
-    tasks: ClassVar[tuple[str, ...]]
-    """The tasks that read this annotation."""
+    """Units of one split of one annotation kind; a ``Task`` names the reader that it trains on."""
 
     def __init__(self, context: ReadContext) -> None:
         self.context = context
@@ -138,6 +136,17 @@ class Reader(ABC):
         """``num_units`` within ``data.limit_train_clips``."""
         limit = self.context.data.limit_train_clips
         return num_units if limit is None or not self.context.train else min(num_units, limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a task reads (``Task.reading``)."""
+
+    reader: type[Reader]
+    annotation: str
+    """``ShardMetadata.annotation`` that the reader understands."""
+    fbank: str
+    """Name of the filter bank; read where the audio branch runs."""
 
 
 def stack(tensors: list[Tensor | None]) -> Tensor | None:

@@ -35,5 +35,3 @@ AVE_CLASSES: tuple[str, ...] = (
 )
 """28 events in the order in which ``Annotations.txt`` first names them, then background: the order of the official
 label arrays. Seconds outside the annotated span of a clip are background."""
-
-AVE_BACKGROUND = len(AVE_CLASSES) - 1

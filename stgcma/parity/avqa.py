@@ -20,8 +20,8 @@ from stgcma.parity.encoder import (
     read_golden,
     spec_from_reference,
 )
-from stgcma.tasks.avqa import MATCH_WEIGHT, AVQATask, answer_loss, match_loss
-from stgcma.tasks.base import build_model
+from stgcma.tasks import build_model, build_task
+from stgcma.tasks.avqa import MATCH_WEIGHT, answer_loss, match_loss
 
 ATTENTION_HEADS = 4
 """The reference's; the stored tensors do not tell."""
@@ -50,7 +50,7 @@ def check_avqa_file(file: Path, device: str) -> list[Check]:
         answer_head=answer_head_from_reference(param, variant),
     )
     size = config["img_size"]
-    task = AVQATask(model_config)
+    task = build_task("avqa", model_config)
     model = build_model(task, spec=spec_from_reference(config, (size, size)), num_segments=config["num_frames"])
     rules = RULES["swin"]
     state, own = import_state(param, rules), model.state_dict()

@@ -17,8 +17,7 @@ from stgcma.models.reference.encoder import SWIN_RULES, import_state
 from stgcma.models.tpavi import TPAVI
 from stgcma.parity.compare import Check, relative_l2
 from stgcma.parity.encoder import model_config_from_reference, read_golden, spec_from_reference
-from stgcma.tasks.avs import AVSTask
-from stgcma.tasks.base import build_model
+from stgcma.tasks import build_model, build_task
 
 Tensors = dict[str, Tensor]
 OUTPUT_TOLERANCE = 1e-5
@@ -125,7 +124,7 @@ def check_avs_model(file: Path, device: str) -> list[Check]:
     visual, audio = (_enlarge(golden[f"input.{name}_lowres"], size) for name in ("v", "a"))
     spec = spec_from_reference(config, tuple(audio.shape[2:]))
     model_config = replace(model_config_from_reference(config, "fusion"), mask_decoder=_decoder_config(config, golden))
-    model = build_model(AVSTask(model_config), spec=spec, num_segments=config["num_frames"])
+    model = build_model(build_task("avs", model_config), spec=spec, num_segments=config["num_frames"])
     state = import_state(
         {n.split(".", 1)[1]: v for n, v in golden.items() if n.startswith(("param.", "buffer."))}, SWIN_RULES
     )

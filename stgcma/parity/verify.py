@@ -22,6 +22,7 @@ from stgcma.parity.avs import AVS_CASES
 from stgcma.parity.compare import Check, SkippedFile, read_model_config
 from stgcma.parity.encoder import ENCODER_CASES
 from stgcma.parity.frontend import AUDIO_CASES
+from stgcma.parity.kaldi import check_filter_banks
 from stgcma.parity.metrics import METRICS_CASES
 from stgcma.parity.scalars import SCALAR_CASES
 
@@ -106,7 +107,17 @@ def verify_file(file: Path, device: str = "cpu") -> FileReport:
     )
 
 
+def verify_filter_banks() -> FileReport:
+    """Our filter banks against torchaudio's, which define them."""
+    name = "filter banks against torchaudio"
+    try:
+        return FileReport(name, "kaldi", tuple(check_filter_banks()))
+    except SkippedFile as reason:
+        return FileReport(name, skipped=str(reason))
+
+
 def verify_files(files: Sequence[Path], device: str = "cpu") -> Iterator[FileReport]:
-    """One report a file, in order, as they are done."""
+    """The filter banks, then one report a file, in order, as they are done."""
+    yield verify_filter_banks()
     for file in files:
         yield verify_file(Path(file), device)

@@ -1,20 +1,123 @@
-"""Tasks by name."""
+"""Tasks by name. A new task is one file with its ``Task`` class, and one entry here.
 
-from stgcma.config import ModelConfig
+Importing this package does not import torch: the records are plain values, and their classes are imported on use.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import TYPE_CHECKING
+
+from stgcma.backbone_spec import BackboneSpec
+from stgcma.config import BRANCHES, ModelConfig
 from stgcma.errors import ConfigError
-from stgcma.tasks.ave import AVETask
-from stgcma.tasks.avqa import AVQATask
-from stgcma.tasks.avs import AVSTask
-from stgcma.tasks.base import AudioVisualModel, Metrics, Outputs, Task, build_model
-from stgcma.tasks.grounding import GroundingTask
+from stgcma.tasks.question_types import QUESTION_TYPES, TYPE_NAMES
+from stgcma.tasks.requirements import require_model
+from stgcma.tasks.spec import Metric, TaskSpec
 
-TASKS: dict[str, type[Task]] = {"ave": AVETask, "avs": AVSTask, "avqa": AVQATask, "grounding": GroundingTask}
+if TYPE_CHECKING:
+    import torch
 
-__all__ = ["TASKS", "AudioVisualModel", "Metrics", "Outputs", "Task", "build_model", "build_task"]
+    from stgcma.tasks.base import AudioVisualModel, Task
+
+__all__ = ["TASKS", "Metric", "TaskSpec", "build_model", "build_task", "task_spec"]
+
+TASKS: dict[str, TaskSpec] = {
+    spec.name: spec
+    for spec in (
+        TaskSpec(
+            name="ave",
+            implementation="stgcma.tasks.ave:AVETask",
+            annotation="events",
+            num_segments=10,
+            metrics=(Metric(name="accuracy", clip_score="correct"),),
+            selection_metric="accuracy",
+            class_metric="accuracy/class_{index}",
+            predicts_class_names=True,
+        ),
+        TaskSpec(
+            name="avs",
+            implementation="stgcma.tasks.avs:AVSTask",
+            annotation="masks",
+            num_segments=5,
+            metrics=(Metric(name="miou", title="mIoU", clip_score="iou"), Metric(name="fscore", title="F-score")),
+            selection_metric="miou",
+            class_metric="category/{name}/miou",
+            fbank="avs",
+            requires=frozenset({"stage_maps"}),
+            branches=BRANCHES,
+            gallery="jobs.runs.mask_gallery:MaskGallery",
+        ),
+        TaskSpec(
+            name="avqa",
+            implementation="stgcma.tasks.avqa:AVQATask",
+            annotation="questions",
+            num_segments=10,
+            metrics=(
+                Metric(name="overall", clip_score="correct"),
+                *(Metric(name=name) for name in (*QUESTION_TYPES, *TYPE_NAMES)),
+            ),
+            selection_metric="overall",
+            fbank="avqa",
+            requires=frozenset({"stage_maps", "plain_visual"}),
+            unit="questions",
+        ),
+        TaskSpec(
+            name="grounding",
+            implementation="stgcma.tasks.grounding:GroundingTask",
+            annotation="questions",
+            num_segments=10,
+            metrics=(Metric(name="match_accuracy"),),
+            selection_metric="match_accuracy",
+            fbank="avqa",
+            requires=frozenset({"stage_maps", "plain_visual"}),
+            branches=BRANCHES,
+            unit="videos",
+        ),
+    )
+}
+
+
+def task_spec(name: str) -> TaskSpec:
+    """The record of a task name; unknown names list the valid ones."""
+    if name not in TASKS:
+        raise ConfigError(f"Unknown task {name!r}; choose one of: {', '.join(TASKS)}.")
+    return TASKS[name]
 
 
 def build_task(name: str, config: ModelConfig) -> Task:
-    """The task of a run; unknown names list the valid ones."""
-    if name not in TASKS:
-        raise ConfigError(f"Unknown task {name!r}; choose one of: {', '.join(TASKS)}.")
-    return TASKS[name](config)
+    """The task of a run, for one model configuration.
+
+    Raises:
+        ConfigError: Unknown names; the message lists the valid ones.
+    """
+    spec = task_spec(name)
+    return pkgutil.resolve_name(spec.implementation)(spec, config)
+
+
+def build_model(
+    task: Task, *, device: torch.device | str = "cpu", spec: BackboneSpec | None = None, num_segments: int | None = None
+) -> AudioVisualModel:
+    """Backbone, adapters and head from the task's model configuration.
+
+    Args:
+        task: From ``build_task(name, config)``.
+        device: ``"meta"`` needs no weights and no memory.
+        spec: Geometry to use instead of the registered backbone (tests, golden files).
+        num_segments: Other than the task's own (golden files).
+
+    Raises:
+        ConfigError: If the model cannot do the task, or its settings do not fit each other.
+        CheckpointError: If its pretrained weights cannot be loaded.
+    """
+    import torch
+
+    from stgcma.models.backbones import backbone_spec
+    from stgcma.models.encoder import build_encoder
+    from stgcma.tasks.base import AudioVisualModel
+
+    require_model(task.spec, task.config, spec or backbone_spec(task.config.backbone))
+    num_segments = num_segments or task.spec.num_segments
+    encoder = build_encoder(task.config, num_segments=num_segments, device=device, spec=spec)
+    with torch.device(device):
+        return AudioVisualModel(encoder, task.build_head(encoder))

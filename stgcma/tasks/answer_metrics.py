@@ -6,15 +6,7 @@ import torch
 
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.tasks.base import Metrics, Outputs
-
-QUESTION_TYPES: dict[str, tuple[str, ...]] = {
-    "audio": ("counting", "comparative"),
-    "visual": ("counting", "location"),
-    "audio_visual": ("existential", "location", "counting", "comparative", "temporal"),
-}
-"""Group -> its types, in the order of Table 6's columns."""
-
-TYPE_NAMES: tuple[str, ...] = tuple(f"{group}/{kind}" for group, kinds in QUESTION_TYPES.items() for kind in kinds)
+from stgcma.tasks.question_types import QUESTION_TYPES, TYPE_NAMES
 
 
 def type_name(question_type: tuple[str, str]) -> str:

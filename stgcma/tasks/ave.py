@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch, EventTargets
+from stgcma.data.events import EventReader
+from stgcma.data.reader import Reader
 from stgcma.models.adapters import TrainableModule
 from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
 from stgcma.tasks.base import Metrics, Outputs, Task
@@ -56,10 +58,7 @@ class EventHead(TrainableModule):
 class AVETask(Task):
     """28 events and background over ten one-second segments."""
 
-    name: ClassVar[str] = "ave"
-    annotation: ClassVar[str] = "events"
-    selection_metric: ClassVar[str] = "accuracy"
-    num_segments: ClassVar[int] = 10
+    reader: ClassVar[type[Reader]] = EventReader
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
         return EventHead(encoder, self.config)

@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stgcma.backbone_spec import BackboneSpec
-from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
+from stgcma.data.questions import QuestionReader
+from stgcma.data.reader import Reader
 from stgcma.errors import ConfigError
 from stgcma.models.avqa_head import AVQAHead
-from stgcma.models.backbones import require_capabilities
 from stgcma.models.encoder import AudioVisualEncoder
 from stgcma.models.grounding_checkpoint import load_grounding
 from stgcma.tasks.answer_metrics import AnswerAccuracy
@@ -26,14 +25,9 @@ MATCH_WEIGHT = 0.5
 class AVQATask(Task):
     """Answers to questions about ten seconds of a video; every video is encoded once for all its questions."""
 
-    name: ClassVar[str] = "avqa"
-    annotation: ClassVar[str] = "questions"
-    selection_metric: ClassVar[str] = "overall"
-    num_segments: ClassVar[int] = 10
-    requires: ClassVar[frozenset[str]] = frozenset({"plain_visual"})
+    reader: ClassVar[type[Reader]] = QuestionReader
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
-        require_frozen_path(self.config, encoder.spec, self.name, self.requires)
         heads = self.config.answer_head.num_attention_heads
         width = encoder.output_dim if self.config.avqa_variant == "l" else self.config.answer_head.dim
         if width % heads:
@@ -73,16 +67,6 @@ class AVQATask(Task):
 
     def new_metrics(self, *, detailed: bool = False) -> Metrics:
         return AnswerAccuracy(detailed=detailed)
-
-
-def require_frozen_path(config: ModelConfig, spec: BackboneSpec, task: str, needed: frozenset[str]) -> None:
-    """Raise ``ConfigError`` unless the encoder has a map of visual tokens and a frozen path for the negatives."""
-    if config.adaptation.full_finetuning:
-        raise ConfigError(
-            f"Task {task!r} takes its negative frames through the frozen backbone, which full fine-tuning does not "
-            "have. Set model.adaptation.full_finetuning: false."
-        )
-    require_capabilities(spec, needed, task)
 
 
 def answer_loss(logits: Tensor, targets: QuestionTargets) -> Tensor:

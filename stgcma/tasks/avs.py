@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgcma.data.batch import AVBatch, MaskTargets
+from stgcma.data.masks import MaskReader
+from stgcma.data.reader import Reader
 from stgcma.errors import ConfigError
 from stgcma.models.avs_decoder import MaskDecoder
-from stgcma.models.backbones import require_capabilities
 from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
 from stgcma.tasks.base import Outputs, Task
 from stgcma.tasks.segmentation_metrics import SegmentationMetrics, clip_fscores, frame_ious
@@ -46,20 +47,10 @@ class SegmentationHead(nn.Module):
 class AVSTask(Task):
     """Masks of sounding objects. S4 trains on the mask of the first frame, MS3 on all five."""
 
-    name: ClassVar[str] = "avs"
-    annotation: ClassVar[str] = "masks"
-    selection_metric: ClassVar[str] = "miou"
-    num_segments: ClassVar[int] = 5
-    requires: ClassVar[frozenset[str]] = frozenset({"stage_maps"})
+    reader: ClassVar[type[Reader]] = MaskReader
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
         spec, decoder = encoder.spec, self.config.mask_decoder
-        require_capabilities(spec, self.requires, self.name)
-        if len(encoder.running) != 2:
-            raise ConfigError(
-                "Task 'avs' needs both branches: the decoder combines visual maps with sound, got branches: "
-                f"{self.config.adaptation.branches}. Set model.adaptation.branches: both."
-            )
         stage_dims = list(spec.stage_widths)
         if len(decoder.scale_dims) != len(stage_dims):
             raise ConfigError(

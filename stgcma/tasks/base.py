@@ -1,17 +1,18 @@
-"""What a task adds to the encoder: a head, a loss and metrics that are sums until the last line."""
+"""What a task adds to the encoder: a reader, a head, a loss and metrics that are sums until the last line."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch
-from stgcma.models.encoder import AudioVisualEncoder, AVFeatures, build_encoder
+from stgcma.data.reader import Reader, Reading
+from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
+from stgcma.tasks.spec import TaskSpec
 
 Outputs = dict[str, Tensor]
 """What a head returns, by name: ``logits`` always; more where a loss needs it."""
@@ -38,19 +39,23 @@ class Metrics(ABC):
 
 
 class Task(ABC):
-    """One downstream task of one model configuration; the classes are listed in ``stgcma.tasks.TASKS``."""
+    """One downstream task of one model configuration; ``build_task`` makes it from its record in ``TASKS``."""
 
-    name: ClassVar[str]
-    annotation: ClassVar[str]
-    """``ShardMetadata.annotation`` that this task reads."""
-    selection_metric: ClassVar[str]
-    """Key of ``Metrics.compute`` that selects the checkpoint; higher is better."""
-    num_segments: ClassVar[int]
-    requires: ClassVar[frozenset[str]] = frozenset()
-    """What it needs of a backbone, out of ``Backbone.provides``."""
+    reader: ClassVar[type[Reader]]
+    """Makes batches out of the shards."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, spec: TaskSpec, config: ModelConfig) -> None:
+        self.spec = spec
         self.config = config
+
+    def reading(self, backbone: BackboneSpec) -> Reading:
+        """What ``build_loader`` needs to know of the task.
+
+        Raises:
+            ConfigError: If the backbone has no filter bank for the task's segments.
+        """
+        fbank = backbone.fbank_for(self.spec.fbank)
+        return Reading(reader=self.reader, annotation=self.spec.annotation, fbank=fbank)
 
     @abstractmethod
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
@@ -83,19 +88,3 @@ class AudioVisualModel(nn.Module):
     def forward(self, batch: AVBatch) -> Outputs:
         features: AVFeatures = self.encoder(visual=batch.frames, audio=batch.fbank)
         return self.head(features, batch)
-
-
-def build_model(
-    task: Task, *, device: torch.device | str = "cpu", spec: BackboneSpec | None = None, num_segments: int | None = None
-) -> AudioVisualModel:
-    """Backbone, adapters and head from the task's model configuration.
-
-    Args:
-        task: From ``stgcma.tasks.build_task(name, config)``.
-        device: ``"meta"`` needs no weights and no memory.
-        spec: Geometry to use instead of the registered backbone (tests, golden files).
-        num_segments: Other than the task's own (golden files).
-    """
-    encoder = build_encoder(task.config, num_segments=num_segments or task.num_segments, device=device, spec=spec)
-    with torch.device(device):
-        return AudioVisualModel(encoder, task.build_head(encoder))

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from stgcma.data.batch import AVBatch, QuestionTargets
-from stgcma.errors import ConfigError
+from stgcma.data.questions import MatchReader
+from stgcma.data.reader import Reader
 from stgcma.models.avqa_head import MatchHead
 from stgcma.models.encoder import AudioVisualEncoder
 from stgcma.models.grounding import Grounding
-from stgcma.tasks.avqa import match_loss, require_frozen_path
+from stgcma.tasks.avqa import match_loss
 from stgcma.tasks.base import Metrics, Outputs, Task
 
 
@@ -38,19 +39,9 @@ class MatchAccuracy(Metrics):
 class GroundingTask(Task):
     """The match branch on frozen features, as the published grounding models were trained."""
 
-    name: ClassVar[str] = "grounding"
-    annotation: ClassVar[str] = "questions"
-    selection_metric: ClassVar[str] = "match_accuracy"
-    num_segments: ClassVar[int] = 10
-    requires: ClassVar[frozenset[str]] = frozenset({"plain_visual"})
+    reader: ClassVar[type[Reader]] = MatchReader
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
-        require_frozen_path(self.config, encoder.spec, self.name, self.requires)
-        if len(encoder.running) != 2:
-            raise ConfigError(
-                "Task 'grounding' matches sound with frames and needs both branches, got branches: "
-                f"{self.config.adaptation.branches}. Set model.adaptation.branches: both."
-            )
         grounding = Grounding(encoder.output_dim, self.config.avqa_variant, self.config.answer_head)
         return MatchHead(grounding, encoder.plain_visual)
 

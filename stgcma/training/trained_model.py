@@ -18,7 +18,8 @@ from stgcma.config import ModelConfig, from_mapping
 from stgcma.data.manifest import read_first_file
 from stgcma.errors import CheckpointError
 from stgcma.models.parameters import frozen_sha256, load_trainable_state_dict, trainable_state_dict
-from stgcma.tasks import AudioVisualModel, Task, build_model, build_task
+from stgcma.tasks import build_model, build_task
+from stgcma.tasks.base import AudioVisualModel, Task
 from stgcma.tensor_file import decode_tensors, encode_tensors
 
 FORMAT_VERSION = 1

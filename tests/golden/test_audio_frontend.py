@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchaudio
 from safetensors.torch import load_file, save_file
 
 from stgcma.data.augment import mixed_fbanks
@@ -23,6 +22,8 @@ from stgcma.data.fbank import (
 from stgcma.errors import ClipDecodeError
 from stgcma.parity.compare import relative_l2
 from stgcma.parity.frontend import check_audio_frontend
+from stgcma.parity.kaldi import kaldi_fbank
+from stgcma.parity.verify import verify_filter_banks
 
 GOLDEN = Path(__file__).parent
 FILE = GOLDEN / "audio_frontend.safetensors"
@@ -34,18 +35,15 @@ def golden() -> dict[str, torch.Tensor]:
     return load_file(FILE)
 
 
-def kaldi(waveform: torch.Tensor, spec) -> torch.Tensor:
-    """One segment by torchaudio with the parameters of method section 6.1."""
-    return torchaudio.compliance.kaldi.fbank(
-        waveform[None],
-        htk_compat=True,
-        sample_frequency=SAMPLE_RATE,
-        use_energy=False,
-        window_type="hanning",
-        num_mel_bins=spec.num_mel_bins,
-        dither=0.0,
-        frame_shift=spec.frame_shift_ms,
-    )
+def test_our_filter_banks_are_torchaudios():
+    report = verify_filter_banks()
+    assert report.passed, report.failures()
+    assert len(report.checks) == len(FBANK_SPECS)
+
+
+def test_the_comparison_with_torchaudio_fails_on_other_numbers(monkeypatch):
+    monkeypatch.setattr("stgcma.data.fbank._PREEMPHASIS", 0.9701)
+    assert not verify_filter_banks().passed
 
 
 def test_every_reference_fbank_is_reproduced(golden):
@@ -87,7 +85,7 @@ def test_all_segments_equal_torchaudio_segment_by_segment(golden, name, seconds)
     whole = len(waveform) <= spec.guard_seconds * SAMPLE_RATE and not spec.always_segment
     length = len(waveform) if whole else round(spec.segment_seconds * SAMPLE_RATE)
     for segment, start in enumerate(segment_starts(len(waveform), spec, num_segments)):
-        expected = kaldi(centred[start : start + length], spec)[: spec.target_frames]
+        expected = kaldi_fbank(centred[None, start : start + length], spec)[: spec.target_frames]
         assert valid_frames == len(expected)
         assert relative_l2(fbank[segment, :valid_frames], expected) < 1e-5
         assert (fbank[segment, valid_frames:] == 0).all()
@@ -117,7 +115,7 @@ def test_slicing_one_whole_clip_fbank_gives_other_numbers(golden):
     """The reason for cutting segments first: starts do not lie on the frame grid of the whole clip."""
     spec = FBANK_SPECS["clip"]
     fbank, valid_frames = segment_fbanks(golden["audio.wav_10s_int16"], spec, 10)
-    whole = kaldi(centred_waveform(golden["audio.wav_10s_int16"]), spec)
+    whole = kaldi_fbank(centred_waveform(golden["audio.wav_10s_int16"])[None], spec)
     sliced = whole[round(15822 / 160) :][:valid_frames]
     assert relative_l2(fbank[1, :valid_frames], sliced) > 1e-3
 
@@ -161,6 +159,6 @@ def test_mixup_equals_mixing_segment_by_segment(golden, name, lengths):
     for segment, (start, weight) in enumerate(zip(starts, weights, strict=True)):
         mixed = weight * a + (1 - weight) * partner
         mixed = mixed - mixed.mean()
-        expected = kaldi(mixed[start : start + length], spec)[: spec.target_frames]
+        expected = kaldi_fbank(mixed[None, start : start + length], spec)[: spec.target_frames]
         assert valid_frames == len(expected)
         assert relative_l2(fbank[segment, :valid_frames], expected) < 1e-5

@@ -27,6 +27,7 @@ from stgcma.data.batch import AVBatch
 from stgcma.data.dataset import build_loader
 from stgcma.errors import ConfigError
 from stgcma.models.backbones import backbone_spec
+from stgcma.tasks import build_task
 from stgcma.training.checkpoint import decode
 from tests.ray.services import ROOT, s3_server
 
@@ -264,7 +265,8 @@ def test_a_decoding_process_opens_its_own_connection(places, in_bucket):
     def first_batch(loader_workers: int) -> AVBatch:
         data = replace(config.data, shards=f"{places.bucket}/shards", loader_workers=loader_workers)
         spec = backbone_spec(config.model.backbone)
-        return next(iter(build_loader(data, config.optim, spec, "ave", "train", train=True).epoch(0)))
+        reading = build_task("ave", config.model).reading(spec)
+        return next(iter(build_loader(data, config.optim, spec, reading, "train", train=True).epoch(0)))
 
     here, there = first_batch(0), first_batch(1)
     assert here.clip_ids == there.clip_ids

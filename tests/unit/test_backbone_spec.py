@@ -22,9 +22,9 @@ SPEC = BackboneSpec(
 )
 
 
-def test_a_task_that_is_not_listed_reads_the_default_fbank():
-    assert [SPEC.fbank_for(task) for task in ("avs", "ave", "a task of tomorrow")] == ["swin_avs", "swin", "swin"]
-    with pytest.raises(ConfigError, match="'spec' names no fbank for task 'ave'"):
+def test_a_cut_that_is_not_listed_reads_the_default_fbank():
+    assert [SPEC.fbank_for(cut) for cut in ("avs", "ave", "a cut of tomorrow")] == ["swin_avs", "swin", "swin"]
+    with pytest.raises(ConfigError, match="'spec' names no filter bank for sound cut as in 'ave'"):
         replace(SPEC, fbank="").fbank_for("ave")
 
 

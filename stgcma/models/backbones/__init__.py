@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import ModelConfig
 from stgcma.errors import ConfigError
@@ -30,22 +28,6 @@ def backbone_spec(name: str) -> BackboneSpec:
     if name not in specs:
         raise ConfigError(f"Unknown backbone {name!r}; choose one of: {', '.join(specs)}.")
     return specs[name]
-
-
-def require_capabilities(spec: BackboneSpec, needed: Iterable[str], task: str) -> None:
-    """Check that a backbone provides what a task needs.
-
-    Raises:
-        ConfigError: If it does not; lists the backbones that do.
-    """
-    needed = frozenset(needed)
-    missing = needed - FAMILIES[spec.family].provides
-    if missing:
-        fitting = [other.name for other in backbone_specs().values() if needed <= FAMILIES[other.family].provides]
-        raise ConfigError(
-            f"Task {task!r} does not run on backbone {spec.name!r}; it runs on: {', '.join(fitting) or 'none'}. "
-            f"It needs {', '.join(sorted(missing))}."
-        )
 
 
 def build_backbone(spec: BackboneSpec, config: ModelConfig) -> Backbone:

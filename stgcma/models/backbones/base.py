@@ -130,8 +130,8 @@ class Backbone(nn.Module, ABC):
     specs: ClassVar[tuple[BackboneSpec, ...]]
     """The backbones of this family."""
     provides: ClassVar[frozenset[str]] = frozenset()
-    """What a task may ask for: ``stage_maps``: tokens ``[B, S, H, W, D]`` at several resolutions, which become
-    ``AVFeatures.stage_maps``; ``plain_visual``: the method of that name."""
+    """What tasks may require of it, names in ``stgcma.tasks.spec.CAPABILITIES``. ``stage_maps``: its visual tokens are
+    maps ``[B, S, H, W, D]``, one size a stage, for ``AVFeatures.stage_maps``; ``plain_visual``: the method."""
     uses_temporal_embedding: ClassVar[bool] = False
     """Whether a trained embedding of the segment is added to the tokens."""
     default_audio_patch_weights: ClassVar[Literal["sum", "mean"]]

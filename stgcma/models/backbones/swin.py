@@ -45,7 +45,7 @@ SPECS = (
         audio_size=(224, 224),
         default_tag="ms_in22k",
         fbank="swin",
-        fbanks={"avs": "swin_avs", "avqa": "swin_avqa", "grounding": "swin_avqa"},
+        fbanks={"avs": "swin_avs", "avqa": "swin_avqa"},
         sizes={"tiny": (1 / 8, 1 / 8, 1 / 16, 1 / 16), "base": (1 / 4, 1 / 4, 1 / 8, 1 / 8)},
     ),
     SwinSpec(
@@ -60,7 +60,7 @@ SPECS = (
         audio_size=(224, 224),
         default_tag="ms_in22k",
         fbank="swin",
-        fbanks={"avs": "swin_avs", "avqa": "swin_avqa", "grounding": "swin_avqa"},
+        fbanks={"avs": "swin_avs", "avqa": "swin_avqa"},
         sizes={"tiny": (1 / 8, 1 / 8, 1 / 16, 1 / 16), "base": (1 / 2, 1 / 4, 1 / 8, 1 / 16)},
     ),
     SwinSpec(

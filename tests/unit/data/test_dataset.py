@@ -13,9 +13,11 @@ from stgcma.data import store as store_module
 from stgcma.data.augment import augment_frames, draw_mixup, draw_visual, mixed_fbanks
 from stgcma.data.batch import AVBatch
 from stgcma.data.dataset import ClipLoader, build_loader
+from stgcma.data.events import EventReader
 from stgcma.data.fbank import FBANK_SPECS, normalize_fbank
 from stgcma.data.images import normalize_frames, resize_and_crop
-from stgcma.data.reader import AUDIO_STREAM, VISUAL_STREAM
+from stgcma.data.masks import MaskReader
+from stgcma.data.reader import AUDIO_STREAM, VISUAL_STREAM, Reading
 from stgcma.errors import ConfigError, ShardMismatchError
 from stgcma.models.backbones import backbone_spec
 from tests.factories import tiny_metadata, tiny_row, write_shards
@@ -23,6 +25,7 @@ from tests.factories import tiny_metadata, tiny_row, write_shards
 DEMO = backbone_spec("clip_vit_demo")
 IMAGE_MEAN_STD = DEMO.image_mean, DEMO.image_std
 METADATA = tiny_metadata(num_segments=3)
+READING = Reading(reader=EventReader, annotation="events", fbank="demo")
 OPTIM = OptimConfig(epochs=4, batch_size=2, learning_rate=1e-3, seed=7, eval_batch_size=2)
 
 
@@ -35,9 +38,8 @@ def root(tmp_path_factory) -> str:
 
 def loader(root: str, split: str = "train", *, train: bool = True, optim=OPTIM, data=None, **options) -> ClipLoader:
     data = DataConfig(dataset="ave", shards=root, **(data or {}))
-    return build_loader(
-        data, optim, options.pop("spec", DEMO), options.pop("task", "ave"), split, train=train, **options
-    )
+    reading = replace(READING, **options.pop("reading", {}))
+    return build_loader(data, optim, DEMO, reading, split, train=train, **options)
 
 
 def same(left: list[AVBatch], right: list[AVBatch]) -> bool:
@@ -195,10 +197,10 @@ def test_limits_and_switched_off_augmentation(root):
 
 def test_shards_that_do_not_fit_say_why(root, tmp_path):
     with pytest.raises(ShardMismatchError, match=r"of spec 'demo'.*reads \[3, 224, 224\] of spec 'swin'"):
-        loader(root, spec=backbone_spec("swin_large"))
-    loader(root, spec=backbone_spec("swin_large"), branches=("visual",))
-    with pytest.raises(ShardMismatchError, match=r"Task 'avs' .* stores events for task 'ave'"):
-        loader(root, task="avs", spec=backbone_spec("swin_large"), branches=("visual",))
+        loader(root, reading={"fbank": "swin"})
+    loader(root, reading={"fbank": "swin"}, branches=("visual",))
+    with pytest.raises(ShardMismatchError, match=r"The task reads masks, the shards of 'ave' store events"):
+        loader(root, reading={"reader": MaskReader, "annotation": "masks"})
     write_shards(tmp_path, metadata=replace(METADATA, stores_waveform=False), splits={"val": 2})
     with pytest.raises(ShardMismatchError, match="no waveforms, which audio mix-up needs"):
         loader(str(tmp_path), "val")

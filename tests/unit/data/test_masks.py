@@ -7,13 +7,15 @@ import torch
 from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loader
-from stgcma.data.masks import decode_mask, resize_square
+from stgcma.data.masks import MaskReader, decode_mask, resize_square
+from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, ShardMismatchError
 from stgcma.models.backbones import backbone_spec
 from tests.factories import one_bit_png, tiny_metadata, write_shards
 
 SPEC = backbone_spec("swin_demo")
 OPTIM = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
+READING = Reading(reader=MaskReader, annotation="masks", fbank="demo")
 
 
 def write(root, **options):
@@ -23,7 +25,7 @@ def write(root, **options):
 
 def loader_of(root, split="train", *, train=True, augment=False):
     data = DataConfig(dataset="avs-s4", shards=str(root), augment=AugmentConfig(enabled=augment))
-    return build_loader(data, OPTIM, SPEC, "avs", split, train=train)
+    return build_loader(data, OPTIM, SPEC, READING, split, train=train)
 
 
 def test_batch_has_the_shapes_of_the_backbone(tmp_path):

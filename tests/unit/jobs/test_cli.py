@@ -15,7 +15,7 @@ from stgcma.errors import ConfigError, ParityError, RunFailedError
 HEAVY = ("torch", "ray", "mlflow", "numpy", "pyarrow", "timm", "open_clip", "pandas")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["preprocess", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sweep", "--help"]])
 def test_help_imports_nothing_heavy_and_is_quick(arguments):
     code = (
         "import sys\n"

@@ -9,7 +9,7 @@ import torch
 
 from stgcma.config import ModelConfig
 from stgcma.errors import CheckpointError, ConfigError
-from stgcma.models.backbones import FAMILIES, backbone_spec, backbone_specs, build_backbone, require_capabilities
+from stgcma.models.backbones import FAMILIES, backbone_spec, backbone_specs, build_backbone
 from stgcma.models.backbones.weights import load_pretrained
 from tests.paths import ROOT
 
@@ -39,18 +39,6 @@ def test_a_family_is_found_once_it_is_registered(monkeypatch):
         backbone_spec("swin_base")
     monkeypatch.setitem(FAMILIES, "swin", family)
     assert backbone_spec("swin_base").family == "swin"
-
-
-def test_what_a_task_needs_and_a_backbone_lacks_is_told():
-    require_capabilities(backbone_spec("clip_vit_demo"), (), "ave")
-    require_capabilities(backbone_spec("swin_demo"), ("stage_maps", "plain_visual"), "avs")
-    message = (
-        "'avs' does not run on backbone 'clip_vit_demo'; it runs on: swin_base, swin_large, swin_demo.* stage_maps"
-    )
-    with pytest.raises(ConfigError, match=message):
-        require_capabilities(backbone_spec("clip_vit_demo"), ("stage_maps",), "avs")
-    with pytest.raises(ConfigError, match="it runs on: none"):
-        require_capabilities(backbone_spec("swin_demo"), ("smell",), "sniffing")
 
 
 def test_capabilities_are_what_the_backbones_have():

@@ -44,8 +44,33 @@ def exercise(storage):
     assert not storage.exists("a/one.json")
 
 
+def interrupt_an_upload(storage, monkeypatch):
+    """A second Ctrl-C in the middle of a copy leaves the old object, and nothing beside it."""
+    storage.write_bytes("weights/last", b"old" * 100)
+
+    def half(source, target, length):
+        target.write(source.read(length))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.storage.shutil.copyfileobj", half)
+        with pytest.raises(KeyboardInterrupt):
+            storage.write_bytes("weights/last", b"new" * (2 << 20))
+    assert storage.list_files("weights") == {"last": 300}
+    assert storage.read_bytes("weights/last") == b"old" * 100
+
+
+def lock_twice(storage):
+    """Only one holds a lock at a time; when it is free again, the next one gets it."""
+    with storage.lock("a/only.lock") as first, storage.lock("a/only.lock") as second:
+        assert (first, second) == (True, not storage.is_local)
+    with storage.lock("a/only.lock") as third:
+        assert third
+
+
 def test_folder(tmp_path):
     exercise(Storage(str(tmp_path)))
+    lock_twice(Storage(str(tmp_path)))
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -67,6 +92,8 @@ def test_bucket_holds_source_and_shards(tmp_path, monkeypatch):
     local = write_ave(tmp_path / "ave", [("-aaaaaaaaaa", "train"), ("bbbbbbbbbbb", "val"), ("ccccccccccc", "test")])
     with s3_server(monkeypatch) as bucket:
         exercise(Storage(f"{bucket}/exercise"))
+        interrupt_an_upload(Storage(f"{bucket}/exercise"), monkeypatch)
+        lock_twice(Storage(f"{bucket}/exercise"))
         source = Storage(f"{bucket}/raw/ave")
         for path in sorted(local.rglob("*")):
             if path.is_file():

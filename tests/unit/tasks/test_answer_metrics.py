@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stgcma.data.batch import AVBatch, QuestionTargets
-from stgcma.tasks.answer_metrics import TYPE_NAMES, AnswerAccuracy, type_name
+from stgcma.tasks.answer_metrics import AnswerAccuracy, type_name
+from stgcma.tasks.question_types import TYPE_NAMES
 from tests.paths import GOLDEN
 
 TYPES = {

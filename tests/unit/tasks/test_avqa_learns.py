@@ -7,8 +7,7 @@ from stgcma.config import AdaptationConfig, AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.tasks.avqa import AVQATask
-from stgcma.tasks.base import build_model
+from stgcma.tasks import build_model, build_task
 
 SPEC = SwinSpec(
     name="tiny",
@@ -57,7 +56,7 @@ def accuracies_after_training(branches):
     torch.manual_seed(0)
     adaptation = AdaptationConfig(bottleneck_ratios=(0.5,), branches=branches)
     head = AnswerHeadConfig(match_dims=(8, 8, 4), num_attention_heads=2, dropout=0.0, num_words=4, num_answers=2)
-    task = AVQATask(ModelConfig(backbone="tiny", pretrained="none", adaptation=adaptation, answer_head=head))
+    task = build_task("avqa", ModelConfig(backbone="tiny", pretrained="none", adaptation=adaptation, answer_head=head))
     model = build_model(task, spec=SPEC, num_segments=S).train()
     optimizer = torch.optim.Adam(trainable_parameters(model).values(), lr=1e-2)
     for step in range(100):

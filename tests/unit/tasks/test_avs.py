@@ -9,8 +9,8 @@ from stgcma.errors import ConfigError
 from stgcma.models.backbones.clip_vit import CLIPSpec
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.tasks.avs import AVSTask, mask_loss
-from stgcma.tasks.base import build_model
+from stgcma.tasks import build_model, build_task
+from stgcma.tasks.avs import mask_loss
 
 SPEC = SwinSpec(
     name="tiny",
@@ -27,7 +27,8 @@ DECODER = MaskDecoderConfig(channels=8, scale_dims=(4, 4, 6, 6), audio_dim=6, he
 
 def task_of(**adaptation):
     adaptation = AdaptationConfig(size=None, bottleneck_ratios=(0.25,), **adaptation)
-    return AVSTask(ModelConfig(backbone="tiny", pretrained="none", adaptation=adaptation, mask_decoder=DECODER))
+    config = ModelConfig(backbone="tiny", pretrained="none", adaptation=adaptation, mask_decoder=DECODER)
+    return build_task("avs", config)
 
 
 def batch_of(num_masks, clips=2):
@@ -103,7 +104,7 @@ def test_loss_stays_in_float32_under_autocast():
                 audio_size=(32, 32),
             ),
             {},
-            r"does not run on backbone .clip_tiny.; it runs on: swin_base.*It needs stage_maps",
+            "needs maps of visual tokens .* one of: swin_base",
         ),
     ],
 )
@@ -120,7 +121,7 @@ def test_decoder_needs_a_width_for_every_stage():
         mask_decoder=MaskDecoderConfig(scale_dims=(4, 4)),
     )
     with pytest.raises(ConfigError, match=r"4 stages of 'tiny', got \[4, 4\]"):
-        build_model(AVSTask(config), device="meta", spec=SPEC)
+        build_model(build_task("avs", config), device="meta", spec=SPEC)
 
 
 @pytest.mark.parametrize(

@@ -5,26 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from jobs.demo.clip_backbone import (
     BACKBONE,
-    FRESH,
-    NO_OBJECT,
     NUM_ATTRIBUTES,
-    NUM_KINDS,
-    OUTPUT,
+    ClipPretraining,
     Stills,
-    accuracies,
     attribute_indices,
     make_stills,
-    normalise,
     patch_labels,
-    pretrain,
 )
+from jobs.demo.pretraining import NO_OBJECT, NUM_KINDS, fresh_backbone, normalise, output_path, pretrain
 from pipelines.synthetic.render import COLORS, FRAME_SIZE, Look, Still, render_still
 from pipelines.synthetic.scenes import SceneObject
-from stgcma.models.backbones import backbone_spec, build_backbone
 from stgcma.models.backbones.weights import load_pretrained
 
 
@@ -36,7 +31,7 @@ def stills() -> Stills:
 def embed(pretrained: str, stills: Stills) -> Tensor:
     """Class and patch tokens in one row per still, ``[N, 64]``."""
     torch.manual_seed(0)
-    backbone = build_backbone(backbone_spec(BACKBONE), FRESH)
+    backbone = fresh_backbone(BACKBONE)
     load_pretrained(backbone, pretrained)
     with torch.no_grad():
         return backbone.visual.eval()(normalise(stills.pixels))
@@ -62,10 +57,8 @@ def test_shipped_weights_know_shapes_and_sizes_and_fresh_ones_do_not(stills: Sti
 
 
 def test_shipped_file_is_small_and_half_precision() -> None:
-    from safetensors.torch import load_file
-
-    assert OUTPUT.stat().st_size < 1_000_000
-    state = load_file(OUTPUT)
+    assert output_path(BACKBONE).stat().st_size < 1_000_000
+    state = load_file(output_path(BACKBONE))
     assert {value.dtype for value in state.values()} == {torch.float16}
     assert state["conv1.weight"].shape == (64, 3, 16, 16)
 
@@ -101,7 +94,7 @@ def test_stills_depend_on_the_seed_alone(stills: Stills) -> None:
 
 def test_pretraining_learns(stills: Stills) -> None:
     few = Stills(stills.pixels[:128], stills.attributes[:128], stills.patches[:128])
-    untrained = accuracies(pretrain(few, epochs=1, seed=0, learning_rate=1e-9), few)
-    trained = accuracies(pretrain(few, epochs=12, seed=0, batch_size=32), few)
+    untrained = pretrain(ClipPretraining, few, epochs=1, seed=0, learning_rate=1e-9).accuracies(few)
+    trained = pretrain(ClipPretraining, few, epochs=12, seed=0, batch_size=32).accuracies(few)
     assert trained["patches"] > untrained["patches"] + 0.1
     assert trained["colours"] > 0.75 > untrained["colours"]

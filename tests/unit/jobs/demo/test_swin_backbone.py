@@ -7,19 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from jobs.demo.clip_backbone import NO_OBJECT, NUM_KINDS
-from jobs.demo.swin_backbone import (
-    BACKBONE,
-    FRESH,
-    OUTPUT,
-    Stills,
-    attribute_labels,
-    cell_labels,
-    make_stills,
-    normalise,
-    pretrain,
-)
-from stgcma.models.backbones import backbone_spec, build_backbone
+from jobs.demo.pretraining import NO_OBJECT, NUM_KINDS, fresh_backbone, normalise, output_path, pretrain
+from jobs.demo.swin_backbone import BACKBONE, Stills, SwinPretraining, attribute_labels, cell_labels, make_stills
 from stgcma.models.backbones.weights import load_pretrained
 
 
@@ -30,9 +19,9 @@ def stills() -> Stills:
 
 def stage_maps(pretrained: str, stills: Stills) -> list[Tensor]:
     torch.manual_seed(0)
-    backbone = build_backbone(backbone_spec(BACKBONE), FRESH)
+    backbone = fresh_backbone(BACKBONE)
     load_pretrained(backbone, pretrained)
-    x, maps = backbone.swin.eval().patch_embed(normalise(stills.pixels)), []
+    x, maps = backbone.swin.eval().patch_embed(normalise(stills.pixels.permute(0, 3, 1, 2))), []
     for layer in backbone.swin.layers:
         x = layer(x)
         maps.append(x)
@@ -65,8 +54,8 @@ def test_shipped_weights_know_kinds_and_fresh_ones_do_not(stills: Stills) -> Non
 
 
 def test_shipped_file_is_small_and_half_precision() -> None:
-    assert OUTPUT.stat().st_size < 1_000_000
-    assert {value.dtype for value in load_file(OUTPUT).values()} == {torch.float16}
+    assert output_path(BACKBONE).stat().st_size < 1_000_000
+    assert {value.dtype for value in load_file(output_path(BACKBONE)).values()} == {torch.float16}
 
 
 def test_a_cell_shows_the_object_that_covers_most_of_it() -> None:
@@ -102,6 +91,6 @@ def test_attributes_are_looks_and_covered_places(stills: Stills) -> None:
 
 def test_pretraining_learns(stills: Stills, capsys: pytest.CaptureFixture) -> None:
     few = Stills(stills.pixels[:64], stills.kinds[:64], stills.looks[:64])
-    pretrain(few, epochs=6, seed=0, batch_size=32)
+    pretrain(SwinPretraining, few, epochs=6, seed=0, batch_size=32)
     losses = [float(line.split()[3]) for line in capsys.readouterr().out.splitlines()]
     assert losses[-1] < 0.8 * losses[0]

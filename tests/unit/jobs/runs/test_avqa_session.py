@@ -147,5 +147,5 @@ def test_a_person_asks_about_a_video(shards, tmp_path):
 
 
 def test_only_question_answering_has_grounding_layers(shards):
-    with pytest.raises(ConfigError, match="takes a recipe of task grounding or avqa, got task: avs"):
+    with pytest.raises(ConfigError, match="task grounding, or of one that answers questions, got task: avs"):
         pretrain_grounding(config_of(shards, task="avs"))

@@ -79,9 +79,9 @@ def test_evaluate_draws_the_baseline_below(runs):
 def test_baseline_of_another_task_is_refused(runs, tmp_path):
     events = tiny_config(tiny_shards(tmp_path / "ave"))
     other = train_run(replace(events, optim=replace(events.optim, epochs=1)), output=str(tmp_path), tracking="none")
-    with pytest.raises(ConfigError, match="--baseline needs a segmentation run"):
+    with pytest.raises(ConfigError, match="--baseline needs a run whose clips are drawn alike"):
         evaluate_run(runs[0].run, baseline=other.run, device="cpu")
-    with pytest.raises(ConfigError, match="--baseline is drawn for segmentation runs only"):
+    with pytest.raises(ConfigError, match="task 'ave' has no gallery"):
         evaluate_run(other.run, baseline=runs[0].run, device="cpu")
 
 

@@ -74,7 +74,7 @@ def test_values_that_contradict_each_other(recipe):
     with pytest.raises(ConfigError, match=r"optim.warmup_epochs: 25.0 exceeds optim.epochs: 20") as caught:
         load_run_config(recipe, ["optim.warmup_epochs=25", "optim.learning_rate=-1"])
     assert "optim.learning_rate needs a positive number" in str(caught.value)
-    with pytest.raises(ConfigError, match=r"'avs' does not run on backbone 'clip_vit_b16'; it runs on: swin_base"):
+    with pytest.raises(ConfigError, match=r"'clip_vit_b16' does not provide. Set model.backbone to one of: swin_base"):
         load_run_config(recipe, ["task=avs"])
     with pytest.raises(ConfigError, match=r"unknown task 'avee'; choose one of: ave"):
         load_run_config(recipe, ["task=avee"])

@@ -7,19 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
+from jobs.runs.gallery import new_gallery
 from jobs.runs.mask_gallery import (
     GAP,
     PREDICTION_COLOR,
     TILE,
     MaskGallery,
     contact_sheet,
-    gallery_pictures,
-    new_gallery,
     overlay,
 )
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.errors import ConfigError
 from stgcma.models.backbones import backbone_spec
+from stgcma.tasks import TASKS
 
 SPEC = backbone_spec("swin_demo")
 TRUTH = torch.zeros(8, 8)
@@ -100,13 +100,13 @@ def test_pictures_are_png_files_that_grow_with_the_baseline():
     gallery = filled()
     other = MaskGallery(SPEC, only=gallery.clip_ids)
     other.add(batch_of("abcde"), logits_with([1, 1, 1, 1, 1]))
-    plain = gallery_pictures(gallery, title="run")
-    compared = gallery_pictures(gallery, title="run", baseline=other, baseline_name="frozen")
+    plain = gallery.pictures(title="run")
+    compared = gallery.pictures(title="run", baseline=other, baseline_name="frozen")
     assert set(plain) == set(compared) == {"masks_best.png", "masks_worst.png"}
     heights = [Image.open(io.BytesIO(p["masks_best.png"])).height for p in (plain, compared)]
     assert heights[1] > heights[0]
 
 
 def test_only_segmentation_has_a_gallery():
-    assert new_gallery("ave", SPEC) is None
-    assert new_gallery("avs", SPEC).size == 3
+    assert new_gallery(TASKS["ave"], SPEC) is None
+    assert isinstance(new_gallery(TASKS["avs"], SPEC), MaskGallery)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,9 @@ from jobs.runs.session import train_run
 from jobs.runs.training_loop import Interrupted, Listener, TrainingLoop
 from jobs.runs.workers import run_here
 from stgcma.errors import CheckpointError, ConfigError, RunFailedError, ShardMismatchError
-from stgcma.tensor_file import decode_tensors
+from stgcma.tensor_file import decode_tensors, encode_tensors
 from stgcma.training.checkpoint import decode
+from stgcma.training.trained_model import METADATA_KEY, decode_model
 from tests.factories import write_shards
 from tests.paths import ROOT
 from tests.unit.jobs.helpers import CLASS_NAMES, tiny_config, tiny_shards
@@ -228,6 +229,43 @@ def test_ctrl_c_stops_at_the_next_step_with_a_checkpoint(shards, tmp_path):
     assert not folder.exists(FAILURE)
     whole = train(config, tmp_path / "whole")
     assert_equal_weights(folder, RunFolder(whole.run))
+
+
+def test_a_stop_in_the_last_step_of_an_epoch_ends_after_the_epoch(shards, tmp_path):
+    config = tiny_config(shards, optim__batch_size=6, optim__epochs=3)  # one step an epoch
+    folder = RunFolder(str(tmp_path / config.run_name))
+
+    class PressInTheFirstEpoch(Silent):
+        def step(self, report):
+            if report.epoch == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train_run(config, output=str(tmp_path), tracking="none", device="cpu", reporter=PressInTheFirstEpoch())
+    _, state = decode(folder.read(LAST), LAST)
+    assert (state.epoch, state.step) == (1, 0)
+
+
+def test_best_weights_of_an_epoch_that_was_not_recorded_stay_consistent(shards, tmp_path):
+    """Killed after ``best`` and before ``last``: the repeated epoch is no better, so those weights stay selected."""
+    config, folder = interrupted_run(shards, tmp_path)
+    whole = RunFolder(train(config, tmp_path / "whole").run)
+    tensors, info = decode_model(whole.read(BEST), BEST)
+    newer = replace(info, epoch=1, metrics={"val/accuracy": 1.0})
+    folder.write(BEST, encode_tensors(tensors, {METADATA_KEY: json.dumps({"format_version": 1, **asdict(newer)})}))
+    result = train(config, tmp_path / "runs")
+    assert result.best_epoch == 1
+    assert result.metrics["val/accuracy"] == 1.0
+    assert decode_model(folder.read(BEST), BEST)[1] == newer
+
+
+def test_weights_of_another_run_are_refused(finished, shards, tmp_path):
+    _, result = finished
+    other = train(tiny_config(shards, optim__seed=5), tmp_path)
+    folder = RunFolder(other.run)
+    folder.write(BEST, RunFolder(result.run).read(BEST))
+    with pytest.raises(CheckpointError, match=r"holds weights of the run 'tiny-\w+', the configuration"):
+        evaluate_run(other.run)
 
 
 def test_the_second_ctrl_c_stops_at_once(shards, tmp_path):

@@ -18,7 +18,16 @@ from jobs.runs import tracking
 from jobs.runs.folder import FAILURE, METRICS, RESULT, TRACKING, RunFolder
 from jobs.runs.progress import Silent
 from jobs.runs.session import train_run
-from jobs.runs.tracking import SQLITE, Forwarder, TrackingUnavailableError, default_tracking_uri, open_client, sync_run
+from jobs.runs.tracking import (
+    SQLITE,
+    Forwarder,
+    TrackedRun,
+    TrackingUnavailableError,
+    default_tracking_uri,
+    open_client,
+    sync_run,
+    tracked_runs,
+)
 from stgcma.errors import ConfigError
 from tests.unit.jobs.helpers import tiny_config, tiny_shards
 
@@ -98,7 +107,7 @@ def test_values_are_those_of_the_run_folder(run, store):
     assert data.info.status == "FINISHED"
     assert data.info.run_name == facts["run_name"]
     assert {"evaluation/test/confusion.png", "checkpoints/best.safetensors", "config.yaml"} <= artifacts.keys()
-    assert run.read_json(TRACKING)["runs"] == {store: report.run_id}
+    assert tracked_runs(run) == {store: TrackedRun(run_id=report.run_id, is_complete=True)}
 
 
 def test_a_second_sync_sends_nothing(run, store):
@@ -118,12 +127,26 @@ def test_repeated_rows_are_sent_once(run, store):
         assert len({point.step for point in points}) == len(points), key
 
 
+def test_a_complete_run_that_mlflow_has_in_part_is_sent_again(finished, tmp_path):
+    """The session was killed after its result and before the last send: the same command completes MLflow's copy."""
+    config = tiny_config(f"{finished.uri.rpartition('/runs/')[0]}/shards", optim__epochs=1)
+    result = train_run(config, output=str(tmp_path), device="cpu")
+    folder = RunFolder(result.run)
+    ((uri, tracked),) = tracked_runs(folder).items()
+    client = open_client(uri)
+    client.update_run(tracked.run_id, status="RUNNING")
+    folder.write_json(TRACKING, {"runs": {uri: {"run_id": tracked.run_id, "is_complete": False}}})
+    assert train_run(config, output=str(tmp_path), tracking=uri, device="cpu").was_complete
+    assert client.get_run(tracked.run_id).info.status == "FINISHED"
+    assert tracked_runs(folder)[uri].is_complete
+
+
 def test_the_run_is_found_again_when_its_id_was_lost(run, store):
     first = sync_run(run, store)
     run.delete(TRACKING)
     second = sync_run(run, store)
     assert (second.run_id, second.num_metrics) == (first.run_id, 0)
-    assert run.read_json(TRACKING)["runs"] == {store: first.run_id}
+    assert tracked_runs(run) == {store: TrackedRun(run_id=first.run_id, is_complete=True)}
 
 
 def test_a_row_that_arrives_later_is_added(run, store):
@@ -205,8 +228,8 @@ def test_the_forwarder_follows_a_run_and_survives_errors(run, store, monkeypatch
         time.sleep(0.02)
     assert forwarder.finish(60) is None
     assert len(calls) >= 4
-    (run_id,) = run.read_json(TRACKING)["runs"].values()
-    assert logged(store, run_id)[0].info.status == "FINISHED"
+    (tracked,) = tracked_runs(run).values()
+    assert logged(store, tracked.run_id)[0].info.status == "FINISHED"
 
 
 def test_the_forwarder_does_not_wait_for_a_server_that_hangs(run):

@@ -21,7 +21,7 @@ from jobs.sweeps.executors import Job, execute
 from jobs.sweeps.sweep import find_table, ran_otherwise, read_sweep, recorded_sweeps, run_sweep
 from jobs.tables.ablation import load_ablation
 from jobs.tables.trials import STATUS, TrialStatus, find_runs, read_status, trial_folder, trial_lock
-from stgcma.errors import ConfigError, RunFailedError, ShardMismatchError
+from stgcma.errors import ConfigError, RunFailedError, RunLockedError, ShardMismatchError
 from tests.paths import ROOT
 from tests.unit.jobs import fake_training
 from tests.unit.jobs.tables.test_ablation import GOOD, RECIPE
@@ -45,7 +45,7 @@ def quiet() -> Console:
 
 
 def sweep(table, output, train=fake_training.train, **options):
-    return run_sweep(table, output=str(output), tracking="none", train=train, **options)
+    return run_sweep(table, output=str(output), tracking="none", train=train, check=fake_training.check, **options)
 
 
 def states(result) -> list[str]:
@@ -149,6 +149,15 @@ def test_a_trial_that_runs_elsewhere_is_left_alone(table, output):
     assert sweep(table, output).count("done") == 4
 
 
+def test_a_trial_that_train_runs_elsewhere_is_stopped_not_failed(table, output):
+    def is_locked(job):
+        raise RunLockedError("Another process is training it.")
+
+    result = sweep(table, output, train=is_locked, only=("full",))
+    assert {status.state for status in result.statuses} == {"stopped"}
+    assert sweep(table, output).count("done") == 4
+
+
 def test_one_driver_at_a_time(table, output):
     with trial_lock(RunFolder(f"{output}/sweeps/small")), pytest.raises(ConfigError, match="is running in"):
         sweep(table, output)
@@ -202,7 +211,7 @@ from jobs.sweeps.sweep import run_sweep
 from tests.unit.jobs import fake_training
 if __name__ == "__main__":
     run_sweep(load_ablation(sys.argv[1]), output=sys.argv[2], tracking="none", concurrency=2,
-              train=fake_training.sleep_forever)
+              train=fake_training.sleep_forever, check=fake_training.check)
 """
 
 

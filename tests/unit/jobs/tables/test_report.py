@@ -47,7 +47,7 @@ def make(folder: Path, text: str = TABLE, **options) -> Report:
     (folder / "small.yaml").write_text(text)
     table = load_ablation(folder / "small.yaml")
     (folder / "runs").mkdir(exist_ok=True)
-    options = {"train": fake_training.train, "tracking": "none"} | options
+    options = {"train": fake_training.train, "check": fake_training.check, "tracking": "none"} | options
     return run_sweep(table, output=str(folder / "runs"), **options).report
 
 

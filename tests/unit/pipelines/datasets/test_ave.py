@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from pipelines.config import PreprocessConfig
-from pipelines.datasets.ave import AVE, class_order, derived_labels, parse_rows
+from pipelines.datasets.ave import AVE, AVEOptions, class_order, derived_labels, parse_rows
 from pipelines.storage import Storage
 from stgcma.data.vocab import AVE_CLASSES
-from stgcma.errors import DatasetLayoutError
+from stgcma.errors import ConfigError, DatasetLayoutError
 from tests.media import write_ave
 from tests.shared_data import shared_dir
 
 
 def listing(root, **options):
-    config = PreprocessConfig(dataset="ave", source=str(root), **options)
+    config = PreprocessConfig(dataset="ave", source=str(root), options=AVEOptions(**options))
     return AVE().list_clips(Storage(str(root)), config)
 
 
@@ -146,3 +146,8 @@ def test_label_file_of_another_dataset_is_refused(tmp_path):
         listing(tmp_path)
     with pytest.raises(DatasetLayoutError, match=r"right_labels\.h5, which is not there"):
         listing(tmp_path, labels="right_labels.h5")
+
+
+def test_labels_that_name_no_label_file_are_refused():
+    with pytest.raises(ConfigError, match=r"--labels needs auto, annotations or .*; got 'labels.csv'"):
+        AVEOptions(labels="labels.csv")

@@ -8,14 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import PreprocessConfig
-from pipelines.datasets.music_avqa import MusicAVQA, find_videos
+from pipelines.datasets.music_avqa import MusicAVQA, MusicAVQAOptions, find_videos
 from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
 from pipelines.synthetic.ave_clips import write_mp4
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loader
 from stgcma.data.question_text import questions_from_table
-from stgcma.errors import DatasetLayoutError, FailureBudgetExceededError
+from stgcma.data.questions import QuestionReader
+from stgcma.data.reader import Reading
+from stgcma.errors import ConfigError, DatasetLayoutError, FailureBudgetExceededError
 from stgcma.models.backbones.swin import SwinSpec
 from tests.shared_data import shared_dir
 
@@ -29,8 +31,8 @@ SPEC = SwinSpec(
     num_heads=(1,),
     window_size=6,
     audio_size=(48, 48),
-    fbank="demo",
 )
+READING = Reading(reader=QuestionReader, annotation="questions", fbank="demo")
 
 
 def entry(video_id, question_id, answer="yes", content="Is there a <Object> sound? ", values=("cello",)):
@@ -116,15 +118,15 @@ def test_preprocessed_videos_train(official, tmp_path):
     preprocess(config(official, tmp_path))
     data = DataConfig(dataset="music-avqa", shards=str(tmp_path), augment=AugmentConfig(enabled=False))
     optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
-    batch = next(iter(build_loader(data, optim, SPEC, "avqa", "train", train=True).epoch(0)))
+    batch = next(iter(build_loader(data, optim, SPEC, READING, "train", train=True).epoch(0)))
     assert batch.frames.shape == (2, 10, 3, 24, 24)
     assert sorted(batch.targets.question_ids) == [1, 2, 3]
-    test = next(iter(build_loader(data, optim, SPEC, "avqa", "test", train=False).epoch(0)))
+    test = next(iter(build_loader(data, optim, SPEC, READING, "test", train=False).epoch(0)))
     assert test.targets.answers.tolist() == [-1]
 
 
 def test_the_denser_grid_is_stored_on_request(official, tmp_path):
-    result = preprocess(config(official, tmp_path, extra_frames=6))
+    result = preprocess(config(official, tmp_path, options=MusicAVQAOptions(extra_frames=6)))
     table = pq.read_table(f"{result.uri}/{result.manifest.splits['videos'][0].path}")
     assert {len(frames) for frames in table["extra_frames"].to_pylist()} == {6}
     assert result.manifest.metadata.stores_extra_frames
@@ -135,7 +137,7 @@ def test_the_denser_grid_is_stored_on_request(official, tmp_path):
 def test_changed_questions_go_to_another_fingerprint(official, tmp_path):
     write_json(official, {**QUESTIONS, "val": [entry("va00000003", 4)]}, folder="json_update")
     first = preprocess(config(official, tmp_path))
-    second = preprocess(config(official, tmp_path, questions="json_update"))
+    second = preprocess(config(official, tmp_path, options=MusicAVQAOptions(questions="json_update")))
     assert first.uri != second.uri
     assert len(questions_from_table(pq.read_table(f"{second.uri}/questions/val.parquet"))) == 1
     assert not any("all kept as published" in note for note in second.manifest.notes)
@@ -199,3 +201,10 @@ def test_real_questions_list_each_video_once(tmp_path):
     assert "train 6233 on 1861, val 4595 on 3815, test 9185 on 6399" in notes
     assert "train 56, val 27, test 55" in notes
     assert replace(found.clips[0], media_uri="").media_bytes is None
+
+
+def test_options_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match=r"--extra-frames needs 0 .* got -1"):
+        MusicAVQAOptions(extra_frames=-1)
+    with pytest.raises(ConfigError, match="--questions needs the name of a folder"):
+        MusicAVQAOptions(questions="")

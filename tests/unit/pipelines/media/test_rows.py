@@ -57,11 +57,12 @@ GOOD = {  # seconds, (height, width), appended zeros, start of the sound
 CONFIG = PreprocessConfig(dataset="ave", source="unused", fbank_specs=("clip",))
 
 
-def row_of(folder, name, *, config=CONFIG, num_segments=10):
+def row_of(folder, name, *, config=CONFIG, num_segments=10, extra_frames=0):
     ref = ClipRef(
         dataset="ave", clip_id="x:0", split="train", video_id="x", media_uri=name, media_bytes=1, counts_in_stats=True
     )
-    return video_row(ref, Storage(str(folder)), config, num_segments=num_segments, with_waveform=True)
+    options = {"num_segments": num_segments, "with_waveform": True, "extra_frames": extra_frames}
+    return video_row(ref, Storage(str(folder)), config, **options)
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
@@ -107,10 +108,8 @@ def test_late_video_and_late_sound_share_one_clock(tmp_path):
 
 def test_raw_frames_extra_frames_and_waveform_choice(tmp_path):
     write_clip(tmp_path / "clip.mp4", seconds=3)
-    config = PreprocessConfig(
-        dataset="ave", source="unused", fbank_specs=("clip", "swin"), frame_encoding="raw", extra_frames=6
-    )
-    row = row_of(tmp_path, "clip.mp4", config=config, num_segments=3)
+    config = PreprocessConfig(dataset="ave", source="unused", fbank_specs=("clip", "swin"), frame_encoding="raw")
+    row = row_of(tmp_path, "clip.mp4", config=config, num_segments=3, extra_frames=6)
     frames = [np.frombuffer(frame, np.uint8).reshape(48, 64, 3) for frame in row.frames]
     for frame, colour in zip(frames, COLOURS, strict=False):
         assert np.abs(frame.reshape(-1, 3).mean(axis=0) - colour).max() < 12

@@ -1,0 +1,52 @@
+"""Does a model offer what a task needs? Asked when a run is configured, and again when its model is built."""
+
+from __future__ import annotations
+
+from stgcma.backbone_spec import BackboneSpec
+from stgcma.config import ModelConfig
+from stgcma.errors import ConfigError
+from stgcma.tasks.spec import CAPABILITIES, TaskSpec
+
+
+def require_model(task: TaskSpec, config: ModelConfig, backbone: BackboneSpec) -> None:
+    """Check a model configuration against a task.
+
+    Args:
+        task: The task.
+        config: The model.
+        backbone: Its geometry, which may be another than the one registered as ``config.backbone``.
+
+    Raises:
+        ConfigError: If the backbone lacks a capability, full fine-tuning leaves no frozen backbone for it, or a branch
+            that the task needs does not run.
+    """
+    missing = task.requires - _provided(task, backbone)
+    if missing:
+        from stgcma.models.backbones import backbone_specs
+
+        fitting = [name for name, spec in backbone_specs().items() if task.requires <= _provided(task, spec)]
+        needs = " and ".join(CAPABILITIES[name] for name in sorted(missing))
+        raise ConfigError(
+            f"Task {task.name!r} needs {needs}, which backbone {backbone.name!r} does not provide. "
+            f"Set model.backbone to one of: {', '.join(fitting)}."
+        )
+    if "plain_visual" in task.requires and config.adaptation.full_finetuning:
+        raise ConfigError(
+            f"Task {task.name!r} needs {CAPABILITIES['plain_visual']}, which full fine-tuning does not have. "
+            "Set model.adaptation.full_finetuning: false."
+        )
+    if not set(task.branches) <= set(config.adaptation.running):
+        wanted = "both" if len(task.branches) == 2 else task.branches[0]
+        raise ConfigError(
+            f"Task {task.name!r} needs {'both branches' if wanted == 'both' else f'the {wanted} branch'}, got "
+            f"branches: {config.adaptation.branches}. Set model.adaptation.branches: {wanted}."
+        )
+
+
+def _provided(task: TaskSpec, backbone: BackboneSpec) -> frozenset[str]:
+    """``Backbone.provides``; a task that requires nothing does not import torch for it."""
+    if not task.requires:
+        return frozenset()
+    from stgcma.models.backbones import FAMILIES
+
+    return FAMILIES[backbone.family].provides

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from benchmarks.common import Comparison, Variant, compare
 from stgcma.backbone_spec import BackboneSpec
-from stgcma.config import AdaptationConfig, AnswerHeadConfig, ModelConfig
+from stgcma.config import AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.data.question_text import MAX_WORDS, Question, parse_questions
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.backbones import backbone_spec
 from stgcma.models.parameters import trainable_parameters
 from stgcma.tasks import build_model, build_task
@@ -70,7 +71,7 @@ def build(spec: BackboneSpec) -> tuple[Task, AudioVisualModel]:
     config = ModelConfig(
         backbone=spec.name,
         pretrained="none",
-        adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.25,)),
+        adaptation=STGCMA(size=None, bottleneck_ratios=(0.25,)),
         drop_path_rate=0.0,
         avqa_variant="l",
         answer_head=AnswerHeadConfig(dropout=0.0),

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import Comparison, Variant, compare
-from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.config import ModelConfig
+from stgcma.models.adaptations.stg_cma import STGCMA, STGCMABlock
 from stgcma.models.backbones import backbone_spec
 from stgcma.models.backbones.clip_vit import CLIPBackbone, CLIPSpec
-from stgcma.models.block import AdaptedBlock
 
 SEGMENTS = 10
 RATIO = 1 / 8
@@ -25,7 +25,7 @@ RATIO = 1 / 8
 class StraightforwardBlock(nn.Module):
     """Section 3 of the paper, line by line: tokens ``[B*S, n, D]`` per modality."""
 
-    def __init__(self, backbone: CLIPBackbone, adapted: AdaptedBlock) -> None:
+    def __init__(self, backbone: CLIPBackbone, adapted: STGCMABlock) -> None:
         super().__init__()
         self.frozen = backbone.visual.transformer.resblocks[0]
         self.adapted = adapted
@@ -59,7 +59,7 @@ class StraightforwardBlock(nn.Module):
         return visual + seen, audio + heard
 
 
-def gradients(adapted: AdaptedBlock, outputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def gradients(adapted: STGCMABlock, outputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """Backward of a fixed scalar; returns outputs and gradients for comparison and clears them."""
     adapted.zero_grad(set_to_none=True)
     (outputs[0].square().mean() + outputs[1].square().mean()).backward()
@@ -71,9 +71,10 @@ def run(rounds: int = 7, spec: CLIPSpec | None = None) -> Comparison:
     """Interleaved rounds of both; ``spec`` allows a smaller geometry for a quick look."""
     torch.manual_seed(0)
     spec = replace(spec or backbone_spec("clip_vit_b16"), depths=(1,))
-    backbone = CLIPBackbone(spec, ModelConfig(backbone=spec.name, pretrained="none")).requires_grad_(False)
+    config = ModelConfig(backbone=spec.name, pretrained="none", adaptation=STGCMA())
+    backbone = CLIPBackbone(spec, config).requires_grad_(False)
     frozen = backbone.blocks[0]
-    adapted = AdaptedBlock(frozen, AdaptationConfig(), RATIO, SEGMENTS, drop_path_rate=0.0)
+    adapted = STGCMABlock(frozen, STGCMA(), RATIO, SEGMENTS, drop_path_rate=0.0)
     for parameter in adapted.parameters():
         nn.init.normal_(parameter, std=0.02)
     rival = StraightforwardBlock(backbone, adapted)

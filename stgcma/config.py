@@ -6,22 +6,17 @@ and ``--set a.b=v`` is the job of ``jobs/runs/configfile.py``; unknown keys are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.errors import ConfigError
-
-T = TypeVar("T")
 
 Branch = Literal["visual", "audio"]
 BRANCHES: tuple[Branch, Branch] = ("visual", "audio")
 """Canonical order of the two branches wherever both are listed."""
 
 BranchChoice = Literal["both", "visual", "audio"]
-Fusion = Literal["both", "audio_to_visual", "visual_to_audio", "none"]
-StageMode = Literal["absent", "frozen", "adapted"]
-SizePreset = Literal["tiny", "base"]
 AVQAVariant = Literal["b_lavish", "b_released", "l"]
 
 
@@ -32,74 +27,26 @@ def chosen_branches(choice: BranchChoice) -> tuple[Branch, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationConfig:
-    """Where the adapters sit and what flows between the branches (section 3 of the paper, Tables 5 and 7)."""
+    """What every way of adapting the backbone has in common.
 
-    size: SizePreset | None = "base"
-    """Preset of bottleneck ratios (``sizes`` of the backbone's spec); None when ``bottleneck_ratios`` is given."""
-    bottleneck_ratios: tuple[float, ...] | None = None
-    """Free ratios ``hidden_dim / width``: one for CLIP, one per stage for Swin. Overrides ``size``."""
+    Each method is a subclass with fields of its own, listed in ``stgcma.models.adaptations.ADAPTATIONS``.
+    """
+
+    method: str
+    """A name in ``ADAPTATIONS``. A subclass fixes it: ``method: Literal["none"] = "none"``."""
     branches: BranchChoice = "both"
     """Which branches run. ``visual`` or ``audio``: the single-branch rows of Table 5."""
-    adapted_branches: BranchChoice = "both"
-    """Which of the running branches get adapters; the other runs the frozen block plus raw temporal attention."""
-    fusion: Fusion = "both"
-    """Direction of the cross-attention (CAIM): ``audio_to_visual`` keeps only the message into the visual branch."""
-    temporal_stage: StageMode = "adapted"
-    """``frozen``: raw frozen attention over time is added (Table 7 "x"); ``absent``: no attention over time."""
-    spatial_stage: StageMode = "adapted"
-    """``frozen``: the backbone's own residual without adapter, gates stay registered; ``absent``: no gates either."""
-    global_stage: StageMode = "adapted"
-    full_finetuning: bool = False
-    """Two separate unfrozen towers without adapters (Table 5, "Full finetuning")."""
 
-    def __post_init__(self) -> None:
-        if self.full_finetuning:
-            if self.branches != "both":
-                raise ConfigError(
-                    f"adaptation.full_finetuning trains two towers, got branches: {self.branches}. Set branches: both."
-                )
-            return
-        if self.bottleneck_ratios is None and self.size is None:
-            raise ConfigError("adaptation needs size (tiny or base) or bottleneck_ratios, got neither.")
-        if self.bottleneck_ratios is not None:
-            bad = [ratio for ratio in self.bottleneck_ratios if not 0 < ratio <= 4]
-            if bad or not self.bottleneck_ratios:
-                raise ConfigError(
-                    "adaptation.bottleneck_ratios needs numbers in (0, 4] (hidden_dim / width), "
-                    f"got {list(self.bottleneck_ratios)}."
-                )
-        if self.branches != "both" and self.adapted_branches not in ("both", self.branches):
-            raise ConfigError(
-                f"adaptation.adapted_branches is {self.adapted_branches} but only the {self.branches} branch runs. "
-                f"Set adapted_branches: {self.branches}, or branches: both."
-            )
+    separate_towers: ClassVar[bool] = False
+    """Whether every branch gets a backbone of its own instead of sharing one."""
 
     @property
     def running(self) -> tuple[Branch, ...]:
+        """The modalities that are read."""
         return chosen_branches(self.branches)
 
-    @property
-    def adapted(self) -> tuple[Branch, ...]:
-        return tuple(b for b in self.running if b in chosen_branches(self.adapted_branches))
-
-    @property
-    def stage_modes(self) -> dict[str, StageMode]:
-        return {"temporal": self.temporal_stage, "spatial": self.spatial_stage, "global": self.global_stage}
-
-    @property
-    def has_gates(self) -> bool:
-        """Gates are registered, even where unused, unless both stages they belong to are absent."""
-        return not (self.spatial_stage == self.global_stage == "absent")
-
-    @property
-    def has_adapters(self) -> bool:
-        """False for the plain backbone and for full fine-tuning."""
-        return not self.full_finetuning and "adapted" in (self.temporal_stage, self.spatial_stage, self.global_stage)
-
-    @property
-    def interacts(self) -> bool:
-        """Whether any cross-attention message is computed."""
-        return len(self.adapted) == 2 and self.fusion != "none" and not self.full_finetuning
+    def check(self, spec: BackboneSpec) -> None:
+        """Raise ``ConfigError`` if this cannot be built on a backbone of that geometry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +111,14 @@ class AnswerHeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Backbone, adapters and head of one model."""
+    """Backbone, adaptation and head of one model."""
 
     backbone: str
     """A name in ``stgcma.models.backbones.backbone_specs()``: clip_vit_b16, swin_large, clip_vit_demo, ..."""
     pretrained: str
     """``openai`` / ``ms_in22k`` (downloaded by open_clip / timm), a local file, ``builtin`` or ``none``."""
-    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    adaptation: AdaptationConfig
+    """How the backbone is adapted: one of ``stgcma.models.adaptations``. Recipes name it by ``method``."""
     num_heads: int | None = None
     """Attention heads when not the backbone's own; 8 on clip_vit_b16 reproduces the reference."""
     audio_patch_weights: Literal["sum", "mean"] | None = None
@@ -313,25 +261,3 @@ class OptimConfig:
                 )
         if problems:
             raise ConfigError("\n".join(problems))
-
-
-def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
-    """A frozen dataclass from the plain values that ``dataclasses.asdict`` and JSON made of it.
-
-    Raises:
-        ConfigError: If ``values`` has a field that ``cls`` does not have.
-    """
-    hints, names = get_type_hints(cls), {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(values.keys() - names):
-        raise ConfigError(
-            f"{cls.__name__} has no field {', '.join(unknown)}. Another release wrote these settings; use that one."
-        )
-    return cls(**{name: _plain_value(hints[name], value) for name, value in values.items()})
-
-
-def _plain_value(hint: Any, value: Any) -> Any:
-    """Mappings become the dataclass of ``hint``, lists become tuples."""
-    nested = next((c for c in (hint, *get_args(hint)) if isinstance(c, type) and is_dataclass(c)), None)
-    if nested is not None and isinstance(value, Mapping):
-        return from_mapping(nested, value)
-    return tuple(value) if isinstance(value, list) else value

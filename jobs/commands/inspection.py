@@ -34,7 +34,7 @@ def verify(
     failed = [report.file for report in reports if not report.passed]
     if failed:
         raise ParityError(
-            f"{len(failed)} of {len(reports)} files differ from the reference or hold no vectors of it: "
+            f"{len(failed)} of {len(reports)} checks failed; these differ from the reference or hold no vectors of it: "
             + ", ".join(failed)
         )
 

@@ -21,6 +21,7 @@ import stgcma
 from pipelines.synthetic.scenes import SHAPES, SceneObject
 from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
 from stgcma.config import ModelConfig
+from stgcma.models.adaptations import NoAdaptation
 from stgcma.models.backbones import backbone_spec, build_backbone
 from stgcma.models.backbones.base import Backbone
 
@@ -68,7 +69,8 @@ P = TypeVar("P", bound=Pretraining)
 
 def fresh_backbone(name: str) -> Backbone:
     """A backbone with random weights and without stochastic depth."""
-    return build_backbone(backbone_spec(name), ModelConfig(backbone=name, pretrained="none", drop_path_rate=0.0))
+    config = ModelConfig(backbone=name, pretrained="none", adaptation=NoAdaptation(), drop_path_rate=0.0)
+    return build_backbone(backbone_spec(name), config)
 
 
 def kind_of(item: SceneObject) -> int:

@@ -8,7 +8,6 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from stgcma.backbone_spec import bottleneck_ratios
 from stgcma.config import DataConfig, ModelConfig, OptimConfig
 from stgcma.errors import ConfigError
 from stgcma.models.backbones import backbone_spec
@@ -40,14 +39,12 @@ class RunConfig:
             )
         if self.task not in TASKS:
             problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASKS)}.")
-        adaptation = self.model.adaptation
         try:
             spec = backbone_spec(self.model.backbone)
             if self.task in TASKS:
                 require_model(TASKS[self.task], self.model, spec)
                 spec.fbank_for(TASKS[self.task].fbank)
-            if adaptation.has_adapters:
-                bottleneck_ratios(spec, adaptation.size, adaptation.bottleneck_ratios)
+            self.model.adaptation.check(spec)
         except ConfigError as error:
             problems.append(f"model: {error}")
         if self.model.frozen_dtype == "bfloat16" and self.optim.mixed_precision != "bf16":

@@ -12,7 +12,7 @@ import json
 import re
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from jobs import SHIPPED
 from jobs.runs.config import RunConfig, to_mapping
 from stgcma.errors import ConfigError
+from stgcma.models.settings import from_mapping
 
 T = TypeVar("T")
 
@@ -159,24 +160,15 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Mapping[str, Any], wh
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Plain values -> a checked frozen dataclass; types are strict (``"3"`` is no number).
+    """Plain values -> a checked frozen dataclass; types are strict (``"3"`` is not a number).
 
     Raises:
         ConfigError: All problems of the mapping at once, one a line, each with its dotted path.
     """
-    problems: list[str] = []
-    known = _without_unknown(cls, dict(mapping), "", problems)
     try:
-        value = TypeAdapter(cls).validate_json(json.dumps(known), strict=True)
-    except ValidationError as error:
-        problems.extend(_describe(item) for item in error.errors())
+        return from_mapping(cls, mapping, where, _strictly)
     except TypeError as error:
         raise ConfigError(f"{where}: settings must be plain YAML values ({error}).") from None
-    if problems:
-        lines = [line for problem in problems for line in problem.splitlines()]
-        count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
-        raise ConfigError(f"{where} has {count}\n" + "\n".join(f"  {line}" for line in lines))
-    return value
 
 
 def load_run_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -195,40 +187,20 @@ def dump_run_config(config: RunConfig) -> str:
     return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
 
 
-def _dataclass_of(annotation: Any) -> type | None:
-    """The dataclass behind ``Config`` or ``Config | None``; None for plain values."""
-    candidates = [annotation, *typing.get_args(annotation)]
-    return next((c for c in candidates if isinstance(c, type) and is_dataclass(c)), None)
+def _strictly(annotation: Any, value: Any, path: str) -> Any:
+    """A plain value as the annotation wants it, by pydantic's strict rules for JSON."""
+    try:
+        return _adapter(annotation).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(item, path) for item in error.errors())) from None
 
 
-def _without_unknown(cls: type, mapping: dict[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
-    """Drop keys that ``cls`` does not have, and note each with the nearest name."""
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in fields(cls)]
-    kept = {}
-    for key, value in mapping.items():
-        if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"fields here: {', '.join(names)}."
-            problems.append(f"{prefix}{key}: no such field; {hint}")
-            continue
-        nested = _dataclass_of(hints[key])
-        if nested is not None and isinstance(value, dict):
-            value = _without_unknown(nested, value, f"{prefix}{key}.", problems)
-        kept[key] = value
-    return kept
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)
 
 
-def _describe(item: Any) -> str:
+def _describe(item: Any, path: str) -> str:
     """One pydantic error -> ``dotted.path: what is wrong``."""
-    path = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "missing":
-        return f"{path}: needed, but not given."
-    if item["type"] == "value_error":
-        lines = str(item["ctx"]["error"]).splitlines()
-        section = path.rpartition(".")[2]
-        return "\n".join(
-            line if not path or line.startswith((path, f"{section}.")) else f"{path}: {line}" for line in lines
-        )
     message = item["msg"].replace("Input should be", "needs", 1)
-    return f"{path}: {message}, got {item['input']!r}."
+    return f"{'.'.join([path, *map(str, item['loc'])])}: {message}, got {item['input']!r}."

@@ -11,6 +11,7 @@ from jobs.runs.config import RunConfig
 from jobs.runs.folder import BEST, RunFolder
 from jobs.runs.session import RunResult, train_run
 from stgcma.errors import ConfigError
+from stgcma.models.adaptations import NoAdaptation
 from stgcma.tasks import task_spec
 from stgcma.training.trained_model import decode_model
 
@@ -26,7 +27,7 @@ def pretrain_grounding(config: RunConfig, **options: Any) -> tuple[RunResult, st
 
     Args:
         config: Of task ``grounding``; or of a task that answers questions, whose backbone and variant are then
-            kept and whose adapters are left out.
+            kept and whose adaptation is left out.
         options: Passed to ``train_run``.
 
     Returns:
@@ -57,7 +58,7 @@ def _as_grounding(config: RunConfig) -> RunConfig:
             f"{config.task}. "
             "See jobs/recipes/grounding_swin_large_l.yaml."
         )
-    plain = replace(config.model.adaptation, temporal_stage="absent", spatial_stage="absent", global_stage="absent")
+    plain = NoAdaptation(branches=config.model.adaptation.branches)
     model = replace(config.model, adaptation=plain, grounding_checkpoint=None)
     data = replace(config.data, negatives="stored", questions_per_video=None)
     return replace(config, name=f"{config.name}-grounding", task=TASK, model=model, data=data)

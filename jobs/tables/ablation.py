@@ -13,7 +13,7 @@ runs:
   - name: none
     title: "no adapters"                    # how the table calls it
     section: "Single stages"                # heading above it
-    set: {model.adaptation.temporal_stage: frozen}
+    set: {model.adaptation: {method: none}} # a whole section, or single settings by their dotted names
     paper: {params/trainable_millions: 21.2, test/miou: 55.9}   # percentages as printed
 grid: {optim.learning_rate: [1e-4, 3e-4]}   # multiplies the runs
 ```

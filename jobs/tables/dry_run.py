@@ -133,7 +133,7 @@ def _shown_changes(row: Row) -> dict[str, Any]:
     """Changes by single settings; of an unchanged row, what its recipe is."""
     flat = flatten(to_mapping(row.config))
     shown = {key: flat[key] for change in row.changes for key in flat if key == change or key.startswith(f"{change}.")}
-    return shown or {key: flat[key] for key in ("model.backbone", "model.adaptation.size")}
+    return shown or {key: flat[key] for key in ("model.backbone", "model.adaptation.size") if key in flat}
 
 
 def _millions(value: float | None) -> str:

@@ -7,24 +7,26 @@ Shapes: ``G`` independent groups (a frame, or one window of it), ``N`` tokens, `
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stgcma.config import BRANCHES, Branch, Fusion
+from stgcma.config import BRANCHES, Branch
 
 Tokens = dict[Branch, Tensor]
 """One tensor per running branch."""
 
+Fusion = Literal["both", "audio_to_visual", "visual_to_audio", "none"]
+"""Direction of the messages between the branches."""
 
 SMALL_GROUP = 2**17
 """``Nq * Nc`` up to which a CPU computes the attention matrix explicitly."""
 
 
 class TrainableModule(nn.Module):
-    """A module whose parameters are trained. Everything outside of one is frozen.
+    """A module whose parameters are trained. Everything outside of one is frozen, unless the backbone releases it.
 
     Trainability follows ownership, never names: a backbone layer called "adapter" stays frozen.
     """
@@ -170,10 +172,14 @@ class TemporalEmbedding(TrainableModule):
 
     role: str = "temporal_embedding"
 
-    def __init__(self, num_segments: int, width: int) -> None:
+    def __init__(self, num_segments: int, width: int, branches: Iterable[Branch]) -> None:
         super().__init__()
-        self.visual = nn.Parameter(torch.zeros(1, num_segments, width))
-        self.audio = nn.Parameter(torch.zeros(1, num_segments, width))
+        for branch in branches:
+            self.register_parameter(branch, nn.Parameter(torch.zeros(1, num_segments, width)))
+
+    def forward(self, branch: Branch) -> Tensor:
+        """``[1, S, D]``."""
+        return self.get_parameter(branch)
 
 
 class OutputNorm(TrainableModule):

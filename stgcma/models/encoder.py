@@ -1,22 +1,24 @@
-"""Both modalities through one frozen transformer with adapters: embed -> blocks -> features.
+"""Both modalities through one frozen transformer with its adaptation: embed -> blocks -> features.
 
 Shapes: ``B`` clips, ``S`` segments, ``*tokens`` (CLIP ``n``, class token first; Swin ``H, W``), ``D`` output width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from stgcma.backbone_spec import BackboneSpec, bottleneck_ratios
-from stgcma.config import BRANCHES, AdaptationConfig, Branch, ModelConfig
-from stgcma.models.adapters import OutputNorm, TemporalEmbedding, Tokens, TrainableModule
+from stgcma.backbone_spec import BackboneSpec
+from stgcma.config import BRANCHES, Branch, ModelConfig
+from stgcma.errors import ConfigError
+from stgcma.models.adaptations.base import Adaptation, BlockPlace
+from stgcma.models.adapters import OutputNorm, TemporalEmbedding, Tokens
 from stgcma.models.backbones import backbone_spec, build_backbone
 from stgcma.models.backbones.base import Backbone
 from stgcma.models.backbones.weights import load_pretrained
-from stgcma.models.block import AdaptedBlock
 
 
 @dataclass(frozen=True)
@@ -37,49 +39,57 @@ class AVFeatures:
 
 
 class AudioVisualEncoder(nn.Module):
-    """A frozen image transformer that sees and hears through adapters (section 3 of the paper).
+    """A frozen image transformer that sees and hears through what an adaptation adds (section 3 of the paper).
 
-    Frozen weights live under ``backbone`` and nowhere else; everything else is trained.
+    Frozen weights live under ``backbone`` and nowhere else. What the adaptation adds is trained, and what it releases.
 
     Args:
-        backbone: The image transformer with an input layer per modality.
-        config: Which stages, branches and messages exist.
-        ratios: Bottleneck ratio of every stage of the backbone.
+        backbone: The image transformer with an input layer per modality, its weights loaded.
+        adaptation: What is added at each block, and what is trained.
         num_segments: ``S``.
-        drop_path_rate: Stochastic depth of the last block's temporal residual; linear from 0.
-        has_temporal_embedding: Of a backbone that uses one; by default unless the temporal stage is absent.
+        drop_path_rate: Stochastic depth of the last block; linear from 0 at the first.
+        tower: The only branch, where every branch has an encoder of its own; the other's input layer is then dropped.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        config: AdaptationConfig,
-        ratios: tuple[float, ...],
+        adaptation: Adaptation,
         num_segments: int,
         drop_path_rate: float,
-        has_temporal_embedding: bool | None = None,
+        tower: Branch | None = None,
     ) -> None:
         super().__init__()
-        self.spec = backbone.spec
-        self.output_dim = backbone.spec.output_dim
-        self.running: tuple[Branch, ...] = config.running
+        self.spec = spec = backbone.spec
+        self.output_dim = spec.output_dim
+        self.running: tuple[Branch, ...] = adaptation.running if tower is None else (tower,)
         self.num_segments = num_segments
-        norm = backbone.take_output_norm()
-        self.backbone = backbone.requires_grad_(False)
+        if tower is not None:
+            backbone.drop_branch("audio" if tower == "visual" else "visual")
+        norm = backbone.take_output_norm() if adaptation.trains_output_norm else None
+        self.backbone = backbone
         self.ln_post = OutputNorm(norm.requires_grad_(True)) if norm is not None else None
-        if has_temporal_embedding is None:
-            has_temporal_embedding = config.temporal_stage != "absent"
+        backbone.freeze_except(adaptation.releases)
         self.temporal_embedding = (
-            TemporalEmbedding(num_segments, backbone.spec.width)
-            if has_temporal_embedding and backbone.uses_temporal_embedding
+            TemporalEmbedding(num_segments, spec.width, BRANCHES if tower is None else (tower,))
+            if adaptation.has_temporal_embedding and backbone.uses_temporal_embedding
             else None
         )
         count = len(backbone.blocks)
         rates = iter([drop_path_rate * i / max(count - 1, 1) for i in range(count)])
-        self.stages = nn.ModuleList(
-            nn.ModuleList(AdaptedBlock(block, config, ratio, num_segments, next(rates)) for block in blocks)
-            for blocks, ratio in zip(backbone.stages, ratios, strict=True)
-        )
+        self.stages = nn.ModuleList()
+        for stage, blocks in enumerate(backbone.stages):
+            added = nn.ModuleList()
+            for frozen in blocks:
+                place = BlockPlace(
+                    spec=spec,
+                    stage=stage,
+                    branches=self.running,
+                    num_segments=num_segments,
+                    drop_path_rate=next(rates),
+                )
+                added.append(adaptation.build_block(frozen, place))
+            self.stages.append(added)
 
     def forward(self, visual: Tensor | None = None, audio: Tensor | None = None) -> AVFeatures:
         """Encode ``visual [B, S, 3, H, W]`` and ``audio [B, S, T, F]``; a branch that does not run may be None."""
@@ -102,13 +112,15 @@ class AudioVisualEncoder(nn.Module):
     def embed(self, branch: Branch, inputs: Tensor | None) -> Tensor:
         """Input layer of one branch, temporal embedding included: ``[B, S, *tokens, D]``."""
         if inputs is None:
-            raise ValueError(f"The {branch} branch runs but its input is None. Read it, or set adaptation.branches.")
+            raise ValueError(
+                f"The {branch} branch runs but its input is None. Read it, or set model.adaptation.branches."
+            )
         if inputs.shape[1] != self.num_segments:
             raise ValueError(
                 f"The model was built for {self.num_segments} segments, the {branch} input has {inputs.shape[1]} "
                 f"({list(inputs.shape)})."
             )
-        temporal = None if self.temporal_embedding is None else getattr(self.temporal_embedding, branch)
+        temporal = None if self.temporal_embedding is None else self.temporal_embedding(branch)
         return self.backbone.embed(branch, inputs, temporal)
 
     def plain_visual(self, frames: Tensor) -> Tensor:
@@ -116,29 +128,28 @@ class AudioVisualEncoder(nn.Module):
         return self.backbone.plain_visual(frames)
 
 
-class FinetunedTower(TrainableModule):
-    """One unfrozen single-modality tower of the full fine-tuning row."""
+class SeparateTowers(nn.Module):
+    """An encoder for each branch, nothing shared; a head sees no difference."""
 
-    role: str = "finetuned_backbone"
-
-    def __init__(self, encoder: AudioVisualEncoder) -> None:
+    def __init__(self, towers: Mapping[Branch, AudioVisualEncoder]) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(True)
-
-
-class TwoTowerEncoder(nn.Module):
-    """Full fine-tuning (Table 5): a tower per modality, nothing shared, no adapters; surface of the encoder."""
-
-    def __init__(self, visual: AudioVisualEncoder, audio: AudioVisualEncoder) -> None:
-        super().__init__()
-        self.spec, self.output_dim, self.num_segments = visual.spec, visual.output_dim, visual.num_segments
-        self.running: tuple[Branch, ...] = BRANCHES
-        self.towers = nn.ModuleDict({"visual": FinetunedTower(visual), "audio": FinetunedTower(audio)})
+        self.running: tuple[Branch, ...] = tuple(towers)
+        first = towers[self.running[0]]
+        self.spec, self.output_dim, self.num_segments = first.spec, first.output_dim, first.num_segments
+        self.towers = nn.ModuleDict({str(branch): tower for branch, tower in towers.items()})
 
     def forward(self, visual: Tensor | None = None, audio: Tensor | None = None) -> AVFeatures:
-        seen = self.towers["visual"].encoder(visual=visual)
-        heard = self.towers["audio"].encoder(audio=audio)
-        return AVFeatures(seen.tokens | heard.tokens, seen.pooled | heard.pooled, seen.stage_maps)
+        """As ``AudioVisualEncoder.forward``."""
+        inputs = {"visual": visual, "audio": audio}
+        tokens: Tokens = {}
+        pooled: Tokens = {}
+        maps: tuple[Tensor, ...] = ()
+        for branch in self.running:
+            features = self.towers[branch](**{branch: inputs[branch]})
+            tokens |= features.tokens
+            pooled |= features.pooled
+            maps = maps or features.stage_maps
+        return AVFeatures(tokens, pooled, maps)
 
 
 def build_encoder(
@@ -147,8 +158,8 @@ def build_encoder(
     num_segments: int,
     device: torch.device | str = "cpu",
     spec: BackboneSpec | None = None,
-) -> AudioVisualEncoder | TwoTowerEncoder:
-    """Backbone with its pretrained weights plus adapters, from one configuration.
+) -> AudioVisualEncoder | SeparateTowers:
+    """Backbone with its pretrained weights and its adaptation, from one configuration.
 
     Args:
         config: Backbone name, weights, adaptation.
@@ -157,47 +168,24 @@ def build_encoder(
         spec: Geometry to use instead of the registered one (tests, golden files).
 
     Raises:
-        ConfigError: Unknown backbone, ratios that do not fit its stages.
+        ConfigError: Unknown backbone, or an adaptation that does not fit it.
         CheckpointError: Weights that cannot be had or do not fit.
     """
-    spec = spec or backbone_spec(config.backbone)
-    adaptation = config.adaptation
-    if adaptation.full_finetuning:
-        return TwoTowerEncoder(*(_build_tower(branch, config, num_segments, device, spec) for branch in BRANCHES))
-    ratios = bottleneck_ratios(spec, adaptation.size, adaptation.bottleneck_ratios)
-    backbone = _load_backbone(config, device, spec)
-    with torch.device(device):
-        return AudioVisualEncoder(backbone, adaptation, ratios, num_segments, config.drop_path_rate)
-
-
-def _load_backbone(config: ModelConfig, device: torch.device | str, spec: BackboneSpec) -> Backbone:
-    with torch.device(device):
-        backbone = build_backbone(spec, config)
-    if torch.device(device).type != "meta":
-        load_pretrained(backbone, config.pretrained)
-    return backbone
-
-
-def _build_tower(
-    branch: Branch, config: ModelConfig, num_segments: int, device: torch.device | str, spec: BackboneSpec
-) -> AudioVisualEncoder:
-    backbone = _load_backbone(config, device, spec)
-    backbone.drop_branch("audio" if branch == "visual" else "visual")
-    plain: AdaptationConfig = replace(
-        config.adaptation,
-        full_finetuning=False,
-        size="base",
-        branches=branch,
-        adapted_branches=branch,
-        fusion="none",
-        temporal_stage="absent",
-        spatial_stage="absent",
-        global_stage="absent",
-    )
-    with torch.device(device):
-        encoder = AudioVisualEncoder(
-            backbone, plain, (1.0,) * len(spec.depths), num_segments, 0.0, has_temporal_embedding=True
+    geometry, adaptation = spec or backbone_spec(config.backbone), config.adaptation
+    if not isinstance(adaptation, Adaptation):
+        raise ConfigError(
+            f"ModelConfig.adaptation needs one of stgcma.models.adaptations, such as STGCMA(), got {adaptation!r}."
         )
-        if encoder.temporal_embedding is not None:
-            delattr(encoder.temporal_embedding, "audio" if branch == "visual" else "visual")
-    return encoder
+    adaptation.check(geometry)
+
+    def build(tower: Branch | None = None) -> AudioVisualEncoder:
+        with torch.device(device):
+            backbone = build_backbone(geometry, config)
+        if torch.device(device).type != "meta":
+            load_pretrained(backbone, config.pretrained)
+        with torch.device(device):
+            return AudioVisualEncoder(backbone, adaptation, num_segments, config.drop_path_rate, tower)
+
+    if adaptation.separate_towers:
+        return SeparateTowers({branch: build(branch) for branch in adaptation.running})
+    return build()

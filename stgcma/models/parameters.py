@@ -1,4 +1,8 @@
-"""Which parameters are trained, how many there are, and what an adapter-only checkpoint holds."""
+"""Which parameters are trained, how many there are, and what a checkpoint of them holds.
+
+One rule decides: a parameter of a backbone is trained if the backbone has released it, any other if a
+``TrainableModule`` owns it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,8 @@ from stgcma.models.backbones.base import Backbone
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Exact integers. ``by_role`` sums to ``total``; frozen roles begin with ``frozen_``."""
+    """Exact integers. ``by_role`` sums to ``total``; frozen roles begin with ``frozen_``, trained parameters of the
+    backbone with ``released_``."""
 
     trainable: int
     total: int
@@ -35,16 +40,21 @@ def _owned(
     ]:
         yield prefix + name, owner.role if owner else "", owner is not None
     for name, child in module.named_children():
-        if isinstance(child, Backbone) and owner is None:
+        if isinstance(child, Backbone):
             for key in child.state_dict():
-                yield f"{prefix}{name}.{key}", child.frozen_role(key), False
+                role, released = child.frozen_role(key), key in child.released
+                yield f"{prefix}{name}.{key}", role.replace("frozen", "released", 1) if released else role, released
         else:
             yield from _owned(child, f"{prefix}{name}.", owner)
 
 
+def _trained_names(model: nn.Module) -> set[str]:
+    return {name for name, _, trained in _owned(model) if trained}
+
+
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Full name -> parameter, for everything owned by a ``TrainableModule``."""
-    names = {name for name, _, trained in _owned(model) if trained}
+    """Full name -> parameter, for everything that is trained."""
+    names = _trained_names(model)
     return {name: parameter for name, parameter in model.named_parameters() if name in names}
 
 
@@ -68,14 +78,9 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 
 def trainable_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """What an adapter-only checkpoint holds: trained parameters and their modules' buffers, on the CPU."""
-    return {name: value.cpu() for name, value in _trained_tensors(model).items()}
-
-
-def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The same where they are; writing into them changes the model."""
-    names = {name for name, _, trained in _owned(model) if trained}
-    return {name: value for name, value in model.state_dict().items() if name in names}
+    """What a checkpoint holds: trained parameters and the buffers of ``TrainableModule``s, on the CPU."""
+    names = _trained_names(model)
+    return {name: value.detach().cpu() for name, value in model.state_dict().items() if name in names}
 
 
 @torch.no_grad()
@@ -85,7 +90,8 @@ def load_trainable_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> 
     Raises:
         CheckpointError: If names or shapes differ, with the first few of each.
     """
-    own = _trained_tensors(model)
+    names = _trained_names(model)
+    own = {name: value for name, value in model.state_dict().items() if name in names}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     if missing or unexpected or shapes:
@@ -106,7 +112,7 @@ def frozen_sha256(model: nn.Module) -> str:
     Returns:
         Hex digits; empty where nothing is frozen.
     """
-    trained = _trained_tensors(model).keys()
+    trained = _trained_names(model)
     digest, found = hashlib.sha256(), False
     for name, value in sorted(model.state_dict().items()):
         if name not in trained:
@@ -121,11 +127,12 @@ def cast_frozen_matrices(model: nn.Module, dtype: torch.dtype) -> None:
 
     Under autocast this leaves no cast of a frozen weight in a forward pass (method section 10).
     """
+    trained = {id(parameter) for parameter in trainable_parameters(model).values()}
     for module in model.modules():
         if not isinstance(module, Backbone):
             continue
         for layer in module.modules():
             if isinstance(layer, (nn.Linear, nn.Conv2d, nn.MultiheadAttention)):
                 for parameter in layer.parameters(recurse=False):
-                    if not parameter.requires_grad:
+                    if id(parameter) not in trained:
                         parameter.data = parameter.data.to(dtype)

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stgcma.backbone_spec import BackboneSpec
-from stgcma.config import AdaptationConfig, Branch, ModelConfig
+from stgcma.config import Branch, ModelConfig
 from stgcma.data.batch import AVBatch
 from stgcma.errors import ParityError
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.backbones.base import audio_patch_weight
 from stgcma.models.backbones.clip_vit import CLIPSpec, audio_positions
 from stgcma.models.backbones.swin import SwinSpec
@@ -75,7 +76,7 @@ def model_config_from_reference(config: dict, mode: str, **adaptation: object) -
     return ModelConfig(
         backbone="golden",
         pretrained="none",
-        adaptation=AdaptationConfig(**fields),
+        adaptation=STGCMA(**fields),
         num_classes=config.get("label_dim", 29),
     )
 

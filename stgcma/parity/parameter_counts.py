@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from stgcma.backbone_spec import bottleneck_ratios
-from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.config import ModelConfig
 from stgcma.errors import ConfigError
+from stgcma.models.adaptations import STGCMA, Adaptation, FullFinetuning
 from stgcma.models.backbones import backbone_spec
 
 BACKBONE_TITLES = {
@@ -38,7 +38,7 @@ class TableRow:
     row: str
     task: str
     backbone: str
-    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    adaptation: Adaptation = field(default_factory=STGCMA)
     model_fields: dict[str, Any] = field(default_factory=dict)
     """Further ``ModelConfig`` fields, e.g. ``avqa_variant``."""
     unused_layers: dict[str, int] = field(default_factory=dict)
@@ -51,9 +51,7 @@ class TableRow:
     @property
     def ratios(self) -> tuple[float, ...] | None:
         """Bottleneck ratio per stage; None without adapters."""
-        if self.adaptation.full_finetuning:
-            return None
-        return bottleneck_ratios(backbone_spec(self.backbone), self.adaptation.size, self.adaptation.bottleneck_ratios)
+        return self.adaptation.ratios(backbone_spec(self.backbone)) if isinstance(self.adaptation, STGCMA) else None
 
     @property
     def model_config(self) -> ModelConfig:
@@ -77,8 +75,8 @@ class CountedRow:
     by_role: dict[str, int]
 
 
-def _adaptation(size: str | None = "base", ratios: tuple[float, ...] | None = None, **fields: Any) -> AdaptationConfig:
-    return AdaptationConfig(size=None if ratios else size, bottleneck_ratios=ratios, **fields)  # type: ignore[arg-type]
+def _adaptation(size: str | None = "base", ratios: tuple[float, ...] | None = None, **fields: Any) -> STGCMA:
+    return STGCMA(size=None if ratios else size, bottleneck_ratios=ratios, **fields)  # type: ignore[arg-type]
 
 
 def _ave(row: str, backbone: str, trainable: float | None, total: float | None, **fields: Any) -> TableRow:
@@ -93,13 +91,17 @@ def _ave(row: str, backbone: str, trainable: float | None, total: float | None, 
     )
 
 
-def _directions(row: str, trainable: float, note: str = "", **adaptation: Any) -> TableRow:
+def _directions(row: str, trainable: float, note: str = "", **fields: Any) -> TableRow:
+    return _scheme(row, trainable, _adaptation(**fields), note)
+
+
+def _scheme(row: str, trainable: float, adaptation: Adaptation, note: str) -> TableRow:
     return TableRow(
         table="5",
         row=row,
         task="ave",
         backbone="clip_vit_l14",
-        adaptation=_adaptation(**adaptation),
+        adaptation=adaptation,
         published_trainable_millions=trainable,
         note=note,
     )
@@ -204,11 +206,11 @@ TABLE_5 = (
         fusion="none",
         adapted_branches="visual",
     ),
-    _directions(
+    _scheme(
         "Full finetuning",
         606.8,
+        FullFinetuning(),
         "two separate ViT-L/14 towers (303,179,776 visual, 302,580,736 audio), temporal embeddings and head",
-        full_finetuning=True,
     ),
 )
 

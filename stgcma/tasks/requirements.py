@@ -17,7 +17,7 @@ def require_model(task: TaskSpec, config: ModelConfig, backbone: BackboneSpec) -
         backbone: Its geometry, which may be another than the one registered as ``config.backbone``.
 
     Raises:
-        ConfigError: If the backbone lacks a capability, full fine-tuning leaves no frozen backbone for it, or a branch
+        ConfigError: If the backbone lacks a capability, the adaptation leaves no frozen backbone for it, or a branch
             that the task needs does not run.
     """
     missing = task.requires - _provided(task, backbone)
@@ -30,10 +30,10 @@ def require_model(task: TaskSpec, config: ModelConfig, backbone: BackboneSpec) -
             f"Task {task.name!r} needs {needs}, which backbone {backbone.name!r} does not provide. "
             f"Set model.backbone to one of: {', '.join(fitting)}."
         )
-    if "plain_visual" in task.requires and config.adaptation.full_finetuning:
+    if "plain_visual" in task.requires and config.adaptation.separate_towers:
         raise ConfigError(
-            f"Task {task.name!r} needs {CAPABILITIES['plain_visual']}, which full fine-tuning does not have. "
-            "Set model.adaptation.full_finetuning: false."
+            f"Task {task.name!r} needs {CAPABILITIES['plain_visual']}, which model.adaptation.method: "
+            f"{config.adaptation.method} does not have. Choose another method."
         )
     if not set(task.branches) <= set(config.adaptation.running):
         wanted = "both" if len(task.branches) == 2 else task.branches[0]

@@ -7,17 +7,20 @@ backbone is not in it, only its sha256. The metadata entry ``stgcma_model`` is t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stgcma.config import ModelConfig, from_mapping
+from stgcma.config import ModelConfig
 from stgcma.data.manifest import read_first_file
 from stgcma.errors import CheckpointError
 from stgcma.models.parameters import frozen_sha256, load_trainable_state_dict, trainable_state_dict
+from stgcma.models.settings import from_mapping
 from stgcma.tasks import build_model, build_task
 from stgcma.tasks.base import AudioVisualModel, Task
 from stgcma.tensor_file import decode_tensors, encode_tensors
@@ -108,7 +111,32 @@ def decode_model(data: bytes, where: str) -> tuple[dict[str, Tensor], ModelInfo]
             f"{where} has weight format {version}, this release reads {FORMAT_VERSION}. "
             "Read it with the release that wrote it."
         )
-    return tensors, from_mapping(ModelInfo, values)
+    return tensors, from_mapping(ModelInfo, values, f"The description in {where}")
+
+
+def save(model: AudioVisualModel, task: Task, path: str | Path, **facts: Any) -> None:
+    """Write the trained weights of a model to a file that describes itself; ``load`` reads it.
+
+    Args:
+        model: Built by ``build_model(task)``, its frozen weights in float32.
+        task: What it was trained on.
+        path: A local file, by convention ``*.safetensors``. It is replaced at once.
+        facts: Other fields of ``ModelInfo``. Where ``model.pretrained`` is ``none``, ``seed`` must be the number that
+            ``torch.manual_seed`` was given before the model was built.
+
+    Example:
+        >>> import stgcma
+        >>> config = stgcma.ModelConfig(backbone="clip_vit_demo", pretrained="builtin", adaptation=stgcma.STGCMA())
+        >>> task = stgcma.build_task("ave", config)
+        >>> stgcma.save(stgcma.build_model(task), task, "model.safetensors", metrics={"val/accuracy": 0.25})
+        >>> stgcma.load("model.safetensors").info.metrics
+        {'val/accuracy': 0.25}
+    """
+    info = ModelInfo(task=task.spec.name, model=task.config, backbone_sha256=frozen_sha256(model), **facts)
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(encode_model(model, info))
+    os.replace(temporary, path)
 
 
 def load(source: str, *, device: torch.device | str = "cpu", pretrained: str | None = None) -> TrainedModel:

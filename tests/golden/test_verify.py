@@ -77,9 +77,9 @@ def test_missing_damaged_and_unknown_files_are_failures_with_a_reason(tmp_path):
 
 def test_command_reports_every_file_and_raises(tmp_path, capsys):
     good = GOLDEN / "clip_audio_embed_derivation.safetensors"
-    with pytest.raises(ParityError, match="1 of 2 files differ"):
+    with pytest.raises(ParityError, match="1 of 3 checks failed"):
         verify([tmp_path / "none.safetensors", good], "cpu", False)
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:4] for line in lines] == ["FAIL", "ok  "]
+    assert [line[:4] for line in lines] == ["ok  ", "FAIL", "ok  "]
     verify([good], "cpu", True)
-    assert json.loads(capsys.readouterr().out)[0]["passed"]
+    assert [report["passed"] for report in json.loads(capsys.readouterr().out)] == [True, True]

@@ -15,6 +15,7 @@ from jobs.tables.report import collect
 from jobs.tables.report_files import render
 from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import Branch, ModelConfig
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.backbones import FAMILIES
 from stgcma.models.backbones.base import Backbone, FrozenBlock, audio_patch_weight, check_input
 from stgcma.models.backbones.weights import download_timm_weights
@@ -144,7 +145,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fresh_adapters_leave_what_the_library_computes() -> None:
-    encoder = build_encoder(ModelConfig(backbone="vit_small", pretrained="none"), num_segments=3).eval()
+    config = ModelConfig(backbone="vit_small", pretrained="none", adaptation=STGCMA())
+    encoder = build_encoder(config, num_segments=3).eval()
     visual, audio = torch.randn(2, 3, 3, 48, 48), torch.randn(2, 3, 48, 48)
     with torch.no_grad():
         pooled = encoder(visual=visual, audio=audio).pooled["visual"]

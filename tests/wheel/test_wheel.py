@@ -118,12 +118,13 @@ def test_commands_find_recipes_and_weights_from_any_folder(installed: Path, tmp_
 TRAIN = """
 import torch
 from stgcma.config import ModelConfig, OptimConfig
+from stgcma.models.adaptations import STGCMA
 from stgcma.data.batch import AVBatch, EventTargets
 from stgcma.tasks import build_model, build_task
 from stgcma.training.engine import Precision, train_one_epoch
 from stgcma.training.optim import Schedule, build_optimizer
 
-task = build_task("ave", ModelConfig(backbone="clip_vit_demo", pretrained="builtin"))
+task = build_task("ave", ModelConfig(backbone="clip_vit_demo", pretrained="builtin", adaptation=STGCMA()))
 model = build_model(task)
 optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
 batch = AVBatch(

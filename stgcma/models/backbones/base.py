@@ -138,6 +138,8 @@ class Backbone(nn.Module, ABC):
     """``ModelConfig.audio_patch_weights`` where the configuration leaves it open."""
 
     stages: list[list[FrozenBlock]]
+    released: frozenset[str] = frozenset()
+    """Names of its parameters that an adaptation trains; everything else of it is frozen."""
 
     def __init__(self, spec: BackboneSpec, config: ModelConfig) -> None:
         super().__init__()
@@ -148,6 +150,15 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def pretrained_module(self) -> nn.Module:
         """The library's own module: weight files hold its state dict."""
+
+    def freeze_except(self, releases: Callable[[nn.Module, str], bool]) -> None:
+        """Freeze all parameters but those for which ``releases(module that holds it, full name)`` is true."""
+        self.requires_grad_(False)
+        self.released = frozenset(
+            name for name, _ in self.named_parameters() if releases(self.get_submodule(name.rpartition(".")[0]), name)
+        )
+        for name in self.released:
+            self.get_parameter(name).requires_grad_(True)
 
     def convert_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of any release -> names of ``pretrained_module``, without the entries it does not have."""

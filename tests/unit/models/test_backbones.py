@@ -9,9 +9,14 @@ import torch
 
 from stgcma.config import ModelConfig
 from stgcma.errors import CheckpointError, ConfigError
+from stgcma.models.adaptations import NoAdaptation
 from stgcma.models.backbones import FAMILIES, backbone_spec, backbone_specs, build_backbone
 from stgcma.models.backbones.weights import load_pretrained
 from tests.paths import ROOT
+
+
+def config_of(name):
+    return ModelConfig(backbone=name, pretrained="none", adaptation=NoAdaptation())
 
 
 def test_no_source_file_asks_for_a_family():
@@ -43,7 +48,7 @@ def test_a_family_is_found_once_it_is_registered(monkeypatch):
 
 def test_capabilities_are_what_the_backbones_have():
     for name in ("clip_vit_demo", "swin_demo"):
-        backbone = build_backbone(backbone_spec(name), ModelConfig(backbone=name, pretrained="none"))
+        backbone = build_backbone(backbone_spec(name), config_of(name))
         if "plain_visual" in backbone.provides:
             assert backbone.plain_visual(torch.zeros(2, 3, 48, 48)).shape == (2, 3, 3, 96)
         else:
@@ -63,6 +68,6 @@ def test_capabilities_are_what_the_backbones_have():
 )
 def test_unknown_weights_list_what_there_is(backbone, pretrained, message):
     with torch.device("meta"):
-        built = build_backbone(backbone_spec(backbone), ModelConfig(backbone=backbone, pretrained="none"))
+        built = build_backbone(backbone_spec(backbone), config_of(backbone))
     with pytest.raises(CheckpointError, match=message):
         load_pretrained(built, pretrained)

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 
 from stgcma.config import AdaptationConfig, ModelConfig
 from stgcma.errors import CheckpointError, ConfigError
-from stgcma.models.block import drop_path
+from stgcma.models.adaptations import STGCMA, NoAdaptation
+from stgcma.models.adaptations.stg_cma import drop_path
 from stgcma.models.encoder import build_encoder
 from stgcma.models.parameters import (
     count_parameters,
@@ -18,7 +19,6 @@ from stgcma.tasks import build_model, build_task
 from tests.unit.models.tiny import CLIP, SPECS, SWIN, S, encoder, inputs, model_config
 
 FAMILIES = ["clip", "swin"]
-PLAIN = {"temporal_stage": "absent", "spatial_stage": "absent", "global_stage": "absent"}
 
 
 def plain_features(built, frames):
@@ -35,9 +35,9 @@ def plain_features(built, frames):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("stages", [{"temporal_stage": "adapted"}, PLAIN], ids=["fresh adapters", "absent everywhere"])
-def test_freshly_built_model_computes_the_plain_backbone(family, stages):
-    built, x = encoder(family, **stages), inputs(family)
+@pytest.mark.parametrize("fields", [{}, {"adaptation": NoAdaptation()}], ids=["fresh adapters", "none"])
+def test_freshly_built_model_computes_the_plain_backbone(family, fields):
+    built, x = encoder(family, **fields), inputs(family)
     with torch.no_grad():
         pooled = built(**x).pooled["visual"].flatten(0, 1)
         torch.testing.assert_close(pooled, plain_features(built, x["visual"]), rtol=1e-4, atol=1e-5)
@@ -46,7 +46,7 @@ def test_freshly_built_model_computes_the_plain_backbone(family, stages):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_frozen_temporal_stage_is_not_the_plain_backbone(family):
     """Raw attention over time is added: the row of Table 7 that collapses."""
-    built, x = encoder(family, **{**PLAIN, "temporal_stage": "frozen"}), inputs(family)
+    built, x = encoder(family, temporal_stage="frozen", spatial_stage="absent", global_stage="absent"), inputs(family)
     with torch.no_grad():
         pooled = built(**x).pooled["visual"].flatten(0, 1)
         assert (pooled - plain_features(built, x["visual"])).norm() > 0.01 * pooled.norm()
@@ -200,20 +200,6 @@ def test_adapter_checkpoint_round_trip_and_mismatch():
         load_trainable_state_dict(other, state)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_full_finetuning_trains_two_separate_towers(family):
-    config = ModelConfig(backbone="tiny", pretrained="none", adaptation=AdaptationConfig(full_finetuning=True))
-    built = build_encoder(config, num_segments=S, spec=SPECS[family]).eval()
-    count = count_parameters(built)
-    assert count.trainable == count.total
-    x = inputs(family)
-    features = built(**x)
-    assert set(features.pooled) == {"visual", "audio"}
-    features.pooled["audio"].sum().backward()
-    visual = built.towers["visual"]
-    assert all(parameter.grad is None for parameter in visual.parameters())
-
-
 def test_local_weight_files_load_and_wrong_ones_say_what_differs(tmp_path):
     donor = encoder("clip", seed=3)
     state = {f"visual.{k}": v for k, v in donor.backbone.visual.state_dict().items()}
@@ -224,7 +210,7 @@ def test_local_weight_files_load_and_wrong_ones_say_what_differs(tmp_path):
     config = ModelConfig(
         backbone="tiny",
         pretrained=str(tmp_path / "clip.safetensors"),
-        adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.25,)),
+        adaptation=STGCMA(size=None, bottleneck_ratios=(0.25,)),
     )
     built = build_encoder(config, num_segments=S, spec=CLIP)
     for name, value in donor.backbone.state_dict().items():
@@ -254,7 +240,7 @@ def test_swin_file_of_the_original_release_loads(tmp_path):
     config = ModelConfig(
         backbone="tiny",
         pretrained=str(tmp_path / "swin.pth"),
-        adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.25,)),
+        adaptation=STGCMA(size=None, bottleneck_ratios=(0.25,)),
     )
     built = build_encoder(config, num_segments=S, spec=SWIN)
     for name, value in donor.backbone.state_dict().items():
@@ -271,6 +257,12 @@ def test_inputs_of_the_wrong_size_say_what_was_needed():
         built(visual=x["visual"][:, :2], audio=x["audio"])
     with pytest.raises(ValueError, match="audio branch runs but its input is None"):
         built(visual=x["visual"])
+
+
+def test_an_adaptation_that_is_none_of_the_registered_kind_is_refused():
+    config = model_config(adaptation=AdaptationConfig(method="stg_cma"))
+    with pytest.raises(ConfigError, match=r"needs one of stgcma\.models\.adaptations, such as STGCMA"):
+        build_encoder(config, num_segments=S, spec=CLIP)
 
 
 def test_windows_that_do_not_divide_the_image_are_refused():

@@ -2,7 +2,8 @@
 
 import torch
 
-from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.config import ModelConfig
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.backbones.clip_vit import CLIPSpec
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.encoder import build_encoder
@@ -34,8 +35,9 @@ SPECS = {"clip": CLIP, "swin": SWIN}
 
 def model_config(**fields) -> ModelConfig:
     model_fields = {k: fields.pop(k) for k in list(fields) if k in ModelConfig.__dataclass_fields__}
-    adaptation = AdaptationConfig(**{"size": None, "bottleneck_ratios": (0.25,), **fields})
-    return ModelConfig(backbone="tiny", pretrained="none", adaptation=adaptation, **model_fields)
+    if "adaptation" not in model_fields:
+        model_fields["adaptation"] = STGCMA(**{"size": None, "bottleneck_ratios": (0.25,), **fields})
+    return ModelConfig(backbone="tiny", pretrained="none", **model_fields)
 
 
 def encoder(family: str, *, random_adapters: bool = False, seed: int = 0, **fields):

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stgcma.config import AdaptationConfig, AnswerHeadConfig, ModelConfig
+from stgcma.config import AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.errors import ConfigError, ShardMismatchError
+from stgcma.models.adaptations import STGCMA, FullFinetuning
 from stgcma.models.backbones.clip_vit import CLIPSpec
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
@@ -32,8 +33,8 @@ S = 2
 VIDEO_OF_QUESTION = (0, 0, 1, 0, 1)
 
 
-def task_of(variant="l", head=HEAD, **adaptation):
-    adaptation = AdaptationConfig(**{"size": None, "bottleneck_ratios": (0.25,), **adaptation})
+def task_of(variant="l", head=HEAD, adaptation=None, **fields):
+    adaptation = adaptation or STGCMA(**{"size": None, "bottleneck_ratios": (0.25,), **fields})
     config = ModelConfig(
         backbone="tiny",
         pretrained="none",
@@ -243,8 +244,8 @@ def test_a_vocabulary_larger_than_the_model_names_the_setting():
 
 
 def test_models_that_cannot_answer_are_refused():
-    with pytest.raises(ConfigError, match="full_finetuning: false"):
-        build_model(task_of(full_finetuning=True), spec=SPEC, num_segments=S, device="meta")
+    with pytest.raises(ConfigError, match=r"frozen backbone alone, which model\.adaptation\.method: full does not"):
+        build_model(task_of(adaptation=FullFinetuning()), spec=SPEC, num_segments=S, device="meta")
     clip = CLIPSpec(
         name="tiny", image_size=32, patch_size=16, width=8, depths=(2,), num_heads=(2,), audio_size=(32, 32)
     )

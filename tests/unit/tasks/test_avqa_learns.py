@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from stgcma.config import AdaptationConfig, AnswerHeadConfig, ModelConfig
+from stgcma.config import AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
 from stgcma.tasks import build_model, build_task
@@ -54,7 +55,7 @@ def batch_of(seed, videos):
 
 def accuracies_after_training(branches):
     torch.manual_seed(0)
-    adaptation = AdaptationConfig(bottleneck_ratios=(0.5,), branches=branches)
+    adaptation = STGCMA(bottleneck_ratios=(0.5,), branches=branches)
     head = AnswerHeadConfig(match_dims=(8, 8, 4), num_attention_heads=2, dropout=0.0, num_words=4, num_answers=2)
     task = build_task("avqa", ModelConfig(backbone="tiny", pretrained="none", adaptation=adaptation, answer_head=head))
     model = build_model(task, spec=SPEC, num_segments=S).train()

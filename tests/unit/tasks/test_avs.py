@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from stgcma.config import AdaptationConfig, MaskDecoderConfig, ModelConfig
+from stgcma.config import MaskDecoderConfig, ModelConfig
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.errors import ConfigError
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.backbones.clip_vit import CLIPSpec
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
@@ -26,7 +27,7 @@ DECODER = MaskDecoderConfig(channels=8, scale_dims=(4, 4, 6, 6), audio_dim=6, he
 
 
 def task_of(**adaptation):
-    adaptation = AdaptationConfig(size=None, bottleneck_ratios=(0.25,), **adaptation)
+    adaptation = STGCMA(size=None, bottleneck_ratios=(0.25,), **adaptation)
     config = ModelConfig(backbone="tiny", pretrained="none", adaptation=adaptation, mask_decoder=DECODER)
     return build_task("avs", config)
 
@@ -117,7 +118,7 @@ def test_decoder_needs_a_width_for_every_stage():
     config = ModelConfig(
         backbone="tiny",
         pretrained="none",
-        adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.25,)),
+        adaptation=STGCMA(size=None, bottleneck_ratios=(0.25,)),
         mask_decoder=MaskDecoderConfig(scale_dims=(4, 4)),
     )
     with pytest.raises(ConfigError, match=r"4 stages of 'tiny', got \[4, 4\]"):

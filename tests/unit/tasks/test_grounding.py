@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stgcma.config import AdaptationConfig, AnswerHeadConfig, ModelConfig
+from stgcma.config import AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.errors import ConfigError
+from stgcma.models.adaptations import NoAdaptation
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
 from stgcma.tasks import build_model, build_task
@@ -22,9 +23,7 @@ SPEC = SwinSpec(
     window_size=4,
     audio_size=(32, 32),
 )
-PLAIN = AdaptationConfig(
-    temporal_stage="absent", spatial_stage="absent", global_stage="absent", bottleneck_ratios=(0.5,)
-)
+PLAIN = NoAdaptation()
 CONFIG = ModelConfig(
     backbone="tiny",
     pretrained="none",
@@ -89,6 +88,6 @@ def test_accuracy_counts_both_kinds_of_pairs():
 
 
 def test_one_branch_cannot_match():
-    config = replace(CONFIG, adaptation=replace(PLAIN, branches="audio", adapted_branches="audio"))
+    config = replace(CONFIG, adaptation=replace(PLAIN, branches="audio"))
     with pytest.raises(ConfigError, match="needs both branches"):
         build_model(build_task("grounding", config), spec=SPEC, num_segments=S)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.config import ModelConfig
 from stgcma.errors import ConfigError
+from stgcma.models.adaptations import STGCMA, FullFinetuning, NoAdaptation
 from stgcma.models.backbones import backbone_spec, backbone_specs
 from stgcma.tasks import TASKS
 from stgcma.tasks.requirements import require_model
@@ -14,7 +15,7 @@ from stgcma.tasks.requirements import require_model
 @pytest.mark.parametrize("backbone", backbone_specs())
 @pytest.mark.parametrize("task", TASKS)
 def test_maps_are_what_swin_provides(task, backbone):
-    config = ModelConfig(backbone=backbone, pretrained="none")
+    config = ModelConfig(backbone=backbone, pretrained="none", adaptation=STGCMA())
     if task != "ave" and backbone.startswith("clip"):
         with pytest.raises(ConfigError, match=f"Task '{task}' needs .* which backbone '{backbone}' does not provide"):
             require_model(TASKS[task], config, backbone_spec(backbone))
@@ -25,18 +26,18 @@ def test_maps_are_what_swin_provides(task, backbone):
 @pytest.mark.parametrize(
     ("task", "adaptation", "message"),
     [
-        ("avs", {"branches": "visual", "adapted_branches": "visual"}, "Set model.adaptation.branches: both"),
-        ("grounding", {"branches": "audio", "adapted_branches": "audio"}, "needs both branches, got branches: audio"),
-        ("avqa", {"full_finetuning": True}, "Set model.adaptation.full_finetuning: false"),
+        ("avs", NoAdaptation(branches="visual"), "Set model.adaptation.branches: both"),
+        ("grounding", STGCMA(branches="audio", adapted_branches="audio"), "needs both branches, got branches: audio"),
+        ("avqa", FullFinetuning(), "which model.adaptation.method: full does not have"),
     ],
 )
 def test_an_adaptation_that_leaves_something_out_is_refused(task, adaptation, message):
-    config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=AdaptationConfig(**adaptation))
+    config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=adaptation)
     with pytest.raises(ConfigError, match=message):
         require_model(TASKS[task], config, backbone_spec("swin_demo"))
 
 
 def test_one_branch_is_enough_to_answer_questions():
-    hears = AdaptationConfig(branches="audio", adapted_branches="audio")
+    hears = STGCMA(branches="audio", adapted_branches="audio")
     config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=hears)
     require_model(TASKS["avqa"], config, backbone_spec("swin_demo"))

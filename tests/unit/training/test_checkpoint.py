@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from stgcma.config import AdaptationConfig, ModelConfig, OptimConfig
+from stgcma.config import ModelConfig, OptimConfig
 from stgcma.errors import CheckpointError
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.parameters import trainable_parameters, trainable_state_dict
 from stgcma.tasks import build_model, build_task
 from stgcma.training.checkpoint import LoopState, decode, encode_run, load_run
@@ -24,7 +25,7 @@ OPTIM = OptimConfig(epochs=2, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
 
 def trained(seed=0, steps=2, **adaptation):
     torch.manual_seed(seed)
-    config = ModelConfig(backbone="clip_vit_demo", pretrained="none", adaptation=AdaptationConfig(**adaptation))
+    config = ModelConfig(backbone="clip_vit_demo", pretrained="none", adaptation=STGCMA(**adaptation))
     task = build_task("ave", config)
     model = build_model(task)
     optimizer = build_optimizer(model, OPTIM)

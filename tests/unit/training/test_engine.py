@@ -6,6 +6,7 @@ import multiprocessing as mp
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 
 from stgcma.config import ModelConfig, OptimConfig
 from stgcma.errors import ConfigError, RunFailedError
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.parameters import trainable_parameters
 from stgcma.tasks import build_model, build_task
 from stgcma.training import distributed
@@ -30,7 +32,7 @@ from stgcma.training.optim import Schedule, build_optimizer
 from tests.factories import tiny_batch
 from tests.paths import ROOT
 
-CONFIG = ModelConfig(backbone="clip_vit_demo", pretrained="none")
+CONFIG = ModelConfig(backbone="clip_vit_demo", pretrained="none", adaptation=STGCMA())
 
 
 def setup(**optim):
@@ -172,7 +174,7 @@ def test_a_cpu_computes_in_fp32_and_says_so(caplog):
 
 
 def test_frozen_matrices_are_stored_in_bf16_only_under_bf16_autocast():
-    config = ModelConfig(backbone="clip_vit_demo", pretrained="none", frozen_dtype="bfloat16")
+    config = replace(CONFIG, frozen_dtype="bfloat16")
     batch = tiny_batch()
 
     def placed(autocast_dtype):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stgcma.config import AdaptationConfig, ModelConfig, OptimConfig
+from stgcma.models.adaptations import STGCMA, NoAdaptation
 from stgcma.models.parameters import trainable_parameters
 from stgcma.tasks import build_model, build_task
 from stgcma.training.optim import Schedule, base_learning_rates, build_optimizer, learning_rate_at, parameter_groups
@@ -43,13 +44,13 @@ def test_schedule_ends():
     assert learning_rate_at(0, base=1.0, minimum=0.1, warmup_steps=0, total_steps=3) == 1.0
 
 
-def model_of(**adaptation):
-    config = ModelConfig(backbone="clip_vit_demo", pretrained="none", adaptation=AdaptationConfig(**adaptation))
+def model_of(adaptation: AdaptationConfig):
+    config = ModelConfig(backbone="clip_vit_demo", pretrained="none", adaptation=adaptation)
     return build_model(build_task("ave", config))
 
 
 def test_groups_partition_what_is_trained():
-    model = model_of()
+    model = model_of(STGCMA())
     groups = parameter_groups(model)
     names = [name for members in groups.values() for name in members]
     assert sorted(names) == sorted(trainable_parameters(model))
@@ -64,7 +65,7 @@ def test_groups_partition_what_is_trained():
 def test_learning_rates_of_the_groups():
     optim = OptimConfig(epochs=2, batch_size=1, learning_rate=5e-5, head_learning_rate=5e-6)
     assert base_learning_rates(optim) == {"adapters": 5e-5, "gates": 5e-5, "head": 5e-6}
-    optimizer = build_optimizer(model_of(), optim)
+    optimizer = build_optimizer(model_of(STGCMA()), optim)
     assert [group["name"] for group in optimizer.param_groups] == ["adapters", "gates", "head"]
     assert all(group["betas"] == (0.95, 0.999) and group["weight_decay"] == 5e-7 for group in optimizer.param_groups)
     rates = Schedule.of(optim, steps_per_epoch=10).apply(optimizer, 15)
@@ -74,7 +75,7 @@ def test_learning_rates_of_the_groups():
 
 def test_empty_groups_are_left_out():
     optimizer = build_optimizer(
-        model_of(temporal_stage="absent", spatial_stage="absent", global_stage="absent"),
+        model_of(NoAdaptation()),
         OptimConfig(epochs=2, batch_size=1, learning_rate=1e-3),
     )
     assert "gates" not in [group["name"] for group in optimizer.param_groups]
@@ -82,7 +83,7 @@ def test_empty_groups_are_left_out():
 
 def test_gates_have_their_own_rate():
     optim = OptimConfig(epochs=2, batch_size=1, learning_rate=1e-3, gate_learning_rate=3e-2)
-    optimizer = build_optimizer(model_of(), optim)
+    optimizer = build_optimizer(model_of(STGCMA()), optim)
     rates = Schedule.of(optim, steps_per_epoch=1).apply(optimizer, 1)
     assert rates["gates"] == 3e-2
     assert rates["adapters"] == rates["head"] == 1e-3

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import save
 
-from stgcma.config import AdaptationConfig, MaskDecoderConfig, ModelConfig, from_mapping
+from stgcma.config import MaskDecoderConfig, ModelConfig
 from stgcma.errors import CheckpointError, ConfigError
+from stgcma.models.adaptations import STGCMA
 from stgcma.models.parameters import frozen_sha256, trainable_parameters, trainable_state_dict
+from stgcma.models.settings import from_mapping
 from stgcma.tasks import build_model, build_task
 from stgcma.training.trained_model import (
     RUN_WEIGHTS,
@@ -25,7 +27,7 @@ from tests.factories import tiny_batch
 CONFIG = ModelConfig(
     backbone="clip_vit_demo",
     pretrained="none",
-    adaptation=AdaptationConfig(size=None, bottleneck_ratios=(0.125,), fusion="audio_to_visual"),
+    adaptation=STGCMA(size=None, bottleneck_ratios=(0.125,), fusion="audio_to_visual"),
     mask_decoder=MaskDecoderConfig(scale_dims=(8, 16)),
 )
 
@@ -121,8 +123,8 @@ def test_files_of_another_release():
     data = encode_model(model, info).replace(b'{\\"format_version\\": 1', b'{\\"format_version\\": 9')
     with pytest.raises(CheckpointError, match="weight format 9, this release reads 1"):
         decode_model(data, "new.safetensors")
-    with pytest.raises(ConfigError, match="ModelInfo has no field taste"):
-        from_mapping(ModelInfo, {"taste": 1})
+    with pytest.raises(ConfigError, match=r"new\.safetensors has 1 problem\n  taste: no such field"):
+        from_mapping(ModelInfo, {**asdict(info), "taste": 1}, "new.safetensors")
 
 
 def test_what_is_there_is_said_when_there_are_no_weights(tmp_path):

@@ -52,6 +52,7 @@ def test_every_row_of_the_comparison_differs_from_the_recipe_in_what_it_says() -
     assert {row.config.optim.learning_rate for row in ablation.rows} <= {1e-3, 2e-3, 4e-3}
     rest = {replace(row.config.optim, learning_rate=1.0) for row in ablation.rows}
     assert len(rest) == 1, "the rate is tuned for every row alike, all else is the same"
-    assert not any(row.config.model.adaptation.interacts for row in ablation.rows[1:] if row.name != "head-only")
-    assert not ablation.rows[-1].config.model.adaptation.has_adapters
+    for adaptation in (row.config.model.adaptation for row in ablation.rows[1:-1]):
+        assert adaptation.fusion == "none" or len(adaptation.running) == 1
+    assert (ablation.rows[-1].name, ablation.rows[-1].config.model.adaptation.method) == ("head-only", "none")
     assert ablation.rows[0].config.optim.protocol == "val"

@@ -14,7 +14,7 @@ def test_rows_differ_in_adaptation_alone() -> None:
     for other in ablation.rows:
         assert (other.config.optim, other.config.data) == (first.optim, first.data)
         assert other.config.model.mask_decoder == first.model.mask_decoder
-    assert not ablation.rows[-1].config.model.adaptation.has_adapters
+    assert ablation.rows[-1].config.model.adaptation.method == "none"
     assert first.optim.protocol == "val"
 
 

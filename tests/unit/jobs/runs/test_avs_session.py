@@ -42,7 +42,7 @@ def config_of(shards, name="masks", **adaptation):
     return build(RunConfig, mapping, "test")
 
 
-PLAIN = {"temporal_stage": "absent", "spatial_stage": "frozen", "global_stage": "frozen", "fusion": "none"}
+PLAIN = {"method": "none"}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from jobs.runs.config import fingerprint
 from jobs.runs.configfile import SHIPPED, apply_overrides, dump_run_config, load_run_config, parse_override, parse_yaml
 from jobs.tables.ablation import load_ablation
 from stgcma.errors import ConfigError
+from stgcma.models.adaptations import FullFinetuning, NoAdaptation
 
 RECIPE = """
 name: example
@@ -68,6 +69,19 @@ def test_all_problems_at_once_with_dotted_paths(recipe):
     assert any(line.startswith("  optim.epochs: needs a valid integer, got True") for line in lines)
     assert "  model.adaptation.size: needs 'tiny' or 'base', got 'huge'." in lines
     assert any("data.augment.erase_probability needs a probability in [0, 1], got 2" in line for line in lines)
+
+
+def test_the_method_of_the_adaptation_is_changed_with_what_belongs_to_it(recipe, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"has 1 problem\n  model.adaptation: method full does not have size"
+    ) as caught:
+        load_run_config(recipe, ["model.adaptation.method=full"])
+    advice = "model.adaptation={method: full}"
+    assert f"--set '{advice}'" in str(caught.value)
+    assert load_run_config(recipe, [advice]).model.adaptation == FullFinetuning()
+    bare = tmp_path / "bare.yaml"
+    bare.write_text(RECIPE.replace(", adaptation: {size: tiny}", ""))
+    assert load_run_config(bare, ["model.adaptation.method=none"]).model.adaptation == NoAdaptation()
 
 
 def test_values_that_contradict_each_other(recipe):
@@ -158,10 +172,11 @@ def test_override_without_a_key(text):
 
 
 def test_dump_reads_back_equal(recipe, tmp_path):
-    config = load_run_config(recipe, ["model.adaptation.bottleneck_ratios=[0.5]", "optim.max_minutes=3"])
-    copy = tmp_path / "copy.yaml"
-    copy.write_text(dump_run_config(config))
-    assert load_run_config(copy) == config
+    for change in ("model.adaptation.bottleneck_ratios=[0.5]", "model.adaptation={method: none, branches: audio}"):
+        config = load_run_config(recipe, [change, "optim.max_minutes=3"])
+        copy = tmp_path / "copy.yaml"
+        copy.write_text(dump_run_config(config))
+        assert load_run_config(copy) == config
 
 
 def test_fingerprint_names_what_changes_weights(recipe):

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from jobs.tables import flops as flops_module
 from jobs.tables.flops import ClipFlops, clip_flops, model_cost
 from stgcma.backbone_spec import BackboneSpec
-from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.config import ModelConfig
+from stgcma.models.adaptations import STGCMA, FullFinetuning, NoAdaptation
 from stgcma.models.backbones import backbone_spec
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.meta import MetaMode
@@ -33,6 +34,7 @@ TINY = {
         audio_size=(56, 56),
     ),
 }
+SIZE = {"size": None, "bottleneck_ratios": (1 / 4,)}
 VARIANTS = {
     "full": {},
     "no interaction": {"fusion": "none"},
@@ -43,14 +45,11 @@ VARIANTS = {
     "frozen temporal": {"temporal_stage": "frozen"},
     "spatial alone, no temporal": {"temporal_stage": "absent", "global_stage": "frozen"},
     "global alone": {"temporal_stage": "frozen", "spatial_stage": "frozen"},
-    "plain": {"temporal_stage": "absent", "spatial_stage": "absent", "global_stage": "absent"},
-    "full fine-tuning": {"full_finetuning": True},
 }
-
-
-def config_of(spec: BackboneSpec, **adaptation) -> ModelConfig:
-    ratios = {"size": None, "bottleneck_ratios": (1 / 4,)}
-    return ModelConfig(backbone=spec.name, pretrained="none", adaptation=AdaptationConfig(**adaptation, **ratios))
+ADAPTATIONS = {name: STGCMA(**fields, **SIZE) for name, fields in VARIANTS.items()} | {
+    "plain": NoAdaptation(),
+    "full fine-tuning": FullFinetuning(),
+}
 
 
 def counted_on_cpu(spec: BackboneSpec, config: ModelConfig, segments: int) -> ClipFlops:
@@ -64,11 +63,11 @@ def counted_on_cpu(spec: BackboneSpec, config: ModelConfig, segments: int) -> Cl
     return ClipFlops(forward, counter.get_total_flops())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ADAPTATIONS)
 @pytest.mark.parametrize("family", TINY)
 def test_the_meta_device_counts_what_a_cpu_computes(family, variant):
     spec, segments = TINY[family], 3
-    config = config_of(spec, **VARIANTS[variant])
+    config = ModelConfig(backbone=spec.name, pretrained="none", adaptation=ADAPTATIONS[variant])
     task = build_task("ave", config)
     model = build_model(task, spec=spec, num_segments=segments, device="meta")
     assert clip_flops(task, model, segments) == counted_on_cpu(spec, config, segments)
@@ -85,18 +84,18 @@ def test_the_meta_device_counts_what_a_cpu_computes(family, variant):
 )
 def test_measured_figures_of_ten_second_clips(backbone, ratios, forward, training):
     """GFLOP of the whole model with its AVE head; ViT-B/16 at the ratio of Table 1, the others at Base."""
-    adaptation = AdaptationConfig(size=None if ratios else "base", bottleneck_ratios=ratios)
+    adaptation = STGCMA(size=None if ratios else "base", bottleneck_ratios=ratios)
     flops = model_cost("ave", ModelConfig(backbone=backbone, pretrained="none", adaptation=adaptation)).flops
     assert round(flops.forward / 1e9) == forward
     assert round(flops.training / 1e9) == training
 
 
 def test_tasks_add_their_heads_and_answering_its_negative_frames():
-    config = ModelConfig(backbone="swin_demo", pretrained="none")
-    plain = config_of(backbone_spec("swin_demo"), **VARIANTS["plain"], branches="visual")
+    config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=STGCMA())
+    plain = replace(config, adaptation=NoAdaptation(branches="visual"))
     frames = model_cost("ave", plain).flops.forward
     events, answers = (model_cost(task, config).flops for task in ("ave", "avqa"))
-    one_branch = replace(config, adaptation=replace(config.adaptation, branches="visual"))
+    one_branch = replace(config, adaptation=STGCMA(branches="visual"))
     seen = model_cost("avqa", one_branch).flops
     assert answers.forward > events.forward
     assert answers.training - answers.forward > events.training - events.forward + frames
@@ -111,7 +110,7 @@ def test_equal_configurations_are_counted_once(monkeypatch):
         flops_module, "build_model", lambda task, **options: built.append(task) or build_model(task, **options)
     )
     flops_module._model_cost.cache_clear()
-    config = ModelConfig(backbone="clip_vit_demo", pretrained="none")
+    config = ModelConfig(backbone="clip_vit_demo", pretrained="none", adaptation=STGCMA())
     first = model_cost("ave", config)
     assert model_cost("ave", replace(config, pretrained="builtin")) is first
     assert len(built) == 1
@@ -120,7 +119,7 @@ def test_equal_configurations_are_counted_once(monkeypatch):
 
 
 def test_a_model_built_from_memory_is_the_same_model():
-    task = build_task("ave", ModelConfig(backbone="clip_vit_demo", pretrained="none"))
+    task = build_task("ave", ModelConfig(backbone="clip_vit_demo", pretrained="none", adaptation=STGCMA()))
     with MetaMode():
         remembered = build_model(task, device="meta")
     plain = build_model(task, device="meta")

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from jobs.runs.config import RunConfig, fingerprint
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.data.dataset import ClipLoader, build_loaders
 from stgcma.data.manifest import ShardManifest
 from stgcma.errors import ShardMismatchError
+from stgcma.models.backbones import backbone_spec
 from stgcma.models.parameters import ParameterCount, count_parameters
-from stgcma.presets import BackboneSpec, backbone_spec
 from stgcma.tasks import build_model, build_task
 from stgcma.tasks.base import AudioVisualModel, Task
 from stgcma.training.trained_model import FbankNormalization, ModelInfo

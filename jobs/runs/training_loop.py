@@ -283,7 +283,7 @@ class TrainingLoop:
             self.folder.write_json(RESULT, outcome)
 
     def _evaluate_on_test(self, weights: str, label: str) -> dict[str, float]:
-        gallery = new_gallery(self.task.spec)
+        gallery = new_gallery(self.task.spec, self.plan.spec)
         evaluation = evaluate_weights(
             self.model,
             self.task,

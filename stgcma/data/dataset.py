@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import BRANCHES, Branch, DataConfig, OptimConfig
 from stgcma.data.batch import AVBatch
 from stgcma.data.manifest import ShardManifest, select_manifest
@@ -14,7 +15,6 @@ from stgcma.data.reader import ReadContext, Reader, Reading
 from stgcma.data.sampler import EvalSampler, TrainSampler, Unit
 from stgcma.data.store import ShardStore
 from stgcma.errors import ShardMismatchError
-from stgcma.presets import BackboneSpec
 
 
 class ClipLoader:

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch
 from stgcma.data.reader import Reader, Reading
 from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
-from stgcma.presets import BackboneSpec
 from stgcma.tasks.spec import TaskSpec
 
 Outputs = dict[str, Tensor]

@@ -26,7 +26,7 @@ from pipelines.synthetic.ave_layout import write_synthetic_ave
 from stgcma.data.batch import AVBatch
 from stgcma.data.dataset import build_loaders
 from stgcma.errors import ConfigError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import build_task
 from stgcma.training.checkpoint import decode
 from tests.ray.services import ROOT, s3_server

@@ -11,16 +11,14 @@ Shapes: ``B`` clips, ``S`` segments, ``*tokens`` (CLIP ``n``; Swin ``H, W``), ``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import AdaptationConfig, Branch
 from stgcma.models.adapters import Tokens
-from stgcma.presets import BackboneSpec
-
-if TYPE_CHECKING:  # the backbones bring open_clip and timm, which reading a recipe does without
-    from stgcma.models.backbones.base import FrozenBlock
+from stgcma.models.backbones.base import FrozenBlock
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,11 @@ from stgcma.data.images import normalize_frames, resize_and_crop
 from stgcma.data.masks import MaskReader
 from stgcma.data.reader import AUDIO_STREAM, VISUAL_STREAM, Reading
 from stgcma.errors import ConfigError, ShardMismatchError
-from stgcma.presets import BACKBONES
+from stgcma.models.backbones import backbone_spec
 from tests.factories import tiny_metadata, tiny_row, write_shards
 
-DEMO = BACKBONES["clip_vit_demo"]
+DEMO = backbone_spec("clip_vit_demo")
+IMAGE_MEAN_STD = DEMO.image_mean, DEMO.image_std
 METADATA = tiny_metadata(num_segments=3)
 READING = Reading(reader=EventReader, annotation="events", fbank="demo")
 OPTIM = OptimConfig(epochs=4, batch_size=2, learning_rate=1e-3, seed=7, eval_batch_size=2)
@@ -122,7 +123,7 @@ def test_evaluation_is_the_plain_transform_of_every_clip_once(root):
     ]
     assert same(list(evaluation.epoch(5)), batches), "no randomness"
     row = tiny_row(13, METADATA, split="test")
-    expected = normalize_frames(resize_and_crop(evaluation.reader.context.decode_frames(row), 48))
+    expected = normalize_frames(resize_and_crop(evaluation.reader.context.decode_frames(row), 48), *IMAGE_MEAN_STD)
     assert torch.equal(batches[1].frames[0], expected)
     stats = evaluation.manifest.stats["demo"]
     fbank = normalize_fbank(torch.from_numpy(row.fbanks["demo"]), row.fbank_frames["demo"], stats.mean, stats.std)
@@ -149,7 +150,7 @@ def test_a_training_example_is_what_its_draws_say(root):
             expected = mixed_fbanks(*waveforms, draw.weights, FBANK_SPECS["demo"])
         assert torch.equal(example.fbank, normalize_fbank(*expected, *context.fbank_mean_std))
         visual = draw_visual(config, 48, 64, 48, context.rng((epoch, number), VISUAL_STREAM))
-        assert torch.equal(example.frames, augment_frames(context.decode_frames(row), visual, 48))
+        assert torch.equal(example.frames, augment_frames(context.decode_frames(row), visual, 48, *IMAGE_MEAN_STD))
     assert 0 < mixed_clips < 24
 
 

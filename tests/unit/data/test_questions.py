@@ -12,13 +12,11 @@ from stgcma.data.dataset import build_loaders
 from stgcma.data.questions import MatchReader, QuestionReader
 from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, ShardMismatchError
-from stgcma.presets import BackboneSpec
+from stgcma.models.backbones.swin import SwinSpec
 from tests.factories import tiny_metadata, tiny_questions, write_question_shards
 
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=24,
     patch_size=4,
     width=8,

@@ -15,7 +15,7 @@ from stgcma.data.manifest import MaskCounts
 from stgcma.data.masks import MaskReader
 from stgcma.data.reader import Reading
 from stgcma.errors import FailureBudgetExceededError, ShardMismatchError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from tests.unit.pipelines.datasets.avsbench_layout import mask_pixels, save, write_ms3, write_s4, write_wav
 
 READING = Reading(reader=MaskReader, annotation="masks", fbank="demo")

@@ -18,14 +18,12 @@ from stgcma.data.question_text import questions_from_table
 from stgcma.data.questions import QuestionReader
 from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, DatasetLayoutError, FailureBudgetExceededError
-from stgcma.presets import BackboneSpec
+from stgcma.models.backbones.swin import SwinSpec
 from tests.shared_data import shared_dir
 
 REAL, SYNTHETIC = "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=24,
     patch_size=4,
     width=8,

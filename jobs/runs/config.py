@@ -46,14 +46,14 @@ class RunConfig:
                 spec.fbank_for(TASKS[self.task].fbank)
             self.model.adaptation.check(spec)
         except ConfigError as error:
-            problems.append(f"model: {error}")
+            problems.extend(f"model: {problem}" for problem in error.problems)
         if self.model.frozen_dtype == "bfloat16" and self.optim.mixed_precision != "bf16":
             problems.append(
                 "model.frozen_dtype: bfloat16 needs optim.mixed_precision: bf16, "
                 f"got mixed_precision: {self.optim.mixed_precision}. Set one or the other."
             )
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)
 
     @property
     def run_name(self) -> str:

@@ -153,7 +153,8 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Mapping[str, Any], wh
                 child = node[parent] = {}
             if not isinstance(child, dict):
                 path = ".".join(parents[: depth + 1])
-                raise ConfigError(f"{where}: {dotted} cannot be set, because {path} is {child!r} and has no fields.")
+                problem = f"{dotted} cannot be set, because {path} is {child!r} and has no fields."
+                raise ConfigError(problem, where=where)
             node = child
         node[last] = copy.deepcopy(value)
     return result
@@ -192,7 +193,7 @@ def _strictly(annotation: Any, value: Any, path: str) -> Any:
     try:
         return _adapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(item, path) for item in error.errors())) from None
+        raise ConfigError(*(_describe(item, path) for item in error.errors())) from None
 
 
 @cache

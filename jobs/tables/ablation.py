@@ -124,7 +124,7 @@ class Ablation:
         known = [row.name for row in self.rows]
         problems = [f"--only {name}: {_no_such(name, known, 'row')}" for name in wanted if name not in known]
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)
         return replace(self, rows=tuple(row for row in self.rows if not wanted or row.name in wanted))
 
 
@@ -213,7 +213,7 @@ def load_ablation(path: str | Path, overrides: Iterable[str] = (), *, shards: st
     mapping = _without_unknown(_File, found, "", problems)
     content = _attempt(problems, "", lambda: build(_File, mapping, str(path)))
     if content is None:
-        raise _all_at_once(path, problems)
+        raise ConfigError(*problems, where=str(path))
     ablation = _Reader(path, content, overrides, problems).read()
     rows = tuple(replace(row, config=with_shards(row.config, shards)) for row in ablation.rows)
     return replace(ablation, rows=rows, shards=shards)
@@ -251,7 +251,7 @@ class _Reader:
             if table is not None and table not in published_methods():
                 self.problems.append(f"{key}: {_no_such(table, published_methods(), 'table')}")
         if self.problems:
-            raise _all_at_once(self.path, self.problems)
+            raise ConfigError(*self.problems, where=str(self.path))
         return Ablation(
             name=content.name,
             title=content.title or content.name,
@@ -387,19 +387,12 @@ class _Reader:
 
 
 def _attempt(problems: list[str], where: str, make: Callable[[], T]) -> T | None:
-    """The value, or None with its problems noted one by one."""
+    """What ``make`` returns, or None after adding its problems to ``problems``."""
     try:
         return make()
     except ConfigError as error:
-        first, *rest = str(error).splitlines()
-        lines = rest if rest and re.search(r"has \d+ problems?$", first) else [first, *rest]
-        problems.extend(f"{where}: {line.strip()}" if where else line.strip() for line in lines)
+        problems.extend(f"{where}: {problem}" if where else problem for problem in error.problems)
         return None
-
-
-def _all_at_once(path: Path, problems: list[str]) -> ConfigError:
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return ConfigError(f"{path} has {count}\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
 def _without_unknown(cls: type, mapping: Mapping[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Comparison, Variant, compare
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.data.question_text import MAX_WORDS, Question, parse_questions
 from stgcma.models.adaptations import STGCMA
+from stgcma.models.backbones import backbone_spec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.presets import BackboneSpec, backbone_spec
 from stgcma.tasks import build_model, build_task
 from stgcma.tasks.base import AudioVisualModel, Task
 

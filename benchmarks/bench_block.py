@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import Comparison, Variant, compare
+from stgcma.config import ModelConfig
 from stgcma.models.adaptations.stg_cma import STGCMA, STGCMABlock
-from stgcma.models.backbones.clip_vit import CLIPBackbone
-from stgcma.presets import BackboneSpec, backbone_spec
+from stgcma.models.backbones import backbone_spec
+from stgcma.models.backbones.clip_vit import CLIPBackbone, CLIPSpec
 
 SEGMENTS = 10
 RATIO = 1 / 8
@@ -66,11 +67,12 @@ def gradients(adapted: STGCMABlock, outputs: tuple[Tensor, Tensor]) -> dict[str,
     return {**result, "visual": outputs[0].detach(), "audio": outputs[1].detach()}
 
 
-def run(rounds: int = 7, spec: BackboneSpec | None = None) -> Comparison:
+def run(rounds: int = 7, spec: CLIPSpec | None = None) -> Comparison:
     """Interleaved rounds of both; ``spec`` allows a smaller geometry for a quick look."""
     torch.manual_seed(0)
     spec = replace(spec or backbone_spec("clip_vit_b16"), depths=(1,))
-    backbone = CLIPBackbone(spec, None, None).requires_grad_(False)
+    config = ModelConfig(backbone=spec.name, pretrained="none", adaptation=STGCMA())
+    backbone = CLIPBackbone(spec, config).requires_grad_(False)
     frozen = backbone.blocks[0]
     adapted = STGCMABlock(frozen, STGCMA(), RATIO, SEGMENTS, drop_path_rate=0.0)
     for parameter in adapted.parameters():

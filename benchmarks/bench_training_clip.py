@@ -29,11 +29,12 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from benchmarks.common import Comparison, Variant, compare
+from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
 from stgcma.config import AugmentConfig
 from stgcma.data import store as store_module
 from stgcma.data.augment import MixupDraw, VisualDraw, augment_frames, draw_mixup, draw_visual, mixed_fbanks
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, FbankSpec, normalize_fbank, segment_starts
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD, decode_frames
+from stgcma.data.images import decode_frames
 from stgcma.data.manifest import ShardEntry, ShardManifest
 from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
 from stgcma.data.store import ShardStore
@@ -145,7 +146,8 @@ def draw_jobs(count: int) -> list[Job]:
 
 def our_frames(media: Media, job: Job) -> Tensor:
     row = media.store.row("train", job.number, ("frames", "frame_height", "frame_width"))
-    return augment_frames(decode_frames(row.frames, "jpeg", HEIGHT, WIDTH), job.visual, SIZE)
+    frames = decode_frames(row.frames, "jpeg", HEIGHT, WIDTH)
+    return augment_frames(frames, job.visual, SIZE, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def our_fbank(media: Media, job: Job, spec: FbankSpec) -> Tensor:
@@ -167,7 +169,7 @@ def rival_frames(media: Media, job: Job) -> Tensor:
             image = NAME_TO_OP[op.name](image, *arguments, fillcolor=(128, 128, 128), resample=Image.Resampling.BICUBIC)
         images.append(to_tensor(image))
     frames = torch.stack(images).permute(0, 2, 3, 1)
-    frames = (frames - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)
+    frames = (frames - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     frames = frames.permute(3, 0, 1, 2)
     crop = job.visual.crop
     frames = frames[:, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
@@ -236,7 +238,7 @@ def equal_fbanks(ours: list[Tensor], theirs: list[Tensor]) -> str:
 
 
 def equal_frames(ours: list[Tensor], theirs: list[Tensor]) -> str:
-    scale = torch.tensor(IMAGE_STD).view(3, 1, 1) * 255
+    scale = torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
     differences = [((a - b) * scale).abs() for a, b in zip(ours, theirs, strict=True)]
     worst = max(d.max().item() for d in differences)
     share = sum((d > 0.01).sum().item() for d in differences) / sum(d.numel() for d in differences)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.errors import ConfigError
-from stgcma.presets import BackboneSpec
 
 Branch = Literal["visual", "audio"]
 BRANCHES: tuple[Branch, Branch] = ("visual", "audio")
@@ -114,7 +114,7 @@ class ModelConfig:
     """Backbone, adaptation and head of one model."""
 
     backbone: str
-    """A name in ``stgcma.presets.BACKBONES``: clip_vit_b16, clip_vit_l14, swin_base, swin_large, clip_vit_demo."""
+    """A name in ``stgcma.models.backbones.backbone_specs()``: clip_vit_b16, swin_large, clip_vit_demo, ..."""
     pretrained: str
     """``openai`` / ``ms_in22k`` (downloaded by open_clip / timm), a local file, ``builtin`` or ``none``."""
     adaptation: AdaptationConfig
@@ -122,7 +122,7 @@ class ModelConfig:
     num_heads: int | None = None
     """Attention heads when not the backbone's own; 8 on clip_vit_b16 reproduces the reference."""
     audio_patch_weights: Literal["sum", "mean"] | None = None
-    """How the audio patch kernel comes from RGB. None: ``sum`` for CLIP, ``mean`` for Swin, as the reference."""
+    """How the audio patch kernel comes from RGB. None: the backbone's default, as the reference has it."""
     drop_path_rate: float = 0.2
     """Stochastic depth on the temporal residual of the last block; linear from 0 at the first."""
     num_classes: int = 29

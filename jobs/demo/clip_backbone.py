@@ -22,13 +22,13 @@ from jobs.demo.pretraining import (
     NOISE_LEVELS,
     NUM_KINDS,
     Pretraining,
+    fresh_backbone,
     kind_of,
     normalise,
     run_command,
 )
 from pipelines.synthetic.render import COLORS, TEXTURES, Still, render_still
-from stgcma.models.backbones import CLIPBackbone
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 
 BACKBONE = "clip_vit_demo"
 NUM_ATTRIBUTES = NUM_KINDS + len(COLORS) + len(TEXTURES)
@@ -90,7 +90,7 @@ class ClipPretraining(Pretraining):
 
     def __init__(self) -> None:
         super().__init__()
-        self.visual = CLIPBackbone(backbone_spec(BACKBONE), None, None).visual
+        self.visual = fresh_backbone(BACKBONE).pretrained_module
         self.visual.output_tokens = True
         width = self.visual.conv1.out_channels
         self.attributes = nn.Linear(width, NUM_ATTRIBUTES)

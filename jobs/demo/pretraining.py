@@ -19,7 +19,11 @@ from torch import Tensor, nn
 
 import stgcma
 from pipelines.synthetic.scenes import SHAPES, SceneObject
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
+from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
+from stgcma.config import ModelConfig
+from stgcma.models.adaptations import NoAdaptation
+from stgcma.models.backbones import backbone_spec, build_backbone
+from stgcma.models.backbones.base import Backbone
 
 NUM_KINDS = 2 * len(SHAPES)
 """A kind is a shape, small or big: ``kind_of``."""
@@ -63,6 +67,12 @@ class Pretraining(nn.Module, ABC):
 P = TypeVar("P", bound=Pretraining)
 
 
+def fresh_backbone(name: str) -> Backbone:
+    """A backbone with random weights and without stochastic depth."""
+    config = ModelConfig(backbone=name, pretrained="none", adaptation=NoAdaptation(), drop_path_rate=0.0)
+    return build_backbone(backbone_spec(name), config)
+
+
 def kind_of(item: SceneObject) -> int:
     """Shape and size as one number below ``NUM_KINDS``."""
     return 2 * item.shape + item.is_big
@@ -73,7 +83,7 @@ def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
     values = pixels.float()
     if noise:
         values = values + noise * torch.randn_like(values)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (values - mean) / std
 
 

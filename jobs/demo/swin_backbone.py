@@ -20,14 +20,14 @@ from jobs.demo.pretraining import (
     NOISE_LEVELS,
     NUM_KINDS,
     Pretraining,
+    fresh_backbone,
     kind_of,
     normalise,
     run_command,
 )
 from pipelines.synthetic.render import COLORS, FRAME_SIZE, TEXTURES, render_still
 from stgcma.data.masks import resize_square
-from stgcma.models.backbones import SwinBackbone
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 
 BACKBONE = "swin_demo"
 PLACES = 3
@@ -87,7 +87,7 @@ class SwinPretraining(Pretraining):
 
     def __init__(self) -> None:
         super().__init__()
-        self.swin = SwinBackbone(backbone_spec(BACKBONE), None, 0.0).swin
+        self.swin = fresh_backbone(BACKBONE).pretrained_module
         widths = [info["num_chs"] for info in self.swin.feature_info]
         self.cells = nn.ModuleList(nn.Linear(width, NUM_KINDS + 1) for width in widths)
         self.attributes = nn.Linear(widths[-1], sum(ATTRIBUTES.values()))

@@ -13,6 +13,7 @@ from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.media.rows import video_row
 from pipelines.storage import Storage
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.data.fbank import normalize_fbank
 from stgcma.data.images import decode_frames, resize_bicubic
@@ -66,7 +67,7 @@ def ask(run: str, video: Path, questions: list[str], *, device: str = "auto", to
     row = _decode(path, settings, trained.task.spec.num_segments)
     batch = AVBatch(
         clip_ids=(video.stem,),
-        frames=_frames(row, info, settings, trained.model.encoder.spec.image_size),
+        frames=_frames(row, info, settings, trained.model.encoder.spec),
         fbank=_fbank(row, info),
         targets=QuestionTargets(
             video_index=torch.zeros(len(ids), dtype=torch.int64),
@@ -84,12 +85,12 @@ def ask(run: str, video: Path, questions: list[str], *, device: str = "auto", to
     ]
 
 
-def _frames(row: ClipRow, info: ModelInfo, settings: PreprocessConfig, size: int) -> Tensor | None:
+def _frames(row: ClipRow, info: ModelInfo, settings: PreprocessConfig, spec: BackboneSpec) -> Tensor | None:
     """``[1, S, 3, N, N]`` as evaluation reads them; None for a model that only hears."""
     if "visual" not in info.model.adaptation.running:
         return None
     frames = decode_frames(row.frames, settings.frame_encoding, row.frame_height, row.frame_width)
-    return resize_bicubic(frames, size).unsqueeze(0)
+    return resize_bicubic(frames, spec.image_size, spec.image_mean, spec.image_std).unsqueeze(0)
 
 
 def _fbank(row: ClipRow, info: ModelInfo) -> Tensor | None:

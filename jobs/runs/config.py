@@ -10,7 +10,7 @@ from typing import Any
 
 from stgcma.config import DataConfig, ModelConfig, OptimConfig
 from stgcma.errors import ConfigError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import TASKS
 from stgcma.tasks.requirements import require_model
 

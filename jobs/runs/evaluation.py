@@ -153,7 +153,7 @@ def evaluate_run(
         raise CheckpointError(f"{folder.uri} has no {weights} weights ({WEIGHTS[weights]}): {why}.")
     run = RunEvaluator.open(uri, split, weights, shards=shards, device=device)
     task = run.trained.task.spec
-    gallery = new_gallery(task)
+    gallery = new_gallery(task, run.trained.model.encoder.spec)
     if baseline is not None and gallery is None:
         raise ConfigError(f"--baseline is drawn below the clips of a gallery, and task {task.name!r} has no gallery.")
     evaluation = run.evaluate(run.loader.epoch(0), gallery and gallery.add)
@@ -188,7 +188,7 @@ def evaluate_run(
 def _watch_baseline(uri: str, gallery: Gallery, split: str, shards: str | None, device: str) -> Gallery:
     """What another run predicts on the gallery's clips; its model sees no other clips."""
     other = RunEvaluator.open(uri, split, "best", shards=shards, device=device)
-    seen = new_gallery(other.trained.task.spec, only=gallery.clip_ids)
+    seen = new_gallery(other.trained.task.spec, other.trained.model.encoder.spec, only=gallery.clip_ids)
     if seen is None or type(seen) is not type(gallery):
         raise ConfigError(
             f"--baseline needs a run whose clips are drawn alike, {uri} has the task {other.config.task!r}."

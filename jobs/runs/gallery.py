@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 from abc import ABC, abstractmethod
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.data.batch import AVBatch
 from stgcma.tasks.base import Outputs
 from stgcma.tasks.spec import TaskSpec
@@ -14,10 +15,12 @@ class Gallery(ABC):
     """Watches an evaluation and keeps the few clips worth drawing.
 
     Args:
+        backbone: Of the model that is evaluated; it tells how the frames were normalised.
         only: Keep the clips with these ids instead: the same clips of another run, to be drawn as the baseline.
     """
 
-    def __init__(self, only: frozenset[str] = frozenset()) -> None:
+    def __init__(self, backbone: BackboneSpec, only: frozenset[str] = frozenset()) -> None:
+        self.backbone = backbone
         self.only = only
 
     @abstractmethod
@@ -42,6 +45,6 @@ class Gallery(ABC):
         """
 
 
-def new_gallery(task: TaskSpec, *, only: frozenset[str] = frozenset()) -> Gallery | None:
+def new_gallery(task: TaskSpec, backbone: BackboneSpec, *, only: frozenset[str] = frozenset()) -> Gallery | None:
     """An empty gallery of the task, or None where it has none."""
-    return pkgutil.resolve_name(task.gallery)(only=only) if task.gallery else None
+    return pkgutil.resolve_name(task.gallery)(backbone, only=only) if task.gallery else None

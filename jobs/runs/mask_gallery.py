@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from jobs.runs.gallery import Gallery
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.data.batch import AVBatch, MaskTargets
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
 from stgcma.errors import ConfigError
 from stgcma.tasks.base import Outputs
 from stgcma.tasks.segmentation_metrics import binary_masks, frame_ious
@@ -52,8 +52,8 @@ class MaskExample:
 class MaskGallery(Gallery):
     """The best and worst clips of an evaluation by mIoU; memory for ``2 * size`` clips, whatever the split's length."""
 
-    def __init__(self, only: frozenset[str] = frozenset(), *, size: int = 3) -> None:
-        super().__init__(only)
+    def __init__(self, backbone: BackboneSpec, only: frozenset[str] = frozenset(), *, size: int = 3) -> None:
+        super().__init__(backbone, only)
         self.size = size
         self._best: list[tuple[float, str, MaskExample]] = []
         self._worst: list[tuple[float, str, MaskExample]] = []
@@ -64,7 +64,7 @@ class MaskGallery(Gallery):
         for index, clip_id in enumerate(batch.clip_ids):
             if self.only and clip_id not in self.only:
                 continue
-            example = _example(batch, outputs["logits"], index)
+            example = _example(batch, outputs["logits"], index, self.backbone)
             if self.only:
                 self._chosen[clip_id] = example
                 continue
@@ -121,12 +121,12 @@ class MaskGallery(Gallery):
         return pictures
 
 
-def _example(batch: AVBatch, logits: Tensor, index: int) -> MaskExample:
+def _example(batch: AVBatch, logits: Tensor, index: int, backbone: BackboneSpec) -> MaskExample:
     targets = batch.targets
     assert isinstance(targets, MaskTargets)
     assert batch.frames is not None
     frames = batch.frames[index, targets.frame_index].permute(0, 2, 3, 1).float()
-    pixels = (frames * torch.tensor(IMAGE_STD) + torch.tensor(IMAGE_MEAN)).clamp(0, 1) * 255
+    pixels = (frames * torch.tensor(backbone.image_std) + torch.tensor(backbone.image_mean)).clamp(0, 1) * 255
     masks = targets.masks[index]
     return MaskExample(
         clip_id=batch.clip_ids[index],

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from jobs.runs.config import RunConfig, fingerprint
-from stgcma.data.dataset import ClipLoader, build_loader
+from stgcma.backbone_spec import BackboneSpec
+from stgcma.data.dataset import ClipLoader, build_loaders
 from stgcma.data.manifest import ShardManifest
 from stgcma.errors import ShardMismatchError
+from stgcma.models.backbones import backbone_spec
 from stgcma.models.parameters import ParameterCount, count_parameters
-from stgcma.presets import BackboneSpec, backbone_spec
 from stgcma.tasks import build_model, build_task
 from stgcma.tasks.base import AudioVisualModel, Task
 from stgcma.training.trained_model import FbankNormalization, ModelInfo
@@ -145,20 +146,17 @@ def resolve_evaluation(config: RunConfig, split: str) -> RunPlan:
 
 def _resolve(config: RunConfig, splits: tuple[str, ...], *, trains: bool, rank: int, world_size: int) -> RunPlan:
     spec, task = backbone_spec(config.model.backbone), build_task(config.task, config.model)
-    loaders = {
-        split: build_loader(
-            config.data,
-            config.optim,
-            spec,
-            task.reading(spec),
-            split,
-            train=trains and split == "train",
-            rank=rank,
-            world_size=world_size,
-            branches=config.model.adaptation.running,
-        )
-        for split in splits
-    }
+    loaders = build_loaders(
+        config.data,
+        config.optim,
+        spec,
+        task.reading(spec),
+        splits,
+        training=trains,
+        rank=rank,
+        world_size=world_size,
+        branches=config.model.adaptation.running,
+    )
     plan = RunPlan(config, spec, task, loaders)
     names = plan.manifest.class_names
     if task.spec.predicts_class_names and names and len(names) != config.model.num_classes:

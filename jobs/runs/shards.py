@@ -6,7 +6,7 @@ from jobs.runs.config import RunConfig
 from jobs.runs.folder import FACTS, RunFolder
 from stgcma.data.manifest import ShardManifest, select_manifest
 from stgcma.errors import ConfigError, ShardMismatchError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import task_spec
 
 

@@ -239,7 +239,7 @@ class TrainingLoop:
         _, info = decode_model(self.folder.read(BEST), f"{self.folder.uri}/{BEST}")
         if info.epoch <= (state.best_epoch or 0):
             return state
-        metric = info.metrics[f"{self.selection_split}/{self.task.selection_metric}"]
+        metric = info.metrics[f"{self.selection_split}/{self.task.spec.selection_metric}"]
         return replace(state, best_epoch=info.epoch, best_metric=metric)
 
     def _record(self, kind: str, step: int, metrics: dict[str, float]) -> None:
@@ -283,7 +283,7 @@ class TrainingLoop:
             self.folder.write_json(RESULT, outcome)
 
     def _evaluate_on_test(self, weights: str, label: str) -> dict[str, float]:
-        gallery = new_gallery(self.task.spec)
+        gallery = new_gallery(self.task.spec, self.plan.spec)
         evaluation = evaluate_weights(
             self.model,
             self.task,

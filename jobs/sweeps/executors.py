@@ -267,9 +267,10 @@ def _lost(job: Job, exit_code: int | None) -> TrialStatus:
 
 
 class RayTasks(Executor):
-    """Runs each job as a Ray task without CPUs, which starts the trial's Ray Train workers. The sweep shares one session.
+    """Runs each job as a Ray task without CPUs, which starts the trial's Ray Train workers.
 
-    A trial without room would wait inside Ray Train, so the cluster's resources limit the number of jobs at a time.
+    All jobs share one Ray session. A trial without room would wait inside Ray Train, so the resources of the cluster
+    limit the number of jobs at a time.
     """
 
     on_stop = "each continues from its last checkpoint next time"

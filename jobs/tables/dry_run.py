@@ -8,10 +8,10 @@ from typing import Any
 
 from jobs.runs.config import RunConfig, flatten, to_mapping
 from jobs.tables.ablation import Ablation, Row
-from jobs.tables.flops import clip_flops
+from jobs.tables.flops import model_cost
 from stgcma.data.manifest import select_manifest
 from stgcma.errors import ShardMismatchError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import task_spec
 
 PUBLISHED_TRAINING_CLIPS = {"ave": 3339, "avs-s4": 3452, "avs-ms3": 296}
@@ -49,27 +49,22 @@ class RowPlan:
 
 def plan_rows(ablation: Ablation) -> Iterable[RowPlan]:
     """Build the model of each row on the meta device and count its parameters and FLOPs."""
-    from stgcma.models.parameters import count_parameters
-    from stgcma.tasks import build_model, build_task
-
     trials = ablation.trials
     for row in ablation.rows:
         config = row.config
-        task = build_task(config.task, config.model)
-        count = count_parameters(build_model(task, device="meta"))
-        flops = clip_flops(config.task, config.model, num_segments=task.spec.num_segments)
+        cost = model_cost(config.task, config.model)
         steps_per_epoch, steps_from = _steps_per_epoch(config)
         yield RowPlan(
             name=row.name,
             title=row.title,
             section=row.section,
             changes=_shown_changes(row),
-            trainable=count.trainable,
-            total=count.total,
+            trainable=cost.parameters.trainable,
+            total=cost.parameters.total,
             published_trainable_millions=row.paper.get("params/trainable_millions"),
             published_total_millions=row.paper.get("params/total_millions"),
-            gflops_forward=flops.forward / 1e9,
-            gflops_training=flops.training / 1e9,
+            gflops_forward=cost.flops.forward / 1e9,
+            gflops_training=cost.flops.training / 1e9,
             epochs=config.optim.epochs,
             steps_per_epoch=steps_per_epoch,
             steps=None if steps_per_epoch is None else steps_per_epoch * config.optim.epochs,

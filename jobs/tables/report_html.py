@@ -52,9 +52,8 @@ def to_html(report: Report, pictures: Mapping[str, tuple[str, str]]) -> str:
     if report.fill_command:
         lines = "".join(f"<li>{escape(line)}</li>" for line in gaps(report))
         command = f"<code>{escape(report.fill_command)}</code>"
-        parts.append(
-            f'<div class="gap"><p><b>Incomplete.</b> Run the missing trials with:</p><p>{command}</p><ul>{lines}</ul></div>'
-        )
+        advice = "<b>Incomplete.</b> Run the missing trials with:"
+        parts.append(f'<div class="gap"><p>{advice}</p><p>{command}</p><ul>{lines}</ul></div>')
     notes = "".join(f"<li>{escape(remark)}</li>" for remark in remarks(report))
     parts.append(f'<ul class="remarks">{notes}</ul>' if notes else "")
     for block in others:

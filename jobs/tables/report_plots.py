@@ -46,7 +46,7 @@ def pictures(report: Report) -> dict[str, tuple[str, str]]:
 
 
 def parameter_plot(report: Report) -> str | None:
-    """SVG of the main metric against trainable parameters: our values with intervals, published values, other methods."""
+    """SVG of the main metric against trainable parameters: ours with intervals, published values, other methods."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     metric = report.headline

@@ -1,7 +1,7 @@
 """Finds the run folders of a sweep's trials and reads and writes their states.
 
-The folder of a trial is an ordinary run folder and is found by its fingerprint, not by its name. A row of another table,
-a renamed row and a run of ``stgcma-jobs train`` with the same settings are therefore the same trial and train once.
+The folder of a trial is an ordinary run folder and is found by its fingerprint, not by its name. Therefore a row of
+another table, a renamed row and a run of ``stgcma-jobs train`` with the same settings are one trial and train once.
 ``status.json`` says what the sweep did with the trial. Only ``result.json`` says that the run is complete.
 """
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stgcma.backbone_spec import RGB
 from stgcma.config import AugmentConfig
 from stgcma.data.fbank import FbankSpec, centred_waveform, fbank_frames, segment_length, segment_starts
 from stgcma.data.images import normalize_planes
@@ -98,7 +99,7 @@ def _draw_erase(size: int, rng: np.random.Generator) -> Box | None:
     return None
 
 
-def augment_frames(frames: Tensor, draw: VisualDraw, size: int) -> Tensor:
+def augment_frames(frames: Tensor, draw: VisualDraw, size: int, mean: RGB, std: RGB) -> Tensor:
     """Apply one draw to all frames of a clip.
 
     The published order is RandAugment, to float, normalise, crop and resize, flip, erase. Cropping the uint8 frames
@@ -109,6 +110,8 @@ def augment_frames(frames: Tensor, draw: VisualDraw, size: int) -> Tensor:
         frames: ``[S, H, W, 3]`` uint8.
         draw: For frames of this height and width.
         size: ``N``.
+        mean: Of the channels in [0, 1].
+        std: The same.
 
     Returns:
         ``[S, 3, N, N]`` float32, normalised.
@@ -117,7 +120,7 @@ def augment_frames(frames: Tensor, draw: VisualDraw, size: int) -> Tensor:
     kept = apply_ops(frames, draw.ops, (crop.top, crop.left, crop.height, crop.width))
     channels_last = kept.float().permute(0, 3, 1, 2)
     resized = F.interpolate(channels_last, size=(size, size), mode="bilinear", align_corners=False)
-    planes = normalize_planes(resized.contiguous())
+    planes = normalize_planes(resized.contiguous(), mean, std)
     if draw.flip:
         planes = planes.flip(-1)
     if draw.erase is not None:

@@ -1,12 +1,13 @@
-"""The one way from shards to training: ``build_loader(...)`` gives a ``ClipLoader``, ``epoch(n)`` gives batches."""
+"""From shards to batches: ``build_loaders`` gives a ``ClipLoader`` for each split, ``epoch(n)`` gives batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import BRANCHES, Branch, DataConfig, OptimConfig
 from stgcma.data.batch import AVBatch
 from stgcma.data.manifest import ShardManifest, select_manifest
@@ -14,7 +15,6 @@ from stgcma.data.reader import ReadContext, Reader, Reading
 from stgcma.data.sampler import EvalSampler, TrainSampler, Unit
 from stgcma.data.store import ShardStore
 from stgcma.errors import ShardMismatchError
-from stgcma.presets import BackboneSpec
 
 
 class ClipLoader:
@@ -93,30 +93,34 @@ class _UnitDataset(Dataset):
         return self.reader.example(unit)
 
 
-def build_loader(
+def build_loaders(
     data: DataConfig,
     optim: OptimConfig,
     spec: BackboneSpec,
     reading: Reading,
-    split: str,
+    splits: Iterable[str],
     *,
-    train: bool,
+    training: bool,
     rank: int = 0,
     world_size: int = 1,
     branches: tuple[Branch, ...] = BRANCHES,
-) -> ClipLoader:
-    """Find the shards that fit, check them, and read one split of them.
+) -> dict[str, ClipLoader]:
+    """Find the shards that fit, once, check them, and read some of their splits.
 
     Args:
         data: Which shards, augmentation, decoding processes.
         optim: ``batch_size`` (over all workers), ``eval_batch_size`` (per worker) and ``seed`` are read.
         spec: Backbone: image size.
         reading: What the task reads: ``task.reading(spec)``.
-        split: ``train``, ``val`` or ``test``.
-        train: Shuffled and augmented, incomplete batches dropped; otherwise every unit once, in order.
+        splits: Some of ``train``, ``val`` and ``test``.
+        training: Whether ``train`` is shuffled and augmented, incomplete batches dropped. Every other split, and all
+            of them otherwise, gives every unit once, in order.
         rank: This worker.
         world_size: Number of workers.
         branches: Modalities the model reads (``AdaptationConfig.running``); the other's columns are not touched.
+
+    Returns:
+        Split -> batches of this worker.
 
     Raises:
         ShardMismatchError: If the shards are absent, incomplete, or lack what the backbone and task read.
@@ -130,21 +134,27 @@ def build_loader(
             f"The task reads {reading.annotation}, the shards of {data.dataset!r} store {annotation}. Set data.dataset "
             f"to a dataset with {reading.annotation}, or task to one that reads {annotation}."
         )
-    context = ReadContext(
-        data=data,
-        spec=spec,
-        fbank_name=reading.fbank,
-        store=ShardStore(data.shards, manifest),
-        split=split,
-        train=train,
-        seed=optim.seed,
-        branches=branches,
-        global_batch=optim.batch_size,
-        world_size=world_size,
-    )
-    reader = reading.reader(context)
-    if train:
-        sampler = TrainSampler(reader.num_units, optim.batch_size, optim.seed, rank, world_size)
-    else:
-        sampler = EvalSampler(reader.num_units, optim.eval_batch_size, rank, world_size)
-    return ClipLoader(reader, sampler, data.loader_workers)
+    store = ShardStore(data.shards, manifest)
+
+    def loader(split: str, train: bool) -> ClipLoader:
+        context = ReadContext(
+            data=data,
+            spec=spec,
+            fbank_name=reading.fbank,
+            store=store,
+            split=split,
+            train=train,
+            seed=optim.seed,
+            branches=branches,
+            global_batch=optim.batch_size,
+            world_size=world_size,
+        )
+        reader = reading.reader(context)
+        sampler: TrainSampler | EvalSampler
+        if train:
+            sampler = TrainSampler(reader.num_units, optim.batch_size, optim.seed, rank, world_size)
+        else:
+            sampler = EvalSampler(reader.num_units, optim.eval_batch_size, rank, world_size)
+        return ClipLoader(reader, sampler, data.loader_workers)
+
+    return {split: loader(split, training and split == "train") for split in splits}

@@ -74,10 +74,10 @@ class EventReader(Reader):
         context, size = self.context, self.context.spec.image_size
         frames = context.decode_frames(row)
         if not context.augments:
-            return normalize_frames(resize_and_crop(frames, size))
+            return normalize_frames(resize_and_crop(frames, size), *context.image_mean_std)
         rng = context.rng(unit, VISUAL_STREAM)
         draw = draw_visual(context.data.augment, row.frame_height, row.frame_width, size, rng)
-        return augment_frames(frames, draw, size)
+        return augment_frames(frames, draw, size, *context.image_mean_std)
 
     def collate(self, examples: list[EventExample]) -> AVBatch:
         return AVBatch(

@@ -15,9 +15,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode
 from torchvision.io import decode_jpeg as torchvision_decode_jpeg
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
-"""ImageNet statistics, used for every backbone, CLIP included, as the reference does (method section 6.2)."""
+from stgcma.backbone_spec import RGB
 
 _FIXED_POINT_BITS = 11
 
@@ -46,15 +44,16 @@ def decode_frames(frames: Sequence[bytes], encoding: str, height: int, width: in
     return decoded
 
 
-def normalize_frames(frames: Tensor) -> Tensor:
+def normalize_frames(frames: Tensor, mean: RGB, std: RGB) -> Tensor:
     """``(x / 255 - mean) / std``: ``[S, H, W, 3]`` uint8 -> ``[S, 3, H, W]`` float32 (AVSBench's whole transform)."""
-    return normalize_planes(frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format))
+    planes = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return normalize_planes(planes, mean, std)
 
 
-def normalize_planes(planes: Tensor) -> Tensor:
+def normalize_planes(planes: Tensor, mean: RGB, std: RGB) -> Tensor:
     """The same for ``[S, 3, H, W]`` float32 in grey levels 0-255; in place."""
-    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
-    return planes.mul_((1 / (255 * std)).view(3, 1, 1)).sub_((mean / std).view(3, 1, 1))
+    means, stds = torch.tensor(mean), torch.tensor(std)
+    return planes.mul_((1 / (255 * stds)).view(3, 1, 1)).sub_((means / stds).view(3, 1, 1))
 
 
 def resize_and_crop(frames: Tensor, size: int) -> Tensor:
@@ -107,12 +106,14 @@ def _linear_taps(length: int, new_length: int, start: int, count: int) -> tuple[
     return torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(weights)
 
 
-def resize_bicubic(frames: Tensor, size: int, *, antialias: bool = False) -> Tensor:
+def resize_bicubic(frames: Tensor, size: int, mean: RGB, std: RGB, *, antialias: bool = False) -> Tensor:
     """MUSIC-AVQA: both sides to ``size`` regardless of the aspect ratio, bicubic on floats, then normalised.
 
     Args:
         frames: ``[S, H, W, 3]`` uint8.
         size: ``N``.
+        mean: Of the channels in [0, 1].
+        std: The same.
         antialias: Off as published (torchvision 0.15's default for tensors).
 
     Returns:
@@ -120,5 +121,5 @@ def resize_bicubic(frames: Tensor, size: int, *, antialias: bool = False) -> Ten
     """
     planes = frames.permute(0, 3, 1, 2).contiguous().float().div_(255)
     resized = F.interpolate(planes, size=(size, size), mode="bicubic", align_corners=False, antialias=antialias)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    return resized.sub_(mean).div_(std)
+    means, stds = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    return resized.sub_(means).div_(stds)

@@ -50,9 +50,12 @@ class MaskReader(Reader):
         if context.reads_audio:
             columns += context.fbank_columns
         row, size = context.row(number, columns), context.spec.image_size
+        frames = None
+        if context.reads_frames:
+            frames = normalize_frames(resize_square(context.decode_frames(row), size), *context.image_mean_std)
         return MaskExample(
             clip_id=row.clip_id,
-            frames=normalize_frames(resize_square(context.decode_frames(row), size)) if context.reads_frames else None,
+            frames=frames,
             fbank=context.stored_fbank(row) if context.reads_audio else None,
             masks=torch.stack([decode_mask(mask, size) for mask in row.masks]),
             frame_index=torch.tensor(list(row.mask_frames), dtype=torch.int64),

@@ -101,7 +101,9 @@ class QuestionReader(Reader):
         columns += FRAME_COLUMNS if context.reads_frames else ()
         columns += context.fbank_columns if context.reads_audio else ()
         row = context.row(planned.number, columns, split=VIDEO_SPLIT)
-        frames = resize_bicubic(context.decode_frames(row), context.spec.image_size) if context.reads_frames else None
+        frames = None
+        if context.reads_frames:
+            frames = resize_bicubic(context.decode_frames(row), context.spec.image_size, *context.image_mean_std)
         stored_negatives = self.draws_negatives and context.data.negatives == "stored"
         return QuestionExample(
             unit=unit,
@@ -243,7 +245,7 @@ class QuestionReader(Reader):
             grid: Sequence[bytes] = getattr(row, column)
             frame = grid[int(places[index] * len(grid))]
             decoded = decode_frames([frame], metadata.frame_encoding, row.frame_height, row.frame_width)
-            out[index] = resize_bicubic(decoded, size)[0]
+            out[index] = resize_bicubic(decoded, size, *context.image_mean_std)[0]
         return out
 
     def _batch_negatives(self, examples: Sequence[QuestionExample]) -> Tensor | None:

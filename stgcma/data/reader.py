@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stgcma.backbone_spec import RGB, BackboneSpec
 from stgcma.config import Branch, DataConfig
 from stgcma.data.batch import AVBatch
 from stgcma.data.fbank import FBANK_SPECS, FbankSpec, normalize_fbank
@@ -23,7 +24,6 @@ from stgcma.data.sampler import Unit
 from stgcma.data.schema import ClipRow, fbank_column
 from stgcma.data.store import ShardStore
 from stgcma.errors import ShardMismatchError
-from stgcma.presets import BackboneSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,11 @@ class ReadContext:
             )
         stats = self.manifest.stats[self.fbank.name]
         return stats.mean, stats.std
+
+    @property
+    def image_mean_std(self) -> tuple[RGB, RGB]:
+        """Of the frames, as the backbone was trained."""
+        return self.spec.image_mean, self.spec.image_std
 
     def rng(self, unit: Unit, stream: int) -> np.random.Generator:
         """The generator of one clip in one epoch; streams keep the draws of the two modalities independent."""

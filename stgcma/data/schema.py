@@ -37,7 +37,6 @@ import pyarrow.parquet as pq
 
 from stgcma.data.fbank import FBANK_SPECS
 from stgcma.errors import ShardMismatchError
-from stgcma.presets import BACKBONES
 
 SCHEMA_VERSION = 1
 SAMPLE_RATE = 16_000
@@ -367,8 +366,8 @@ def require_columns(metadata: ShardMetadata, *, fbank: str, where: str, command:
     if fbank in metadata.fbank_specs:
         return
     stored = (f"{list(fbank_shape(name, metadata.num_segments))} of spec {name!r}" for name in metadata.fbank_specs)
-    others = [s.name for s in BACKBONES.values() if {name for _, name in s.fbanks} & set(metadata.fbank_specs)]
-    alternative = f"\nor set model.backbone to one of: {', '.join(others)}." if others else ""
+    others = " or ".join(map(repr, metadata.fbank_specs))
+    alternative = f"\nor set model.backbone to one that reads {others}." if others else ""
     raise ShardMismatchError(
         f"{where} stores fbank {' and '.join(stored) or 'nothing'} (segments, frames, mel bins), but the backbone "
         f"reads {list(fbank_shape(fbank, metadata.num_segments))} of spec {fbank!r}.\n"

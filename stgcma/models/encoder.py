@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import BRANCHES, Branch, ModelConfig
 from stgcma.errors import ConfigError
 from stgcma.models.adaptations.base import Adaptation, BlockPlace
 from stgcma.models.adapters import OutputNorm, TemporalEmbedding, Tokens
-from stgcma.models.backbones import Backbone, build_backbone, load_pretrained
-from stgcma.models.backbones.swin import SwinBackbone
-from stgcma.presets import BackboneSpec, backbone_spec
+from stgcma.models.backbones import backbone_spec, build_backbone
+from stgcma.models.backbones.base import Backbone
+from stgcma.models.backbones.weights import load_pretrained
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class AVFeatures:
     pooled: Tokens
     """``[B, S, D]``: the class token (CLIP) or the mean over tokens (Swin)."""
     stage_maps: tuple[Tensor, ...] = ()
-    """Swin's visual maps ``[B, S, H, W, C]``, one a stage, before merging; the last one after the final norm."""
+    """Visual maps ``[B, S, H, W, C]``, one a stage, the last one after the final norm; where the backbone provides
+    them."""
 
     def __repr__(self) -> str:
         shapes = {branch: list(value.shape) for branch, value in self.tokens.items()}
@@ -103,7 +105,7 @@ class AudioVisualEncoder(nn.Module):
         finished = {branch: self.backbone.finish(value, self.ln_post) for branch, value in x.items()}
         tokens = {branch: pair[0] for branch, pair in finished.items()}
         pooled = {branch: pair[1] for branch, pair in finished.items()}
-        if len(self.stages) == 1 or not maps:
+        if not maps or "stage_maps" not in self.backbone.provides:
             return AVFeatures(tokens, pooled)
         return AVFeatures(tokens, pooled, (*maps[:-1], tokens["visual"]))
 
@@ -122,9 +124,7 @@ class AudioVisualEncoder(nn.Module):
         return self.backbone.embed(branch, inputs, temporal)
 
     def plain_visual(self, frames: Tensor) -> Tensor:
-        """Frames ``[N, 3, H, W]`` through the plain frozen Swin: tokens ``[N, h, w, D]``, no gradient (AVQA)."""
-        if not isinstance(self.backbone, SwinBackbone):
-            raise ValueError(f"plain_visual needs a Swin backbone, got {self.spec.name!r}.")
+        """Frames ``[N, 3, H, W]`` through the plain frozen backbone: tokens ``[N, h, w, D]``, no gradient (AVQA)."""
         return self.backbone.plain_visual(frames)
 
 

@@ -9,15 +9,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import Branch, ModelConfig
 from stgcma.data.batch import AVBatch
 from stgcma.errors import ParityError
 from stgcma.models.adaptations import STGCMA
-from stgcma.models.backbones.clip_vit import audio_patch_weight, audio_positions
+from stgcma.models.backbones.base import audio_patch_weight
+from stgcma.models.backbones.clip_vit import CLIPSpec, audio_positions
+from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
 from stgcma.models.reference.encoder import RULES, import_state, to_ours
 from stgcma.parity.compare import Check, SkippedFile, read_model_config, relative_l2
-from stgcma.presets import BackboneSpec
 
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -41,22 +43,17 @@ def read_golden(file: Path) -> tuple[dict[str, Tensor], dict]:
 def spec_from_reference(config: dict, audio_size: tuple[int, int]) -> BackboneSpec:
     """The geometry a reference configuration describes."""
     if "layers" in config:
-        return BackboneSpec(
+        return CLIPSpec(
             name="golden",
-            family="clip",
-            library_name="",
             image_size=config["input_resolution"],
             patch_size=config["patch_size"],
             width=config["embed_dim"],
             depths=(config["layers"],),
             num_heads=(config["heads"],),
             audio_size=audio_size,
-            quick_gelu=True,
         )
-    return BackboneSpec(
+    return SwinSpec(
         name="golden",
-        family="swin",
-        library_name="",
         image_size=config["img_size"],
         patch_size=config["patch_size"][-1],
         width=config["embed_dim"],

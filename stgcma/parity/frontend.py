@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
 from stgcma.data.augment import mixed_fbanks
 from stgcma.data.fbank import FBANK_SPECS, normalize_fbank, segment_fbanks
-from stgcma.data.images import IMAGE_STD, normalize_frames, resize_and_crop, resize_bicubic
+from stgcma.data.images import normalize_frames, resize_and_crop, resize_bicubic
 from stgcma.parity.compare import Check, relative_l2
 
 Tensors = dict[str, Tensor]
@@ -79,11 +80,13 @@ def check_image_transforms(file: Path, device: str) -> list[Check]:
     for name, expected in tensors.items():
         if match := re.fullmatch(r"ave_eval\.(\w+)\.out", name):
             frames = tensors[f"ave_eval.{match[1]}.frames_uint8"]
-            got = normalize_frames(resize_and_crop(frames, expected.shape[-1])).transpose(0, 1)
+            got = normalize_frames(resize_and_crop(frames, expected.shape[-1]), IMAGENET_MEAN, IMAGENET_STD)
+            got = got.transpose(0, 1)
             checks.append(Check(f"steps.{name}", _grey_levels(got, expected), PIXEL_STEP_TOLERANCE))
         elif match := re.fullmatch(r"avqa_eval\.(\w+)\.out_antialias_(True|False)", name):
             frame = tensors[f"ave_eval.{match[1]}.frames_uint8"][:1]
-            got = resize_bicubic(frame, expected.shape[-1], antialias=match[2] == "True")[0]
+            antialias = match[2] == "True"
+            got = resize_bicubic(frame, expected.shape[-1], IMAGENET_MEAN, IMAGENET_STD, antialias=antialias)[0]
             checks.append(Check(f"exact.{name}", _grey_levels(got, expected), FLOAT_NOISE_STEPS))
     return checks
 
@@ -92,7 +95,7 @@ def _grey_levels(got: Tensor, expected: Tensor) -> float:
     """Largest difference of two normalised images, channels first, in grey levels of 0-255."""
     if got.shape != expected.shape:
         raise ValueError(f"images of shapes {list(got.shape)} and {list(expected.shape)} cannot be compared")
-    std = torch.tensor(IMAGE_STD, device=got.device).view(3, *[1] * (got.ndim - 1))
+    std = torch.tensor(IMAGENET_STD, device=got.device).view(3, *[1] * (got.ndim - 1))
     return ((got - expected).abs() * std * 255).max().item()
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import pkgutil
 from typing import TYPE_CHECKING
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import BRANCHES, ModelConfig
 from stgcma.errors import ConfigError
-from stgcma.presets import BackboneSpec, backbone_spec
 from stgcma.tasks.question_types import QUESTION_TYPES, TYPE_NAMES
 from stgcma.tasks.requirements import require_model
 from stgcma.tasks.spec import Metric, TaskSpec
@@ -112,6 +112,7 @@ def build_model(
     """
     import torch
 
+    from stgcma.models.backbones import backbone_spec
     from stgcma.models.encoder import build_encoder
     from stgcma.tasks.base import AudioVisualModel
 

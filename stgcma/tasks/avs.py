@@ -51,7 +51,7 @@ class AVSTask(Task):
 
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
         spec, decoder = encoder.spec, self.config.mask_decoder
-        stage_dims = [spec.width * 2**stage for stage in range(len(spec.depths))]
+        stage_dims = list(spec.stage_widths)
         if len(decoder.scale_dims) != len(stage_dims):
             raise ConfigError(
                 f"model.mask_decoder.scale_dims needs one width for each of the {len(stage_dims)} stages of "

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import ModelConfig
 from stgcma.data.batch import AVBatch
 from stgcma.data.reader import Reader, Reading
 from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
-from stgcma.presets import BackboneSpec
 from stgcma.tasks.spec import TaskSpec
 
 Outputs = dict[str, Tensor]
@@ -49,7 +49,7 @@ class Task(ABC):
         self.config = config
 
     def reading(self, backbone: BackboneSpec) -> Reading:
-        """What ``build_loader`` needs to know of the task.
+        """What ``build_loaders`` needs to know of the task.
 
         Raises:
             ConfigError: If the backbone has no filter bank for the task's segments.

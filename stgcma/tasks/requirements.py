@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import ModelConfig
 from stgcma.errors import ConfigError
-from stgcma.presets import BACKBONES, BackboneSpec
 from stgcma.tasks.spec import CAPABILITIES, TaskSpec
 
 
@@ -22,7 +22,9 @@ def require_model(task: TaskSpec, config: ModelConfig, backbone: BackboneSpec) -
     """
     missing = task.requires - _provided(task, backbone)
     if missing:
-        fitting = [name for name, spec in BACKBONES.items() if task.requires <= _provided(task, spec)]
+        from stgcma.models.backbones import backbone_specs
+
+        fitting = [name for name, spec in backbone_specs().items() if task.requires <= _provided(task, spec)]
         needs = " and ".join(CAPABILITIES[name] for name in sorted(missing))
         raise ConfigError(
             f"Task {task.name!r} needs {needs}, which backbone {backbone.name!r} does not provide. "

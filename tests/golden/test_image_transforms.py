@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD, resize_and_crop, resize_bicubic
+from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
+from stgcma.data.images import resize_and_crop, resize_bicubic
 from stgcma.parity.frontend import check_image_transforms
 
 FILE = Path(__file__).parent / "image_transforms.safetensors"
@@ -30,14 +31,15 @@ def test_ave_pixels_are_equal_to_the_last_step(golden, orientation):
     """Stricter than one step: the 11-bit fixed-point resize is OpenCV's own."""
     pixels = resize_and_crop(golden[f"ave_eval.{orientation}.frames_uint8"], 28)
     normalised = golden[f"ave_eval.{orientation}.out"].permute(1, 2, 3, 0)
-    expected = ((normalised * torch.tensor(IMAGE_STD) + torch.tensor(IMAGE_MEAN)) * 255).round()
+    expected = ((normalised * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)) * 255).round()
     assert torch.equal(pixels.float(), expected)
 
 
 @pytest.mark.parametrize("orientation", ["land", "port"])
 @pytest.mark.parametrize("antialias", [True, False])
 def test_avqa_resize_is_exact(golden, orientation, antialias):
-    got = resize_bicubic(golden[f"ave_eval.{orientation}.frames_uint8"][:1], 28, antialias=antialias)[0]
+    frame = golden[f"ave_eval.{orientation}.frames_uint8"][:1]
+    got = resize_bicubic(frame, 28, IMAGENET_MEAN, IMAGENET_STD, antialias=antialias)[0]
     assert torch.equal(got, golden[f"avqa_eval.{orientation}.out_antialias_{antialias}"])
 
 

@@ -24,9 +24,9 @@ from pipelines.storage import Storage
 from pipelines.synthetic.ave_clips import SyntheticConfig
 from pipelines.synthetic.ave_layout import write_synthetic_ave
 from stgcma.data.batch import AVBatch
-from stgcma.data.dataset import build_loader
+from stgcma.data.dataset import build_loaders
 from stgcma.errors import ConfigError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import build_task
 from stgcma.training.checkpoint import decode
 from tests.ray.services import ROOT, s3_server
@@ -266,7 +266,7 @@ def test_a_decoding_process_opens_its_own_connection(places, in_bucket):
         data = replace(config.data, shards=f"{places.bucket}/shards", loader_workers=loader_workers)
         spec = backbone_spec(config.model.backbone)
         reading = build_task("ave", config.model).reading(spec)
-        return next(iter(build_loader(data, config.optim, spec, reading, "train", train=True).epoch(0)))
+        return next(iter(build_loaders(data, config.optim, spec, reading, ["train"], training=True)["train"].epoch(0)))
 
     here, there = first_batch(0), first_batch(1)
     assert here.clip_ids == there.clip_ids

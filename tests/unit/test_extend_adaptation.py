@@ -17,7 +17,7 @@ from jobs.tables.report import collect
 from jobs.tables.report_files import render
 from stgcma.models.adaptations import ADAPTATIONS, Adaptation, BlockPlace
 from stgcma.models.adapters import Tokens, TrainableModule
-from stgcma.models.backbones import FrozenBlock
+from stgcma.models.backbones.base import FrozenBlock
 from stgcma.models.parameters import count_parameters, trainable_parameters
 from stgcma.training.trained_model import load
 from tests.factories import write_shards

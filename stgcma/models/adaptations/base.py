@@ -3,7 +3,7 @@
 To add one, subclass ``Adaptation`` in a file of this folder and list the class in ``ADAPTATIONS``. The module that it
 puts at a block is called as ``module(frozen_block, tokens) -> tokens``. It may call ``attend_space``, ``attend_time``
 and ``feed_forward`` of the frozen block as a whole, or their parts (``norm1``, ``to_groups``, ``qkv``,
-``multi_head_attention``, ``out_proj``) where something goes in between, as with LoRA or prompts.
+``spatial_bias``, ``multi_head_attention``, ``out_proj``) where something goes in between, as with LoRA or prompts.
 
 Shapes: ``B`` clips, ``S`` segments, ``*tokens`` (CLIP ``n``; Swin ``H, W``), ``D`` width.
 """
@@ -11,16 +11,14 @@ Shapes: ``B`` clips, ``S`` segments, ``*tokens`` (CLIP ``n``; Swin ``H, W``), ``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import AdaptationConfig, Branch
 from stgcma.models.adapters import Tokens
-from stgcma.presets import BackboneSpec
-
-if TYPE_CHECKING:  # the backbones bring open_clip and timm, which reading a recipe does without
-    from stgcma.models.backbones.base import FrozenBlock
+from stgcma.models.backbones.base import FrozenBlock
 
 
 @dataclass(frozen=True, kw_only=True)

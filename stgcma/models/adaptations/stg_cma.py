@@ -6,19 +6,17 @@ Shapes: ``B`` clips, ``S`` segments, ``*tokens`` (CLIP ``n``; Swin ``H, W``), ``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from stgcma.backbone_spec import BackboneSpec, bottleneck_ratios
 from stgcma.config import BRANCHES, Branch, BranchChoice, chosen_branches
 from stgcma.errors import ConfigError
 from stgcma.models.adaptations.base import Adaptation, BlockPlace
 from stgcma.models.adapters import AVAdapter, BottleneckAdapter, Fusion, InteractionGates, TemporalBias, Tokens
-from stgcma.presets import BackboneSpec, bottleneck_ratios
-
-if TYPE_CHECKING:
-    from stgcma.models.backbones.base import FrozenBlock
+from stgcma.models.backbones.base import FrozenBlock
 
 StageMode = Literal["absent", "frozen", "adapted"]
 
@@ -29,7 +27,7 @@ class STGCMA(Adaptation):
 
     method: Literal["stg_cma"] = "stg_cma"
     size: Literal["tiny", "base"] | None = "base"
-    """Preset of bottleneck ratios (``stgcma/presets.py``); None when ``bottleneck_ratios`` is given."""
+    """Preset of bottleneck ratios (``sizes`` of the backbone's spec); None when ``bottleneck_ratios`` is given."""
     bottleneck_ratios: tuple[float, ...] | None = None
     """Free ratios ``hidden_dim / width``: one for CLIP, one per stage for Swin. Overrides ``size``."""
     adapted_branches: BranchChoice = "both"

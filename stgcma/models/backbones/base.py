@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stgcma.config import Branch
+from stgcma.backbone_spec import BackboneSpec
+from stgcma.config import Branch, ModelConfig
+from stgcma.errors import CheckpointError, ConfigError
 from stgcma.models.adapters import Tokens
-from stgcma.presets import BackboneSpec
 
 
 def packed(layer: Callable[[Tensor], Tensor], x: Tokens) -> Tokens:
@@ -119,15 +120,36 @@ class FrozenBlock(ABC):
 
 
 class Backbone(nn.Module, ABC):
-    """A frozen image transformer with an input layer for each modality."""
+    """A frozen image transformer with an input layer for each modality: everything that one family owns.
 
+    Args:
+        spec: Geometry.
+        config: ``num_heads``, ``audio_patch_weights`` and ``drop_path_rate`` are read where they apply.
+    """
+
+    specs: ClassVar[tuple[BackboneSpec, ...]]
+    """The backbones of this family."""
     provides: ClassVar[frozenset[str]] = frozenset()
-    """What tasks may require of it: names in ``stgcma.tasks.spec.CAPABILITIES``."""
-    spec: BackboneSpec
+    """What tasks may require of it, names in ``stgcma.tasks.spec.CAPABILITIES``. ``stage_maps``: its visual tokens are
+    maps ``[B, S, H, W, D]``, one size a stage, for ``AVFeatures.stage_maps``; ``plain_visual``: the method."""
+    uses_temporal_embedding: ClassVar[bool] = False
+    """Whether a trained embedding of the segment is added to the tokens."""
+    default_audio_patch_weights: ClassVar[Literal["sum", "mean"]]
+    """``ModelConfig.audio_patch_weights`` where the configuration leaves it open."""
+
     stages: list[list[FrozenBlock]]
-    uses_temporal_embedding: bool = False
     released: frozenset[str] = frozenset()
     """Names of its parameters that an adaptation trains; everything else of it is frozen."""
+
+    def __init__(self, spec: BackboneSpec, config: ModelConfig) -> None:
+        super().__init__()
+        self.spec = spec
+        self.audio_patch_weights = config.audio_patch_weights or self.default_audio_patch_weights
+
+    @property
+    @abstractmethod
+    def pretrained_module(self) -> nn.Module:
+        """The library's own module: weight files hold its state dict."""
 
     def freeze_except(self, releases: Callable[[nn.Module, str], bool]) -> None:
         """Freeze all parameters but those for which ``releases(module that holds it, full name)`` is true."""
@@ -138,6 +160,24 @@ class Backbone(nn.Module, ABC):
         for name in self.released:
             self.get_parameter(name).requires_grad_(True)
 
+    def convert_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of any release -> names of ``pretrained_module``, without the entries it does not have."""
+        return state
+
+    def download_weights(self, tag: str) -> dict[str, Tensor]:
+        """Fetch the state dict of a pretrained tag; called only where the spec has a ``library_name``.
+
+        Raises:
+            CheckpointError: If the library has no such tag; lists those it has.
+        """
+        raise CheckpointError(
+            f"Backbone {self.spec.name!r} downloads no weights, got tag {tag!r}: use builtin, none or a file."
+        )
+
+    @abstractmethod
+    def derive_audio_embedding(self) -> None:
+        """Set the audio input layer from the visual one; after (re)loading weights."""
+
     @abstractmethod
     def embed(self, branch: Branch, inputs: Tensor, temporal: Tensor | None) -> Tensor:
         """Frames ``[B, S, 3, H, W]`` or fbank ``[B, S, T, F]`` -> tokens ``[B, S, *tokens, D]``.
@@ -145,29 +185,31 @@ class Backbone(nn.Module, ABC):
         ``temporal [1, S, D]`` is added to every token of its segment.
         """
 
-    @abstractmethod
     def enter_stage(self, stage: int, x: Tokens) -> Tokens:
-        """What lies between two stages: Swin's patch merging; nothing in CLIP."""
+        """What lies between two stages, such as Swin's patch merging."""
+        return x
 
     @abstractmethod
     def finish(self, x: Tensor, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
         """Last block's output -> (normalised tokens ``[B, S, *tokens, D]``, pooled ``[B, S, D]``)."""
 
-    @abstractmethod
     def take_output_norm(self) -> nn.Module | None:
         """Hand over the final norm if it is trained (CLIP), leaving the backbone without it."""
-
-    @abstractmethod
-    def derive_audio_embedding(self) -> None:
-        """Set the audio input layer from the visual one; after (re)loading weights."""
+        return None
 
     @abstractmethod
     def drop_branch(self, branch: Branch) -> None:
         """Delete the input layer of one modality: a tower of its own (full fine-tuning)."""
 
-    @abstractmethod
+    def plain_visual(self, frames: Tensor) -> Tensor:
+        """Frames ``[N, 3, H, W]`` through the unadapted backbone: final tokens ``[N, h, w, D]``, without gradient."""
+        raise ConfigError(
+            f"Backbone {self.spec.name!r} does not provide plain_visual. Choose a backbone whose family does."
+        )
+
     def frozen_role(self, name: str) -> str:
-        """Line of the parameter count for one of its parameters."""
+        """Line of the parameter count for one of its parameters; begins with ``frozen_``."""
+        return "frozen_backbone"
 
     @property
     def blocks(self) -> list[FrozenBlock]:
@@ -179,3 +221,12 @@ def check_input(branch: Branch, inputs: Tensor, expected: tuple[int, ...]) -> No
     if inputs.ndim != 2 + len(expected) or tuple(inputs.shape[2:]) != expected:
         kind = "frames [B, S, 3, H, W]" if branch == "visual" else "fbank [B, S, T, F]"
         raise ValueError(f"The {branch} branch reads {kind} with {list(expected)} last, got {list(inputs.shape)}.")
+
+
+def audio_patch_weight(conv_weight: Tensor, reduction: str) -> Tensor:
+    """RGB patch kernel ``[D, 3, p, p]`` -> one-channel kernel ``[D, 1, p, p]``.
+
+    ``sum`` is what the reference's CLIP does, ``mean`` what the paper says; they differ by a factor of three.
+    """
+    reduced = conv_weight.sum(1, keepdim=True)
+    return reduced / conv_weight.shape[1] if reduction == "mean" else reduced

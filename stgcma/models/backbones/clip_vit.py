@@ -2,24 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from stgcma.config import Branch
-from stgcma.models.adapters import Tokens
-from stgcma.models.backbones.base import Backbone, FrozenBlock, check_input
-from stgcma.presets import BackboneSpec
+from stgcma.backbone_spec import BackboneSpec
+from stgcma.config import Branch, ModelConfig
+from stgcma.errors import CheckpointError
+from stgcma.models.backbones.base import Backbone, FrozenBlock, audio_patch_weight, check_input
 
 
-def audio_patch_weight(conv_weight: Tensor, reduction: str) -> Tensor:
-    """RGB patch kernel ``[D, 3, p, p]`` -> one-channel kernel ``[D, 1, p, p]``.
+@dataclass(frozen=True, kw_only=True)
+class CLIPSpec(BackboneSpec):
+    """Geometry of one CLIP image tower."""
 
-    ``sum`` is what the reference's CLIP does, ``mean`` what the paper says; they differ by a factor of three.
-    """
-    reduced = conv_weight.sum(1, keepdim=True)
-    return reduced / conv_weight.shape[1] if reduction == "mean" else reduced
+    family: str = "clip"
+    quick_gelu: bool = True
+    """OpenAI's weights need ``x * sigmoid(1.702 x)``."""
+
+
+SPECS = (
+    CLIPSpec(
+        name="clip_vit_b16",
+        library_name="ViT-B-16-quickgelu",
+        image_size=224,
+        patch_size=16,
+        width=768,
+        depths=(12,),
+        num_heads=(12,),
+        audio_size=(102, 128),
+        default_tag="openai",
+        fbank="clip",
+        sizes={"tiny": (1 / 32,), "base": (1 / 8,)},
+    ),
+    CLIPSpec(
+        name="clip_vit_l14",
+        library_name="ViT-L-14-quickgelu",
+        image_size=224,
+        patch_size=14,
+        width=1024,
+        depths=(24,),
+        num_heads=(16,),
+        audio_size=(102, 128),
+        default_tag="openai",
+        fbank="clip",
+        sizes={"tiny": (1 / 32,), "base": (1 / 16,)},
+    ),
+    CLIPSpec(
+        name="clip_vit_demo",
+        image_size=48,
+        patch_size=16,
+        width=64,
+        depths=(4,),
+        num_heads=(4,),
+        audio_size=(48, 48),
+        default_tag="builtin",
+        fbank="demo",
+        sizes={"tiny": (1 / 8,), "base": (1 / 4,)},
+    ),
+)
+"""The sizes reproduce the published counts of Tables 2 and 5 (method section 1.3)."""
 
 
 def audio_positions(positions: Tensor, time_cells: int, mel_cells: int) -> Tensor:
@@ -68,19 +114,16 @@ class CLIPBlock(FrozenBlock):
 class CLIPBackbone(Backbone):
     """``open_clip.transformer.VisionTransformer`` without its projection, plus the derived audio input layer.
 
-    Args:
-        spec: Geometry.
-        num_heads: Overrides the spec's heads (8 on ViT-B/16 is what the reference runs).
-        audio_patch_weights: ``sum`` or ``mean`` over the RGB kernel.
+    ``ModelConfig.num_heads`` overrides the spec's heads (the reference runs ViT-B/16 with 8).
     """
 
+    specs: ClassVar[tuple[BackboneSpec, ...]] = SPECS
     uses_temporal_embedding = True
+    default_audio_patch_weights = "sum"
 
-    def __init__(self, spec: BackboneSpec, num_heads: int | None, audio_patch_weights: str | None) -> None:
-        super().__init__()
-        self.spec = spec
-        self.audio_patch_weights = audio_patch_weights or "sum"
-        heads = num_heads or spec.num_heads[0]
+    def __init__(self, spec: CLIPSpec, config: ModelConfig) -> None:
+        super().__init__(spec, config)
+        heads = config.num_heads or spec.num_heads[0]
         self.visual = VisionTransformer(
             image_size=spec.image_size,
             patch_size=spec.patch_size,
@@ -98,6 +141,25 @@ class CLIPBackbone(Backbone):
         self.audio_positional_embedding = nn.Parameter(torch.empty(1 + cells, spec.width))
         self.stages = [[CLIPBlock(block) for block in self.visual.transformer.resblocks]]
         self.derive_audio_embedding()
+
+    @property
+    def pretrained_module(self) -> nn.Module:
+        return self.visual
+
+    def convert_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The vision tower, on its own or out of the whole model, without its projection."""
+        if any(name.startswith("visual.") for name in state):
+            state = {name.removeprefix("visual."): v for name, v in state.items() if name.startswith("visual.")}
+        return {name: value for name, value in state.items() if name != "proj"}
+
+    def download_weights(self, tag: str) -> dict[str, Tensor]:
+        import open_clip
+
+        model = self.spec.library_name
+        known = open_clip.list_pretrained_tags_by_model(model)
+        if tag not in known:
+            raise CheckpointError(f"{model} has no pretrained tag {tag!r}; open_clip knows: {', '.join(known)}.")
+        return open_clip.create_model(model, pretrained=tag).visual.state_dict()
 
     @torch.no_grad()
     def derive_audio_embedding(self) -> None:
@@ -123,9 +185,6 @@ class CLIPBackbone(Backbone):
         if temporal is not None:
             tokens = tokens + temporal.unsqueeze(2)
         return self.visual.ln_pre(tokens)
-
-    def enter_stage(self, stage: int, x: Tokens) -> Tokens:
-        return x
 
     def finish(self, x: Tensor, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
         tokens = norm(x) if norm is not None else self.visual.ln_post(x)

@@ -3,18 +3,81 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer import (
+    SwinTransformer,
+    SwinTransformerBlock,
+    checkpoint_filter_fn,
+    window_partition,
+    window_reverse,
+)
 from torch import Tensor, nn
 
-from stgcma.config import Branch
+from stgcma.backbone_spec import BackboneSpec
+from stgcma.config import Branch, ModelConfig
 from stgcma.errors import ConfigError
 from stgcma.models.adapters import Tokens
-from stgcma.models.backbones.base import Backbone, FrozenBlock, check_input
-from stgcma.models.backbones.clip_vit import audio_patch_weight
-from stgcma.presets import BackboneSpec
+from stgcma.models.backbones.base import Backbone, FrozenBlock, audio_patch_weight, check_input
+from stgcma.models.backbones.weights import download_timm_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinSpec(BackboneSpec):
+    """Geometry of one Swin."""
+
+    family: str = "swin"
+    window_size: int
+
+
+SPECS = (
+    SwinSpec(
+        name="swin_base",
+        library_name="swin_base_patch4_window7_224",
+        image_size=224,
+        patch_size=4,
+        width=128,
+        depths=(2, 2, 18, 2),
+        num_heads=(4, 8, 16, 32),
+        window_size=7,
+        audio_size=(224, 224),
+        default_tag="ms_in22k",
+        fbank="swin",
+        fbanks={"avs": "swin_avs", "avqa": "swin_avqa"},
+        sizes={"tiny": (1 / 8, 1 / 8, 1 / 16, 1 / 16), "base": (1 / 4, 1 / 4, 1 / 8, 1 / 8)},
+    ),
+    SwinSpec(
+        name="swin_large",
+        library_name="swin_large_patch4_window7_224",
+        image_size=224,
+        patch_size=4,
+        width=192,
+        depths=(2, 2, 18, 2),
+        num_heads=(6, 12, 24, 48),
+        window_size=7,
+        audio_size=(224, 224),
+        default_tag="ms_in22k",
+        fbank="swin",
+        fbanks={"avs": "swin_avs", "avqa": "swin_avqa"},
+        sizes={"tiny": (1 / 8, 1 / 8, 1 / 16, 1 / 16), "base": (1 / 2, 1 / 4, 1 / 8, 1 / 16)},
+    ),
+    SwinSpec(
+        name="swin_demo",
+        image_size=48,
+        patch_size=4,
+        width=24,
+        depths=(2, 2, 2),
+        num_heads=(2, 4, 8),
+        window_size=6,
+        audio_size=(48, 48),
+        default_tag="builtin",
+        fbank="demo",
+        sizes={"tiny": (1 / 8,), "base": (1 / 4,)},
+    ),
+)
+"""The sizes reproduce the published counts of Tables 2-4 and 7 (method section 1.3)."""
 
 
 class SwinBlock(FrozenBlock):
@@ -67,19 +130,16 @@ class SwinBlock(FrozenBlock):
 class SwinBackbone(Backbone):
     """``timm``'s ``SwinTransformer`` without its head, plus the derived audio patch embedding.
 
-    Args:
-        spec: Geometry.
-        audio_patch_weights: ``mean`` (default, the reference's) or ``sum`` over the RGB kernel.
-        plain_drop_path_rate: Stochastic depth of ``plain_visual`` in train mode (AVQA negatives); the adapted path
-            has its own and never uses it.
+    ``ModelConfig.drop_path_rate`` is also the stochastic depth of ``plain_visual`` in train mode (negatives of question
+    answering); the adapted path never uses timm's.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"stage_maps", "plain_visual"})
+    specs: ClassVar[tuple[BackboneSpec, ...]] = SPECS
+    provides = frozenset({"stage_maps", "plain_visual"})
+    default_audio_patch_weights = "mean"
 
-    def __init__(self, spec: BackboneSpec, audio_patch_weights: str | None, plain_drop_path_rate: float) -> None:
-        super().__init__()
-        self.spec = spec
-        self.audio_patch_weights = audio_patch_weights or "mean"
+    def __init__(self, spec: SwinSpec, config: ModelConfig) -> None:
+        super().__init__(spec, config)
         self.swin = SwinTransformer(
             img_size=spec.image_size,
             patch_size=spec.patch_size,
@@ -88,12 +148,27 @@ class SwinBackbone(Backbone):
             num_heads=spec.num_heads,
             window_size=spec.window_size,
             num_classes=0,
-            drop_path_rate=plain_drop_path_rate,
+            drop_path_rate=config.drop_path_rate,
         )
         self.audio_proj = nn.Conv2d(1, spec.width, spec.patch_size, stride=spec.patch_size)
         self.audio_norm = copy.deepcopy(self.swin.patch_embed.norm)
         self.stages = [[SwinBlock(b, i) for i, b in enumerate(stage.blocks)] for stage in self.swin.layers]
         self.derive_audio_embedding()
+
+    @property
+    def pretrained_module(self) -> nn.Module:
+        return self.swin
+
+    def convert_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The original release merges patches at the end of a stage; classifier and index buffers are left out."""
+        return {
+            name: value
+            for name, value in checkpoint_filter_fn(state, self.swin).items()
+            if not name.startswith("head.") and not name.endswith(("relative_position_index", "attn_mask"))
+        }
+
+    def download_weights(self, tag: str) -> dict[str, Tensor]:
+        return download_timm_weights(self.spec.library_name, tag)
 
     @torch.no_grad()
     def derive_audio_embedding(self) -> None:
@@ -125,11 +200,7 @@ class SwinBackbone(Backbone):
 
     @torch.no_grad()
     def plain_visual(self, frames: Tensor) -> Tensor:
-        """Frames ``[N, 3, H, W]`` through the unadapted backbone: final tokens ``[N, h, w, D]``, without gradient."""
         return self.swin.forward_features(frames)
-
-    def take_output_norm(self) -> None:
-        return None
 
     def drop_branch(self, branch: Branch) -> None:
         if branch == "visual":

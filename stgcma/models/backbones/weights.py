@@ -1,8 +1,7 @@
-"""Pretrained weights by tag, local file or not at all; strict, and never by unpickling."""
+"""Pretrained weights by tag, local file or not at all; strict, and never by unpickling. Shared by all families."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -11,12 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stgcma.backbone_spec import BackboneSpec
 from stgcma.errors import CheckpointError
 from stgcma.models.backbones.base import Backbone
-from stgcma.models.backbones.clip_vit import CLIPBackbone
-from stgcma.presets import BackboneSpec
-
-logger = logging.getLogger(__name__)
 
 BUILTIN_FOLDER = files("stgcma") / "weights"
 
@@ -25,34 +21,24 @@ def load_pretrained(backbone: Backbone, pretrained: str) -> None:
     """Load the image transformer's weights and derive the audio input layer from them.
 
     Args:
-        backbone: Freshly built; CLIP must still own its final norm.
+        backbone: Freshly built, still owning its final norm.
         pretrained: ``none``, ``builtin`` (shipped with the package), a ``.safetensors`` / ``.pt`` / ``.pth`` file with
-            the vision tower's or the whole model's state dict, or a tag that open_clip / timm downloads.
+            the vision tower's or the whole model's state dict, or a tag that the family's library downloads.
 
     Raises:
         CheckpointError: Unknown tag, no network, damaged file, or keys and shapes of another model.
     """
     if pretrained == "none":
         return
-    state = _read(backbone.spec, pretrained)
-    if isinstance(backbone, CLIPBackbone):
-        module, ignored = backbone.visual, ("proj",)
-    else:
-        from timm.models.swin_transformer import checkpoint_filter_fn
-
-        module, ignored = backbone.swin, ("head.",)
-        state = checkpoint_filter_fn(state, module)
-    state = {
-        key: value.float()
-        for key, value in state.items()
-        if not key.startswith(ignored) and not key.endswith(("relative_position_index", "attn_mask"))
-    }
+    module = backbone.pretrained_module
+    state = {name: value.float() for name, value in backbone.convert_weights(_read(backbone, pretrained)).items()}
     _check_keys(module.state_dict(), state, backbone.spec, pretrained)
     module.load_state_dict(state)
     backbone.derive_audio_embedding()
 
 
-def _read(spec: BackboneSpec, pretrained: str) -> dict[str, Tensor]:
+def _read(backbone: Backbone, pretrained: str) -> dict[str, Tensor]:
+    spec = backbone.spec
     if pretrained == "builtin":
         path = Path(str(BUILTIN_FOLDER / f"{spec.name}.safetensors"))
         if not path.exists():
@@ -68,11 +54,34 @@ def _read(spec: BackboneSpec, pretrained: str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"Backbone {spec.name!r} has no pretrained tag {pretrained!r}: use builtin, none or a file."
         )
-    return _download(spec, pretrained)
+    try:
+        return backbone.download_weights(pretrained)
+    except CheckpointError:
+        raise
+    except Exception as error:  # hub clients raise many types; all mean the weights did not arrive
+        raise CheckpointError(
+            f"Could not fetch {spec.library_name} weights {pretrained!r}: {error}\n"
+            "Check the network, or download the file elsewhere and set model.pretrained to its path."
+        ) from error
+
+
+def download_timm_weights(library_name: str, tag: str) -> dict[str, Tensor]:
+    """State dict of ``<library_name>.<tag>`` without its classifier, for families built on timm.
+
+    Raises:
+        CheckpointError: If timm has no such weights; lists those it has.
+    """
+    import timm
+
+    name = f"{library_name}.{tag}"
+    if not timm.is_model_pretrained(name):
+        known = timm.list_models(f"{library_name}.*", pretrained=True)
+        raise CheckpointError(f"timm has no weights {name!r}; it knows: {', '.join(known)}.")
+    return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
 
 
 def read_weight_file(path: Path) -> dict[str, Tensor]:
-    """Tensors of a ``.safetensors`` or torch file, unwrapped from ``state_dict`` / ``model`` and known prefixes.
+    """Tensors of a ``.safetensors`` or torch file, unwrapped from ``state_dict``, ``model`` and ``module.``.
 
     Raises:
         CheckpointError: Missing or damaged file, or one that could only be read by executing code from it.
@@ -92,37 +101,7 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    if any(key.startswith("visual.") for key in state):
-        state = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
-    return dict(state)
-
-
-def _download(spec: BackboneSpec, tag: str) -> dict[str, Tensor]:
-    try:
-        if spec.family == "clip":
-            import open_clip
-
-            known = open_clip.list_pretrained_tags_by_model(spec.library_name)
-            if tag not in known:
-                raise CheckpointError(
-                    f"{spec.library_name} has no pretrained tag {tag!r}; open_clip knows: {', '.join(known)}."
-                )
-            return open_clip.create_model(spec.library_name, pretrained=tag).visual.state_dict()
-        import timm
-
-        name = f"{spec.library_name}.{tag}"
-        if not timm.is_model_pretrained(name):
-            known = timm.list_models(f"{spec.library_name}.*", pretrained=True)
-            raise CheckpointError(f"timm has no weights {name!r}; it knows: {', '.join(known)}.")
-        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
-    except CheckpointError:
-        raise
-    except Exception as error:  # hub clients raise many types; all mean the weights did not arrive
-        raise CheckpointError(
-            f"Could not fetch {spec.library_name} weights {tag!r}: {error}\n"
-            "Check the network, or download the file elsewhere and set model.pretrained to its path."
-        ) from error
+    return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], spec: BackboneSpec, source: str) -> None:

@@ -1,8 +1,8 @@
-"""Parameter names of the reference implementation <-> ours, both ways.
+"""Parameter names of the reference implementation -> ours.
 
-Its checkpoints can be imported, and its golden vectors checked. Each rule is a pair of templates: ``{n}`` stands for a
-number, ``{rest}`` for the remainder of the name. The reference's two confusing names are undone here: Swin's
-``S_Adapter2`` is the spatial adapter and its ``S_Adapter`` the global one, while CLIP's ``S_Adapter`` is spatial.
+With them its checkpoints can be imported and its golden vectors checked. Each rule is a pair of templates: ``{n}``
+stands for a number, ``{rest}`` for the remainder of the name. The reference's two confusing names are undone here:
+Swin's ``S_Adapter2`` is the spatial adapter, its ``S_Adapter`` the global one, while CLIP's ``S_Adapter`` is spatial.
 """
 
 from __future__ import annotations
@@ -109,14 +109,6 @@ def to_ours(name: str, rules: list[Rule]) -> str:
             f"{name!r} is no parameter name of the reference implementation's models. "
             "Give a state dict with its names (see stgcma/models/reference/encoder.py)."
         )
-    return translated
-
-
-def to_reference(name: str, rules: list[Rule]) -> str:
-    """Our name -> the reference's. Raises ``CheckpointError`` for a name no rule knows."""
-    translated = _translate(name, [(ours, theirs) for theirs, ours in rules])
-    if translated is None:
-        raise CheckpointError(f"{name!r} has no counterpart in the reference implementation.")
     return translated
 
 

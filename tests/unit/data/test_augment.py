@@ -9,9 +9,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
+from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
 from stgcma.config import AugmentConfig
 from stgcma.data.augment import Box, VisualDraw, augment_frames, draw_mixup, draw_visual
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
 from stgcma.data.randaugment import ImageOp
 from tests.factories import tiny_frame
 
@@ -30,10 +30,10 @@ def test_the_published_order_gives_the_same_numbers():
     """Normalise the whole frame as floats, then crop, resize without antialias, flip, erase."""
     draw = replace(PLAIN, flip=True, erase=Box(2, 3, 10, 5), noise_seed=4)
     planes = FRAMES.permute(0, 3, 1, 2).float() / 255
-    planes = tv.normalize(planes, IMAGE_MEAN, IMAGE_STD)
+    planes = tv.normalize(planes, IMAGENET_MEAN, IMAGENET_STD)
     planes = tv.resized_crop(planes, 5, 7, 30, 40, [SIZE, SIZE], antialias=False)
     planes = tv.horizontal_flip(planes)
-    got = augment_frames(FRAMES, draw, SIZE)
+    got = augment_frames(FRAMES, draw, SIZE, IMAGENET_MEAN, IMAGENET_STD)
     outside = torch.ones(SIZE, SIZE, dtype=torch.bool)
     outside[2:12, 3:8] = False
     torch.testing.assert_close(got[..., outside], planes[..., outside], rtol=0, atol=2e-6)
@@ -46,17 +46,17 @@ def test_the_published_order_gives_the_same_numbers():
 def test_all_frames_of_a_clip_are_treated_alike():
     same = FRAMES[:1].expand(3, -1, -1, -1)
     for draw in draws(20, replace(CONFIG, erase_probability=0.0)):
-        first, *others = augment_frames(same, draw, SIZE)
+        first, *others = augment_frames(same, draw, SIZE, IMAGENET_MEAN, IMAGENET_STD)
         assert all(torch.equal(first, other) for other in others)
 
 
 def test_a_draw_is_applied_without_any_global_generator():
     draw = replace(PLAIN, ops=(ImageOp("Rotate", 20.0),), erase=Box(1, 1, 8, 8), noise_seed=11)
     torch.manual_seed(0)
-    first = augment_frames(FRAMES, draw, SIZE)
+    first = augment_frames(FRAMES, draw, SIZE, IMAGENET_MEAN, IMAGENET_STD)
     torch.manual_seed(1)
-    assert torch.equal(first, augment_frames(FRAMES, draw, SIZE))
-    other_noise = augment_frames(FRAMES, replace(draw, noise_seed=12), SIZE)
+    assert torch.equal(first, augment_frames(FRAMES, draw, SIZE, IMAGENET_MEAN, IMAGENET_STD))
+    other_noise = augment_frames(FRAMES, replace(draw, noise_seed=12), SIZE, IMAGENET_MEAN, IMAGENET_STD)
     assert not torch.equal(first, other_noise)
     assert draws(5) == draws(5)
 

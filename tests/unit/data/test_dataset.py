@@ -12,17 +12,18 @@ from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data import store as store_module
 from stgcma.data.augment import augment_frames, draw_mixup, draw_visual, mixed_fbanks
 from stgcma.data.batch import AVBatch
-from stgcma.data.dataset import ClipLoader, build_loader
+from stgcma.data.dataset import ClipLoader, build_loaders
 from stgcma.data.events import EventReader
 from stgcma.data.fbank import FBANK_SPECS, normalize_fbank
 from stgcma.data.images import normalize_frames, resize_and_crop
 from stgcma.data.masks import MaskReader
 from stgcma.data.reader import AUDIO_STREAM, VISUAL_STREAM, Reading
 from stgcma.errors import ConfigError, ShardMismatchError
-from stgcma.presets import BACKBONES
+from stgcma.models.backbones import backbone_spec
 from tests.factories import tiny_metadata, tiny_row, write_shards
 
-DEMO = BACKBONES["clip_vit_demo"]
+DEMO = backbone_spec("clip_vit_demo")
+IMAGE_MEAN_STD = DEMO.image_mean, DEMO.image_std
 METADATA = tiny_metadata(num_segments=3)
 READING = Reading(reader=EventReader, annotation="events", fbank="demo")
 OPTIM = OptimConfig(epochs=4, batch_size=2, learning_rate=1e-3, seed=7, eval_batch_size=2)
@@ -38,7 +39,7 @@ def root(tmp_path_factory) -> str:
 def loader(root: str, split: str = "train", *, train: bool = True, optim=OPTIM, data=None, **options) -> ClipLoader:
     data = DataConfig(dataset="ave", shards=root, **(data or {}))
     reading = replace(READING, **options.pop("reading", {}))
-    return build_loader(data, optim, DEMO, reading, split, train=train, **options)
+    return build_loaders(data, optim, DEMO, reading, [split], training=train, **options)[split]
 
 
 def same(left: list[AVBatch], right: list[AVBatch]) -> bool:
@@ -122,7 +123,7 @@ def test_evaluation_is_the_plain_transform_of_every_clip_once(root):
     ]
     assert same(list(evaluation.epoch(5)), batches), "no randomness"
     row = tiny_row(13, METADATA, split="test")
-    expected = normalize_frames(resize_and_crop(evaluation.reader.context.decode_frames(row), 48))
+    expected = normalize_frames(resize_and_crop(evaluation.reader.context.decode_frames(row), 48), *IMAGE_MEAN_STD)
     assert torch.equal(batches[1].frames[0], expected)
     stats = evaluation.manifest.stats["demo"]
     fbank = normalize_fbank(torch.from_numpy(row.fbanks["demo"]), row.fbank_frames["demo"], stats.mean, stats.std)
@@ -149,7 +150,7 @@ def test_a_training_example_is_what_its_draws_say(root):
             expected = mixed_fbanks(*waveforms, draw.weights, FBANK_SPECS["demo"])
         assert torch.equal(example.fbank, normalize_fbank(*expected, *context.fbank_mean_std))
         visual = draw_visual(config, 48, 64, 48, context.rng((epoch, number), VISUAL_STREAM))
-        assert torch.equal(example.frames, augment_frames(context.decode_frames(row), visual, 48))
+        assert torch.equal(example.frames, augment_frames(context.decode_frames(row), visual, 48, *IMAGE_MEAN_STD))
     assert 0 < mixed_clips < 24
 
 
@@ -200,10 +201,11 @@ def test_shards_that_do_not_fit_say_why(root, tmp_path):
     loader(root, reading={"fbank": "swin"}, branches=("visual",))
     with pytest.raises(ShardMismatchError, match=r"The task reads masks, the shards of 'ave' store events"):
         loader(root, reading={"reader": MaskReader, "annotation": "masks"})
-    write_shards(tmp_path, metadata=replace(METADATA, stores_waveform=False), splits={"val": 2})
+    write_shards(tmp_path / "silent", metadata=replace(METADATA, stores_waveform=False), splits={"train": 2})
     with pytest.raises(ShardMismatchError, match="no waveforms, which audio mix-up needs"):
-        loader(str(tmp_path), "val")
+        loader(str(tmp_path / "silent"))
+    write_shards(tmp_path / "val", metadata=METADATA, splits={"val": 2})
     with pytest.raises(ShardMismatchError, match=r"no measured mean and std of fbank 'demo'.*normalization: published"):
-        next(loader(str(tmp_path), "val", train=False).epoch(0))
+        next(loader(str(tmp_path / "val"), "val", train=False).epoch(0))
     with pytest.raises(ConfigError, match="got 2 clips for 3 workers"):
         loader(root, world_size=3)

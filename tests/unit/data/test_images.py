@@ -8,7 +8,8 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD, decode_frames, normalize_frames, resize_and_crop
+from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
+from stgcma.data.images import decode_frames, normalize_frames, resize_and_crop
 from tests.factories import jpeg, tiny_frame
 
 
@@ -29,10 +30,10 @@ def test_raw_frames_decode_exactly():
 
 def test_normalisation_is_to_tensor_and_imagenet_statistics():
     frames = torch.from_numpy(tiny_frame(0))[None]
-    expected = (frames.permute(0, 3, 1, 2) / 255 - torch.tensor(IMAGE_MEAN).view(3, 1, 1)) / torch.tensor(
-        IMAGE_STD
+    expected = (frames.permute(0, 3, 1, 2) / 255 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(
+        IMAGENET_STD
     ).view(3, 1, 1)
-    torch.testing.assert_close(normalize_frames(frames), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(normalize_frames(frames, IMAGENET_MEAN, IMAGENET_STD), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (33, 100), (100, 33), (20, 20), (224, 224), (225, 400)])

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
-from stgcma.data.dataset import build_loader
-from stgcma.data.images import IMAGE_MEAN, IMAGE_STD
+from stgcma.data.dataset import build_loaders
 from stgcma.data.masks import MaskReader, decode_mask, resize_square
 from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, ShardMismatchError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from tests.factories import one_bit_png, tiny_metadata, write_shards
 
 SPEC = backbone_spec("swin_demo")
@@ -25,7 +25,7 @@ def write(root, **options):
 
 def loader_of(root, split="train", *, train=True, augment=False):
     data = DataConfig(dataset="avs-s4", shards=str(root), augment=AugmentConfig(enabled=augment))
-    return build_loader(data, OPTIM, SPEC, READING, split, train=train)
+    return build_loaders(data, OPTIM, SPEC, READING, [split], training=train)[split]
 
 
 def test_batch_has_the_shapes_of_the_backbone(tmp_path):
@@ -45,7 +45,7 @@ def test_frames_are_only_normalised(tmp_path):
     batch = next(loader.epoch(0))
     context = loader.reader.context
     stored = context.decode_frames(context.row(0, ("frames", "frame_height", "frame_width"))).float() / 255
-    expected = (stored - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)
+    expected = (stored - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     torch.testing.assert_close(batch.frames[0], expected.permute(0, 3, 1, 2), atol=1e-5, rtol=1e-5)
 
 

@@ -8,17 +8,15 @@ import pytest
 import torch
 
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
-from stgcma.data.dataset import build_loader
+from stgcma.data.dataset import build_loaders
 from stgcma.data.questions import MatchReader, QuestionReader
 from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, ShardMismatchError
-from stgcma.presets import BackboneSpec
+from stgcma.models.backbones.swin import SwinSpec
 from tests.factories import tiny_metadata, tiny_questions, write_question_shards
 
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=24,
     patch_size=4,
     width=8,
@@ -43,9 +41,8 @@ def loader(root, split="train", *, train=True, optim=OPTIM, rank=0, world_size=1
     config = DataConfig(
         dataset="music-avqa", shards=str(root), augment=AugmentConfig(enabled=False), **{"negatives": "stored", **data}
     )
-    return build_loader(
-        config, optim, SPEC, READING, split, train=train, rank=rank, world_size=world_size, branches=branches
-    )
+    options = {"rank": rank, "world_size": world_size, "branches": branches}
+    return build_loaders(config, optim, SPEC, READING, [split], training=train, **options)[split]
 
 
 def test_every_training_question_comes_once_an_epoch_with_its_own_video(root):
@@ -211,11 +208,11 @@ def test_settings_that_leave_no_negatives_and_missing_questions_are_errors(root,
 def test_grounding_reads_every_video_once_and_draws_negatives_in_evaluation_too(root):
     config = DataConfig(dataset="music-avqa", shards=str(root), augment=AugmentConfig(enabled=False))
     reading = replace(READING, reader=MatchReader)
-    built = build_loader(config, OPTIM, SPEC, reading, "test", train=False)
+    built = build_loaders(config, OPTIM, SPEC, reading, ["test"], training=False)["test"]
     batches = [list(built.epoch(0)) for _ in range(2)]
     assert built.num_clips == sum(len(batch) for batch in batches[0]) == 7
     for first, second in zip(*batches, strict=True):
         assert first.targets.negatives.shape == (len(first), SEGMENTS, 3, 24, 24)
         assert torch.equal(first.targets.negatives, second.targets.negatives)
     with pytest.raises(ConfigError, match="set negatives: stored for task grounding"):
-        build_loader(replace(config, negatives="batch"), OPTIM, SPEC, reading, "train", train=True)
+        build_loaders(replace(config, negatives="batch"), OPTIM, SPEC, reading, ["train"], training=True)["train"]

@@ -4,27 +4,23 @@ import torch
 
 from stgcma.config import ModelConfig
 from stgcma.models.adaptations import STGCMA
+from stgcma.models.backbones.clip_vit import CLIPSpec
+from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.encoder import build_encoder
-from stgcma.presets import BackboneSpec
 
 S = 3
-CLIP = BackboneSpec(
+CLIP = CLIPSpec(
     name="tiny_clip",
-    family="clip",
-    library_name="",
     image_size=32,
     patch_size=16,
     width=32,
     depths=(2,),
     num_heads=(4,),
     audio_size=(40, 64),
-    quick_gelu=True,
-    fbanks=(("ave", "clip"),),
+    fbank="clip",
 )
-SWIN = BackboneSpec(
+SWIN = SwinSpec(
     name="tiny_swin",
-    family="swin",
-    library_name="",
     image_size=32,
     patch_size=4,
     width=8,
@@ -32,7 +28,7 @@ SWIN = BackboneSpec(
     num_heads=(1, 2),
     window_size=4,
     audio_size=(32, 32),
-    fbanks=(("ave", "swin"), ("avs", "swin"), ("avqa", "swin")),
+    fbank="swin",
 )
 SPECS = {"clip": CLIP, "swin": SWIN}
 

@@ -10,15 +10,14 @@ from stgcma.config import AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.errors import ConfigError, ShardMismatchError
 from stgcma.models.adaptations import STGCMA, FullFinetuning
+from stgcma.models.backbones.clip_vit import CLIPSpec
+from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.presets import BackboneSpec
 from stgcma.tasks import build_model, build_task
 from stgcma.tasks.avqa import answer_loss, match_loss
 
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=32,
     patch_size=4,
     width=8,
@@ -247,7 +246,9 @@ def test_a_vocabulary_larger_than_the_model_names_the_setting():
 def test_models_that_cannot_answer_are_refused():
     with pytest.raises(ConfigError, match=r"frozen backbone alone, which model\.adaptation\.method: full does not"):
         build_model(task_of(adaptation=FullFinetuning()), spec=SPEC, num_segments=S, device="meta")
-    clip = replace(SPEC, family="clip", depths=(2,), num_heads=(2,), window_size=0, patch_size=16, quick_gelu=True)
+    clip = CLIPSpec(
+        name="tiny", image_size=32, patch_size=16, width=8, depths=(2,), num_heads=(2,), audio_size=(32, 32)
+    )
     with pytest.raises(ConfigError, match=r"needs a path for frames .* and maps of visual tokens .* swin_base"):
         build_model(task_of(), spec=clip, num_segments=S)
     with pytest.raises(ConfigError, match="num_attention_heads: 3 must divide"):

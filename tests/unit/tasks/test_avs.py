@@ -7,15 +7,14 @@ from stgcma.config import MaskDecoderConfig, ModelConfig
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.errors import ConfigError
 from stgcma.models.adaptations import STGCMA
+from stgcma.models.backbones.clip_vit import CLIPSpec
+from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.presets import BackboneSpec
 from stgcma.tasks import build_model, build_task
 from stgcma.tasks.avs import mask_loss
 
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=64,
     patch_size=4,
     width=8,
@@ -96,10 +95,8 @@ def test_loss_stays_in_float32_under_autocast():
     [
         (SPEC, {"branches": "visual", "adapted_branches": "visual"}, "Set model.adaptation.branches: both"),
         (
-            BackboneSpec(
+            CLIPSpec(
                 name="clip_tiny",
-                family="clip",
-                library_name="",
                 image_size=32,
                 patch_size=16,
                 width=32,

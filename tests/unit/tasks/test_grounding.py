@@ -9,14 +9,12 @@ from stgcma.config import AnswerHeadConfig, ModelConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.errors import ConfigError
 from stgcma.models.adaptations import NoAdaptation
+from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
-from stgcma.presets import BackboneSpec
 from stgcma.tasks import build_model, build_task
 
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=32,
     patch_size=4,
     width=8,

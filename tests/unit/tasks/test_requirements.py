@@ -7,20 +7,20 @@ import pytest
 from stgcma.config import ModelConfig
 from stgcma.errors import ConfigError
 from stgcma.models.adaptations import STGCMA, FullFinetuning, NoAdaptation
-from stgcma.presets import BACKBONES
+from stgcma.models.backbones import backbone_spec, backbone_specs
 from stgcma.tasks import TASKS
 from stgcma.tasks.requirements import require_model
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", backbone_specs())
 @pytest.mark.parametrize("task", TASKS)
 def test_maps_are_what_swin_provides(task, backbone):
     config = ModelConfig(backbone=backbone, pretrained="none", adaptation=STGCMA())
     if task != "ave" and backbone.startswith("clip"):
         with pytest.raises(ConfigError, match=f"Task '{task}' needs .* which backbone '{backbone}' does not provide"):
-            require_model(TASKS[task], config, BACKBONES[backbone])
+            require_model(TASKS[task], config, backbone_spec(backbone))
     else:
-        require_model(TASKS[task], config, BACKBONES[backbone])
+        require_model(TASKS[task], config, backbone_spec(backbone))
 
 
 @pytest.mark.parametrize(
@@ -34,10 +34,10 @@ def test_maps_are_what_swin_provides(task, backbone):
 def test_an_adaptation_that_leaves_something_out_is_refused(task, adaptation, message):
     config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=adaptation)
     with pytest.raises(ConfigError, match=message):
-        require_model(TASKS[task], config, BACKBONES["swin_demo"])
+        require_model(TASKS[task], config, backbone_spec("swin_demo"))
 
 
 def test_one_branch_is_enough_to_answer_questions():
     hears = STGCMA(branches="audio", adapted_branches="audio")
     config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=hears)
-    require_model(TASKS["avqa"], config, BACKBONES["swin_demo"])
+    require_model(TASKS["avqa"], config, backbone_spec("swin_demo"))

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 
 from jobs.runs.gallery import Gallery
+from stgcma.data.fbank import FBANK_SPECS
 from stgcma.errors import ConfigError
-from stgcma.presets import BACKBONES
+from stgcma.models.backbones import backbone_specs
 from stgcma.tasks import TASKS, task_spec
 from stgcma.tasks.base import Task
 from tests.paths import ROOT
@@ -29,7 +30,7 @@ def test_what_a_record_names_exists(name):
     assert task.name == name
     assert issubclass(pkgutil.resolve_name(task.implementation), Task)
     assert not task.gallery or issubclass(pkgutil.resolve_name(task.gallery), Gallery)
-    assert any(task.fbank in dict(spec.fbanks) for spec in BACKBONES.values())
+    assert {spec.fbank_for(task.fbank) for spec in backbone_specs().values()} <= FBANK_SPECS.keys()
 
 
 def test_the_selection_metric_is_one_of_the_metrics():

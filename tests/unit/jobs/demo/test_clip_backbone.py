@@ -17,11 +17,10 @@ from jobs.demo.clip_backbone import (
     make_stills,
     patch_labels,
 )
-from jobs.demo.pretraining import NO_OBJECT, NUM_KINDS, normalise, output_path, pretrain
+from jobs.demo.pretraining import NO_OBJECT, NUM_KINDS, fresh_backbone, normalise, output_path, pretrain
 from pipelines.synthetic.render import COLORS, FRAME_SIZE, Look, Still, render_still
 from pipelines.synthetic.scenes import SceneObject
-from stgcma.models.backbones import CLIPBackbone, load_pretrained
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones.weights import load_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def stills() -> Stills:
 def embed(pretrained: str, stills: Stills) -> Tensor:
     """Class and patch tokens in one row per still, ``[N, 64]``."""
     torch.manual_seed(0)
-    backbone = CLIPBackbone(backbone_spec("clip_vit_demo"), None, None)
+    backbone = fresh_backbone(BACKBONE)
     load_pretrained(backbone, pretrained)
     with torch.no_grad():
         return backbone.visual.eval()(normalise(stills.pixels))

@@ -7,10 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from jobs.demo.pretraining import NO_OBJECT, NUM_KINDS, normalise, output_path, pretrain
+from jobs.demo.pretraining import NO_OBJECT, NUM_KINDS, fresh_backbone, normalise, output_path, pretrain
 from jobs.demo.swin_backbone import BACKBONE, Stills, SwinPretraining, attribute_labels, cell_labels, make_stills
-from stgcma.models.backbones import SwinBackbone, load_pretrained
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones.weights import load_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +19,7 @@ def stills() -> Stills:
 
 def stage_maps(pretrained: str, stills: Stills) -> list[Tensor]:
     torch.manual_seed(0)
-    backbone = SwinBackbone(backbone_spec(BACKBONE), None, 0.0)
+    backbone = fresh_backbone(BACKBONE)
     load_pretrained(backbone, pretrained)
     x, maps = backbone.swin.eval().patch_embed(normalise(stills.pixels.permute(0, 3, 1, 2))), []
     for layer in backbone.swin.layers:

@@ -18,8 +18,10 @@ from jobs.runs.mask_gallery import (
 )
 from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.errors import ConfigError
+from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import TASKS
 
+SPEC = backbone_spec("swin_demo")
 TRUTH = torch.zeros(8, 8)
 TRUTH[:4, :4] = 1
 
@@ -39,7 +41,7 @@ def logits_with(covered_rows):
 
 
 def filled(size=2):
-    gallery = MaskGallery(size=size)
+    gallery = MaskGallery(SPEC, size=size)
     gallery.add(batch_of("ab"), logits_with([4, 1]))
     gallery.add(batch_of("cde"), logits_with([3, 0, 2]))
     return gallery
@@ -55,7 +57,7 @@ def test_best_and_worst_clips_are_kept_in_order():
 
 def test_baseline_is_the_other_runs_masks_of_the_same_clips():
     gallery = filled()
-    other = MaskGallery(only=gallery.clip_ids)
+    other = MaskGallery(SPEC, only=gallery.clip_ids)
     other.add(batch_of("abcde"), logits_with([1, 1, 1, 1, 1]))
     (first, _) = other.with_baseline(gallery.best)
     assert first.baseline_ious == pytest.approx((0.25,) * 5, abs=1e-6)
@@ -65,7 +67,7 @@ def test_baseline_is_the_other_runs_masks_of_the_same_clips():
 
 def test_baseline_on_another_split_is_refused():
     gallery = filled()
-    other = MaskGallery(only=gallery.clip_ids)
+    other = MaskGallery(SPEC, only=gallery.clip_ids)
     other.add(batch_of("xyz"), logits_with([1, 1, 1]))
     with pytest.raises(ConfigError, match="no clip 'a': needed a run on the same dataset and split"):
         other.with_baseline(gallery.best)
@@ -96,7 +98,7 @@ def test_overlay_leaves_the_frame_alone():
 
 def test_pictures_are_png_files_that_grow_with_the_baseline():
     gallery = filled()
-    other = MaskGallery(only=gallery.clip_ids)
+    other = MaskGallery(SPEC, only=gallery.clip_ids)
     other.add(batch_of("abcde"), logits_with([1, 1, 1, 1, 1]))
     plain = gallery.pictures(title="run")
     compared = gallery.pictures(title="run", baseline=other, baseline_name="frozen")
@@ -106,5 +108,5 @@ def test_pictures_are_png_files_that_grow_with_the_baseline():
 
 
 def test_only_segmentation_has_a_gallery():
-    assert new_gallery(TASKS["ave"]) is None
-    assert isinstance(new_gallery(TASKS["avs"]), MaskGallery)
+    assert new_gallery(TASKS["ave"], SPEC) is None
+    assert isinstance(new_gallery(TASKS["avs"], SPEC), MaskGallery)

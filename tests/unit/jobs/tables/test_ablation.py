@@ -145,7 +145,7 @@ runs:
         (("base: base.yaml\n", ""), "base: needed, but not given"),
         (("base: base.yaml", "base: bas.yaml"), "bas.yaml does not exist. Did you mean .*base.yaml"),
         (("{name: full,", "{"), "runs.0: name: needed"),
-.* cannot name a folder"),
+        (("name: none", "name: no/ne"), "'small-no/ne' cannot name a folder"),
         (("fusion: none}", "fusion: none, optim.epochs: 2}"), "optim.epochs: the base already has 2"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from stgcma.errors import ConfigError
 from stgcma.models.adaptations import STGCMA
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 
 
 @pytest.mark.parametrize(

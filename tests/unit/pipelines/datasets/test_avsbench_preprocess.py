@@ -8,11 +8,11 @@ import pytest
 from pipelines.config import PreprocessConfig
 from pipelines.preprocess import preprocess
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
-from stgcma.data.dataset import build_loader
+from stgcma.data.dataset import build_loaders
 from stgcma.data.masks import MaskReader
 from stgcma.data.reader import Reading
 from stgcma.errors import FailureBudgetExceededError
-from stgcma.presets import backbone_spec
+from stgcma.models.backbones import backbone_spec
 from tests.unit.pipelines.datasets.avsbench_layout import mask_pixels, save, write_ms3, write_s4, write_wav
 
 READING = Reading(reader=MaskReader, annotation="masks", fbank="demo")
@@ -56,10 +56,10 @@ def test_bad_clips_are_counted_by_reason_and_good_ones_train(tmp_path):
     data = DataConfig(dataset="avs-s4", shards=str(tmp_path / "shards"), augment=AugmentConfig(enabled=False))
     optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
     spec = backbone_spec("swin_demo")
-    (batch,) = build_loader(data, optim, spec, READING, "train", train=True).epoch(0)
+    (batch,) = build_loaders(data, optim, spec, READING, ["train"], training=True)["train"].epoch(0)
     assert batch.targets.masks.shape == (2, 1, 48, 48)
     assert batch.targets.frame_index.tolist() == [0]
-    (batch,) = build_loader(data, optim, spec, READING, "test", train=False).epoch(0)
+    (batch,) = build_loaders(data, optim, spec, READING, ["test"], training=False)["test"].epoch(0)
     assert batch.targets.masks.shape == (1, 5, 48, 48)
     assert preprocess(config_of(tmp_path)).nothing_to_do
 
@@ -75,6 +75,8 @@ def test_training_clips_of_ms3_have_five_masks(tmp_path):
     preprocess(config_of(tmp_path, dataset="avs-ms3"))
     data = DataConfig(dataset="avs-ms3", shards=str(tmp_path / "shards"), augment=AugmentConfig(enabled=False))
     optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
-    (batch,) = build_loader(data, optim, backbone_spec("swin_demo"), READING, "train", train=True).epoch(0)
+    (batch,) = build_loaders(data, optim, backbone_spec("swin_demo"), READING, ["train"], training=True)["train"].epoch(
+        0
+    )
     assert batch.targets.masks.shape == (2, 5, 48, 48)
     assert batch.targets.categories == ("", "")

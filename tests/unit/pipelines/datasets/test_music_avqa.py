@@ -13,19 +13,17 @@ from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
 from pipelines.synthetic.ave_clips import write_mp4
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
-from stgcma.data.dataset import build_loader
+from stgcma.data.dataset import build_loaders
 from stgcma.data.question_text import questions_from_table
 from stgcma.data.questions import QuestionReader
 from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, DatasetLayoutError, FailureBudgetExceededError
-from stgcma.presets import BackboneSpec
+from stgcma.models.backbones.swin import SwinSpec
 from tests.shared_data import shared_dir
 
 REAL, SYNTHETIC = "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"
-SPEC = BackboneSpec(
+SPEC = SwinSpec(
     name="tiny",
-    family="swin",
-    library_name="",
     image_size=24,
     patch_size=4,
     width=8,
@@ -120,10 +118,10 @@ def test_preprocessed_videos_train(official, tmp_path):
     preprocess(config(official, tmp_path))
     data = DataConfig(dataset="music-avqa", shards=str(tmp_path), augment=AugmentConfig(enabled=False))
     optim = OptimConfig(epochs=1, batch_size=2, learning_rate=1e-3, warmup_epochs=0)
-    batch = next(iter(build_loader(data, optim, SPEC, READING, "train", train=True).epoch(0)))
+    batch = next(iter(build_loaders(data, optim, SPEC, READING, ["train"], training=True)["train"].epoch(0)))
     assert batch.frames.shape == (2, 10, 3, 24, 24)
     assert sorted(batch.targets.question_ids) == [1, 2, 3]
-    test = next(iter(build_loader(data, optim, SPEC, READING, "test", train=False).epoch(0)))
+    test = next(iter(build_loaders(data, optim, SPEC, READING, ["test"], training=False)["test"].epoch(0)))
     assert test.targets.answers.tolist() == [-1]
 
 

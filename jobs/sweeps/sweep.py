@@ -1,8 +1,8 @@
 """Runs the trials of an ablation: skips finished ones, continues interrupted ones, isolates failures.
 
 ``<output>/sweeps/<name>/sweep.json`` holds the resolved table, so a report needs only the run folders. The folder also
-holds ``report.md`` and ``report.html``. A killed sweep loses nothing: the next start runs the missing trials and continues the
-interrupted ones from their checkpoints.
+holds ``report.md`` and ``report.html``. A killed sweep loses nothing: the next start runs the missing trials and
+continues the interrupted ones from their checkpoints.
 """
 
 from __future__ import annotations

@@ -97,10 +97,12 @@ def evaluate(
 
 
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint of the authors' code: .pth, .safetensors")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Checkpoint of the authors' code, .pth or .safetensors.")
+    ],
     recipe: Annotated[Path, typer.Option(help="The recipe that it was trained with.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
-    output: Annotated[str, typer.Option(help="Folder of the run folders.")] = "data/runs",
+    output: Annotated[str, typer.Option(help="Folder of the runs, a local directory.")] = "data/runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a checkpoint of the authors' code into a run folder that evaluate, ask and stgcma.load read."""

@@ -148,7 +148,7 @@ def test_runs_that_a_dead_server_missed_are_sent_and_attached_later(table, tmp_p
         nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
     result = run_sweep(table, output=output, tracking=nobody, device="cpu")
     assert result.count("done") == 2
-    assert any("did not answer" in warning for warning in result.warnings)
+    assert any("cannot be used" in warning for warning in result.warnings)
     late = run_sweep(table, output=output, tracking=store, device="cpu")
     assert late.summary == "2 trials: 2 done (2 before)"
     (parent,), children = runs_of(store, table)

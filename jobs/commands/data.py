@@ -34,9 +34,10 @@ def preprocess(
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Make only the first N clips of each split.")] = None,
     num_workers: Annotated[
-        int | None, typer.Option(help="Decoding processes; 0 decodes in this process  [default: one per CPU]")
+        int | None, typer.Option(help="Decoding processes; 0 uses one without Ray  [default: one per CPU]")
     ] = None,
     failure_budget: Annotated[float, typer.Option(help="Fraction of a split's clips that may fail.")] = 0.01,
+    clip_timeout: Annotated[float, typer.Option(help="Seconds after which a clip counts as failed.")] = 300.0,
     channel_mode: Annotated[str, typer.Option(help="How to mix channels to mono: mean or left.")] = "mean",
     resample: Annotated[
         str, typer.Option(help="How to resample to 16 kHz: sinc, or nearest_moviepy as published.")
@@ -70,6 +71,7 @@ def preprocess(
         limit=limit,
         num_workers=num_workers,
         failure_budget=failure_budget,
+        clip_timeout=clip_timeout,
         options=record(**own_options(context, dataset)),
         short_side=short_side,
         clips_per_shard=clips_per_shard,

@@ -12,6 +12,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "preprocess": data.preprocess,
     "train": training.train,
     "evaluate": training.evaluate,
+    "import": training.import_checkpoint,
     "pretrain-grounding": answers.pretrain_grounding,
     "ask": answers.ask,
     "sweep": tables.sweep,

@@ -1,4 +1,4 @@
-"""Commands around one run: train, evaluate, sync, ui."""
+"""Commands around one run: train, evaluate, import, sync, ui."""
 
 from __future__ import annotations
 
@@ -92,6 +92,28 @@ def evaluate(
         print(f"    {name:<26} {value:.4f}")
     for file in result.files:
         print(f"{result.run}/{file}")
+
+
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint of the authors' code: .pth, .safetensors")],
+    recipe: Annotated[Path, typer.Option(help="The recipe that it was trained with.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
+    output: Annotated[str, typer.Option(help="Folder of the run folders.")] = "data/runs",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Turn a checkpoint of the authors' code into a run folder that evaluate, ask and stgcma.load read."""
+    from jobs.runs.configfile import load_run_config
+
+    config = load_run_config(recipe, overrides or ())
+    from jobs.runs.importing import import_checkpoint as convert
+
+    done = convert(config, file, output=output)
+    if as_json:
+        print(json.dumps(asdict(done), indent=2))
+        return
+    print(f"{done.trainable:,} trained parameters on the backbone {done.backbone}")
+    print(f"Run folder: {done.run}")
+    print(f"Next: stgcma-jobs evaluate {done.run} --shards ROOT")
 
 
 def sync(

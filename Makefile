@@ -1,7 +1,7 @@
 # make demo   set up, then synthetic clips -> shards -> trained adapters -> two result tables
 # make test   set up, then lint and all tests but the one that starts a whole cluster
 # make test-cluster   that one;  make test-fast   all but those that start Ray
-# make bench  the ratios of the README, measured on this machine
+# make bench  the ratios of benchmarks/README.md, measured on this machine
 # make lint   ruff check and format check;  make format   apply them
 # make ui     MLflow UI of the demo's runs, on loopback
 # make clean  remove the environment and everything the demo wrote

@@ -115,7 +115,7 @@ def write_ave(
     root: Path,
     clips: Sequence[tuple[str, str]] = (("-aaaaaaaaaa", "train"), ("bbbbbbbbbbb", "val"), ("ccccccccccc", "test")),
     *,
-    seconds: float = 2.0,
+    seconds: float = 10.0,
     categories: Sequence[str] = ("Bark", "Church bell", "Cat"),
     **clip_options,
 ) -> Path:

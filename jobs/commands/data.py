@@ -32,9 +32,10 @@ def preprocess(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N clips of each split.")] = None,
     num_workers: Annotated[
-        int | None, typer.Option(help="Decoding processes; 0 works in this one  [default: one a CPU]")
+        int | None, typer.Option(help="Decoding processes; 0: one, without Ray  [default: one a CPU]")
     ] = None,
     failure_budget: Annotated[float, typer.Option(help="Fraction of a split that may be lost.")] = 0.01,
+    clip_timeout: Annotated[float, typer.Option(help="Seconds that one clip may take before it is lost.")] = 300.0,
     channel_mode: Annotated[str, typer.Option(help="Channels to mono: mean or left.")] = "mean",
     resample: Annotated[str, typer.Option(help="To 16 kHz: sinc, or nearest_moviepy as published.")] = "sinc",
     frame_encoding: Annotated[str, typer.Option(help="jpeg, or raw: 7x the bytes, 10x faster to read.")] = "jpeg",
@@ -62,6 +63,7 @@ def preprocess(
         limit=limit,
         num_workers=num_workers,
         failure_budget=failure_budget,
+        clip_timeout=clip_timeout,
         options=record(**own_options(context, dataset)),
         short_side=short_side,
         clips_per_shard=clips_per_shard,

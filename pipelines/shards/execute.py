@@ -1,4 +1,4 @@
-"""Makes the missing shards: in this process, or by Ray Data over a pool of actors.
+"""Makes the missing shards: from this process, or by Ray Data over a pool of actors. Each decodes in a child process.
 
 Only shard specs and counts travel through Ray. Pixels never enter its object store: each actor decodes its clips and
 writes its own files, so nothing spills and a small store is enough.
@@ -12,8 +12,6 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-import torch
 
 from pipelines.config import PreprocessConfig
 from pipelines.progress import Reporter
@@ -45,13 +43,8 @@ def _make_here(
     specs: Sequence[ShardSpec], config: PreprocessConfig, metadata: ShardMetadata, output: str, reporter: Reporter
 ) -> None:
     writer = ShardWriter(config, metadata, output)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in every worker: the same bits, however many there are
-    try:
-        for spec in specs:
-            writer.write(spec, reporter.advance)
-    finally:
-        torch.set_num_threads(threads)
+    for spec in specs:
+        writer.write(spec, reporter.advance)
 
 
 class _ShardActor:
@@ -62,7 +55,6 @@ class _ShardActor:
     """
 
     def __init__(self) -> None:
-        torch.set_num_threads(1)
         self._writer: ShardWriter | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,24 @@ class FbankStats:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskCounts:
+    """Masks of one split."""
+
+    masks: int = 0
+    empty: int = 0
+    """Without any foreground."""
+    non_binary_pixels: int = 0
+    """Grey pixels of the files that were neither black nor white."""
+
+    def __add__(self, other: MaskCounts) -> MaskCounts:
+        return MaskCounts(
+            masks=self.masks + other.masks,
+            empty=self.empty + other.empty,
+            non_binary_pixels=self.non_binary_pixels + other.non_binary_pixels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardManifest:
     """What was made, from what, with which settings."""
 
@@ -58,6 +76,8 @@ class ShardManifest:
     stats: dict[str, FbankStats]
     class_names: tuple[str, ...] = ()
     """AVE: 29 names, background last; AVSBench: categories; MUSIC-AVQA: the answers."""
+    mask_counts: dict[str, MaskCounts] = field(default_factory=dict)
+    """AVSBench only, by split."""
     question_words: tuple[str, ...] = ()
     """MUSIC-AVQA only: the question vocabulary, ``<pad>`` first."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -93,6 +113,8 @@ class ShardManifest:
             split: tuple(ShardEntry(**entry) for entry in entries) for split, entries in values["splits"].items()
         }
         values["stats"] = {name: FbankStats(**stat) for name, stat in values["stats"].items()}
+        counts = values.get("mask_counts", {})
+        values["mask_counts"] = {split: MaskCounts(**numbers) for split, numbers in counts.items()}
         for name in ("class_names", "question_words", "notes"):
             values[name] = tuple(values[name])
         return cls(**values)

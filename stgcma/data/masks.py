@@ -37,6 +37,13 @@ class MaskReader(Reader):
             raise ConfigError(
                 "data.augment.enabled: segmentation trains without augmentation, as published. Set it to false."
             )
+        counts = context.manifest.mask_counts.get(context.split)
+        if counts and counts.empty == counts.masks:
+            raise ShardMismatchError(
+                f"None of the {counts.masks} masks of split {context.split!r} in {context.store.uri} has any "
+                "foreground: nothing can be learned from them, and a score would be that of an empty picture. "
+                "Check the mask files, then run stgcma-jobs preprocess again."
+            )
 
     @property
     def num_units(self) -> int:

@@ -68,12 +68,14 @@ class ClipSource:
     audio_start_seconds: float = 0.0
     audio_duration_seconds: float = 0.0
     frame_decoder: str = ""
-    """``selective``, ``decord``, ``pyav`` or ``png``: ``pipelines.media.decode`` says which when."""
+    """``selective``, ``pyav`` or ``png``: ``pipelines.media.decode`` says which when."""
     audio_decoder: str = ""
     padded_audio_samples: int = 0
     """Zeros appended so that the waveform covers ``duration_seconds``; 0 when the audio was long enough."""
     non_binary_mask_pixels: int = 0
     """AVSBench: pixels of the mask files that were neither black nor white before thresholding."""
+    length_note: str = ""
+    """``cut from 12.00 s`` or ``filled up from 8.00 s``, where the clip had not the length that its dataset says."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,17 @@
-"""mIoU and F-score of predicted masks, as AVSBench defines them (method section 4.2).
+"""mIoU and F-score of predicted masks, as AVSBench defines them (method section 4.2), and the IoU of the pooled set.
 
-Everything is first a number per frame or per clip and then a plain mean of those. So the sums of batches and workers
-add up, and the result does not depend on how the clips were batched. The published mIoU averages the means of batches:
-the same number whenever all batches are equally large (740 test clips in batches of 2). The published F-score picks
-its best threshold per batch, and AVSBench evaluates with one clip a batch: here it is picked per clip.
+Two conventions are in use for the IoU, and both are reported:
+
+* ``miou``: the mean over frames, where a frame without foreground is scored on its background (AVSBench);
+* ``iou_pooled``: intersections and unions summed over the whole set, without the frames that have no foreground.
+
+Neither exists for a set without any foreground: an empty prediction would be perfect.
+
+In ``miou`` and ``fscore`` everything is first a number per frame or per clip and then a plain mean of those. So the
+sums of batches and workers add up, and the result does not depend on how the clips were batched. The published mIoU
+averages the means of batches: the same number whenever all batches are equally large (740 test clips in batches of 2).
+The published F-score picks its best threshold per batch, and AVSBench evaluates with one clip a batch: here it is
+picked per clip.
 
 Shapes: ``N`` frames, ``B`` clips, ``K`` frames with a mask per clip, ``H W`` pixels, ``L`` = 255 thresholds.
 """
@@ -27,6 +35,20 @@ def binary_masks(logits: Tensor) -> Tensor:
     return torch.sigmoid(logits) > 0.5
 
 
+def frame_overlaps(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels that prediction and truth have in common and together.
+
+    Args:
+        logits: ``[N, H, W]``.
+        masks: Ground truth {0, 1}, ``[N, H, W]``.
+
+    Returns:
+        Intersections ``[N]`` and unions ``[N]``, float64, and ``[N]`` bool: frames with foreground in their truth.
+    """
+    predicted, truth = binary_masks(logits).flatten(1), masks.flatten(1) > 0.5
+    return (predicted & truth).sum(1).double(), (predicted | truth).sum(1).double(), truth.any(1)
+
+
 def frame_ious(logits: Tensor, masks: Tensor) -> Tensor:
     """Intersection over union of every frame.
 
@@ -40,13 +62,10 @@ def frame_ious(logits: Tensor, masks: Tensor) -> Tensor:
     Returns:
         ``[N]`` float64.
     """
-    predicted, truth = binary_masks(logits).flatten(1), masks.flatten(1) > 0.5
-    intersection = (predicted & truth).sum(1).double()
-    union = (predicted | truth).sum(1).double()
-    empty = ~truth.any(1)
-    both_background = truth.shape[1] - union
-    intersection = torch.where(empty, both_background, intersection)
-    union = torch.where(empty, torch.full_like(union, truth.shape[1]), union)
+    intersection, union, sounding = frame_overlaps(logits, masks)
+    num_pixels = torch.full_like(union, masks[0].numel())
+    intersection = torch.where(sounding, intersection, num_pixels - union)
+    union = torch.where(sounding, union, num_pixels)
     return intersection / (union + IOU_EPS)
 
 
@@ -101,14 +120,14 @@ def clip_fscores(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SegmentationMetrics(Metrics):
-    """Sums behind ``miou`` and ``fscore``, and with ``detailed`` the same per category.
+    """Sums behind ``miou``, ``iou_pooled`` and ``fscore``, and with ``detailed`` the same per category.
 
     Args:
         detailed: Also keep ``category/<name>`` sums. Categories appear as they are met, so two workers may hold
             different ones; ``merge`` adds what either has.
     """
 
-    _PARTS = ("iou", "frames", "fscore", "fscore_clips")
+    _PARTS = ("iou", "frames", "fscore", "fscore_clips", "intersection", "union")
 
     def __init__(self, *, detailed: bool = False) -> None:
         self.detailed = detailed
@@ -120,11 +139,13 @@ class SegmentationMetrics(Metrics):
         assert isinstance(targets, MaskTargets)
         logits = outputs["logits"].detach().float()
         masks = targets.masks.to(logits.device)
-        ious = frame_ious(logits.flatten(0, 1), masks.flatten(0, 1)).view(masks.shape[:2]).sum(1)
+        frames, truths = logits.flatten(0, 1), masks.flatten(0, 1)
+        ious = frame_ious(frames, truths).view(masks.shape[:2]).sum(1)
+        intersection, union, sounding = frame_overlaps(frames, truths)
+        overlaps = [(part * sounding).view(masks.shape[:2]).sum(1) for part in (intersection, union)]
         scores, counted = clip_fscores(logits, masks)
-        per_clip = torch.stack(
-            [ious, torch.full_like(ious, masks.shape[1]), scores * counted, counted.double()], dim=1
-        ).cpu()
+        num_frames = torch.full_like(ious, masks.shape[1])
+        per_clip = torch.stack([ious, num_frames, scores * counted, counted.double(), *overlaps], dim=1).cpu()
         self._add("", per_clip.sum(0))
         if self.detailed:
             for category, values in zip(targets.categories, per_clip, strict=bool(targets.categories)):
@@ -140,15 +161,18 @@ class SegmentationMetrics(Metrics):
             self.sums[name] = self.sums.get(name, _zero()) + value
 
     def compute(self) -> dict[str, float]:
-        """``miou`` and ``fscore``; with ``detailed`` also ``category/<name>/miou`` and ``.../fscore``."""
+        """``miou``, ``fscore``, ``iou_pooled``; with ``detailed`` also ``category/<name>/miou`` and ``.../fscore``."""
         prefixes = sorted({name.rpartition("/")[0] for name in self.sums})
         return {
             key: value for prefix in prefixes for key, value in self._finish(f"{prefix}/" if prefix else "").items()
         }
 
     def _finish(self, prefix: str) -> dict[str, float]:
-        iou, frames, fscore, clips = (float(self.sums[prefix + name]) for name in self._PARTS)
-        return {prefix + "miou": _ratio(iou, frames), prefix + "fscore": _ratio(fscore, clips)}
+        iou, frames, fscore, clips, intersection, union = (float(self.sums[prefix + name]) for name in self._PARTS)
+        values = {"miou": _ratio(iou, frames) if union else float("nan"), "fscore": _ratio(fscore, clips)}
+        if not prefix:
+            values["iou_pooled"] = _ratio(intersection, union)
+        return {prefix + name: value for name, value in values.items()}
 
 
 def _zero() -> Tensor:

@@ -94,3 +94,19 @@ def test_killed_half_way_then_resumed_with_ray_equals_an_uninterrupted_run(tmp_p
         PreprocessConfig(**{**config, "fbank_specs": ("demo",), "output": str(tmp_path / "whole"), "num_workers": 0})
     )
     assert resumed["digest"] == again["digest"] == whole.manifest.digest
+
+
+@pytest.mark.ray
+def test_the_time_limit_of_a_clip_holds_in_the_workers_of_ray(tmp_path):
+    source = write_ave(tmp_path / "ave", [("aaaaaaaaaaa", "train"), ("bbbbbbbbbbb", "val")])
+    config = {
+        "dataset": "ave",
+        "source": str(source),
+        "output": str(tmp_path / "shards"),
+        "fbank_specs": ["demo"],
+        "num_workers": 1,
+        "failure_budget": 1.0,
+        "clip_timeout": 0.001,
+    }
+    log = tmp_path / "stderr.txt"
+    assert finish(start(config, log), log)["failures"] == ["clip time limit reached"] * 2

@@ -28,7 +28,9 @@ from stgcma.data.dataset import build_loaders
 from stgcma.errors import ConfigError
 from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import build_task
+from stgcma.tensor_file import decode_tensors
 from stgcma.training.checkpoint import decode
+from stgcma.training.trained_model import decode_model
 from tests.ray.services import ROOT, s3_server
 
 pytestmark = pytest.mark.ray
@@ -137,10 +139,13 @@ def assert_equal_runs(first: str, second: str) -> None:
     """Bit-equal trained weights, Adam and loop state but for the wall clock; equal metrics."""
     folders = [RunFolder(first), RunFolder(second)]
     for name in (BEST, LAST):
-        (one, one_state), (other, other_state) = (decode(folder.read(name), name) for folder in folders)
+        one, other = (decode_tensors(folder.read(name), name)[0] for folder in folders)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
-        assert replace(one_state, elapsed_seconds=0) == replace(other_state, elapsed_seconds=0)
+    one_state, other_state = (decode(folder.read(LAST), LAST)[1] for folder in folders)
+    assert replace(one_state, elapsed_seconds=0) == replace(other_state, elapsed_seconds=0)
+    one_info, other_info = (decode_model(folder.read(BEST), BEST)[1] for folder in folders)
+    assert one_info == other_info
     assert folders[0].read_json(RESULT)["metrics"] == folders[1].read_json(RESULT)["metrics"]
 
 

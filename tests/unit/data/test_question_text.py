@@ -33,6 +33,11 @@ def entry(**fields):
     }
 
 
+def test_types_and_values_may_be_lists_or_text_that_holds_one():
+    plain = entry(type=["Audio", "Comparative"], templ_values=["guzheng", "piano"])
+    assert parse_questions(json.dumps([plain]), "here") == parse_questions(json.dumps([entry()]), "here")
+
+
 @pytest.mark.parametrize(
     ("content", "values", "expected"),
     [
@@ -70,7 +75,7 @@ def test_an_entry_becomes_a_question_and_survives_storage():
             json.dumps([entry(), entry(question_id=9, templ_values="[]")]),
             r"entry 1 \(question 9\): 2 placeholders but 0",
         ),
-        (json.dumps([entry(type='"Audio"')]), "'type' needs a json list of two"),
+        (json.dumps([entry(type='"Audio"')]), "'type' needs a list of two"),
         (json.dumps([entry(type="Audio")]), r"entry 0 \(question 10\)"),
         (json.dumps([entry(question_content="a " * 20 + "b?", templ_values="[]")]), "1 to 14 words are needed, got 21"),
     ],

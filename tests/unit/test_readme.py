@@ -71,7 +71,7 @@ def test_a_command_that_does_not_exist_is_reported() -> None:
         ["stgcma-jobs", "train", "a", "--dry-run"],
         ["stgcma-jobs", "params"],
     ]
-    for line in ("stgcma-jobs trian a", "stgcma-jobs train a --workers 2", "stgcma-jobs params --table"):
+    for line in ("stgcma-jobs teach a", "stgcma-jobs train a --workers 2", "stgcma-jobs params --table"):
         with pytest.raises(Exception, match=r"No such (command|option)|requires an argument"):
             parse_command(shlex.split(line))
 

@@ -3,7 +3,7 @@
 # make test-fast     set up; run lint and all tests that do not start Ray
 # make test-ray      set up; run only the tests that start Ray
 # make test-cluster  set up; run only the test that starts a Ray cluster
-# make bench         set up; run the benchmarks
+# make bench         set up; run the benchmarks of benchmarks/README.md
 # make lint          set up; run ruff's checks and its format check
 # make format        set up; apply ruff's fixes and its format
 # make ui            set up; show the demo's runs in MLflow, on loopback

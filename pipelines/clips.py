@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRef:
@@ -47,8 +49,8 @@ class ClipListing:
     question_words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What the user should know: ids in two splits, labels that differ, files that nothing refers to."""
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    """Small files to store beside the shards, by path: what is joined to the rows when they are read."""
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    """Small tables to store beside the shards, by path: what is joined to the rows when they are read."""
 
 
 def group_by_media(clips: Sequence[ClipRef]) -> list[list[ClipRef]]:

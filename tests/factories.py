@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import simplejpeg
 import torch
 from PIL import Image
@@ -20,6 +19,7 @@ from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.data.manifest import MANIFEST_NAME, FbankStats, ShardEntry, ShardManifest
 from stgcma.data.question_text import Question, build_vocabulary, questions_to_table
 from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
+from stgcma.data.side_table import encode_table, table_digest
 
 NUM_CLASSES = 29
 
@@ -272,8 +272,12 @@ def write_question_shards(
     (folder / "questions").mkdir(exist_ok=True)
     path = "videos/part-00000-of-00001.parquet"
     entry = write_shard(rows, metadata, folder, path)
-    for split in ("train", "test"):
-        pq.write_table(questions_to_table(tiny_questions(num_videos, split)), folder / "questions" / f"{split}.parquet")
+    tables = {
+        f"questions/{split}.parquet": questions_to_table(tiny_questions(num_videos, split))
+        for split in ("train", "test")
+    }
+    for name, table in tables.items():
+        (folder / name).write_bytes(encode_table(table))
     vocabulary = build_vocabulary(tiny_questions(num_videos, "train"))
     manifest = ShardManifest(
         dataset=metadata.dataset,
@@ -283,6 +287,7 @@ def write_question_shards(
         num_failures={"videos": 0},
         class_names=vocabulary.answers,
         question_words=vocabulary.words,
+        tables={name: table_digest(table) for name, table in tables.items()},
         settings={"made_by": "tests"},
         stats={name: FbankStats(mean=-5.0, std=4.0, count=1) for name in metadata.fbank_specs},
     )

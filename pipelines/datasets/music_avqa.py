@@ -16,13 +16,10 @@ the failure budget counts them by split.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-
-import pyarrow.parquet as pq
 
 from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
@@ -116,7 +113,9 @@ class MusicAVQA(DatasetSource):
             class_names=vocabulary.answers,
             question_words=vocabulary.words,
             notes=tuple(_notes(questions, vocabulary, asked.keys(), media.keys(), folder)),
-            files={f"{QUESTION_FOLDER}/{split}.parquet": _parquet(listed) for split, listed in questions.items()},
+            tables={
+                f"{QUESTION_FOLDER}/{split}.parquet": questions_to_table(listed) for split, listed in questions.items()
+            },
         )
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
@@ -190,12 +189,6 @@ def find_videos(source: Storage) -> dict[str, tuple[str, int]]:
 def _digest(of_split: dict[str, list[tuple[int, Question]]]) -> str:
     listed = [[split, place, asdict(q)] for split, items in sorted(of_split.items()) for place, q in items]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
-
-
-def _parquet(questions: Sequence[Question]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(questions_to_table(questions), sink)
-    return sink.getvalue()
 
 
 def _notes(

@@ -12,8 +12,6 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from pipelines.shards.parts import PartWriter
-from pipelines.storage import Storage
 from stgcma.data.batch import AVBatch, EventTargets
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.data.manifest import MANIFEST_NAME, FbankStats, ShardEntry, ShardManifest
@@ -193,6 +191,9 @@ def write_shards(
 
 def write_shard(rows: Sequence[ClipRow], metadata: ShardMetadata, folder: Path, path: str) -> ShardEntry:
     """One Parquet file under ``folder``, and what the manifest says of it."""
+    from pipelines.shards.parts import PartWriter  # not above: a test imports this file where there is no pipelines
+    from pipelines.storage import Storage
+
     with PartWriter(Storage(str(folder)), path, metadata, 16) as part:
         for row in rows:
             part.add(row)

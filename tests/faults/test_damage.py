@@ -7,11 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load
 
 from jobs import cli
+from jobs.runs.folder import BEST, LAST
+from jobs.runs.progress import Silent
+from jobs.runs.session import train_run
 from stgcma.data.manifest import ShardManifest
 from stgcma.data.store import ShardStore
 from tests.media import write_ave
+from tests.unit.jobs.helpers import tiny_config, tiny_shards
 
 CLIPS = [(letter * 11, split) for letter, split in zip("abcdef", ("train",) * 3 + ("val", "test", "test"), strict=True)]
 COLUMNS = ("frames", "waveform", "fbank_demo", "fbank_demo_frames", "event_labels", "source")
@@ -152,3 +157,100 @@ def test_moving_the_media_changes_nothing(prepared, tmp_path):
     again = ShardManifest.from_json((prepared.folder / "manifest.json").read_text(), "manifest.json")
     assert again.source == str(prepared.clips)
     assert again.digest == prepared.manifest.digest
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs that differ in their seed."""
+    root = tmp_path_factory.mktemp("trained")
+    shards = tiny_shards(root / "shards")
+    for seed in (0, 1):
+        config = tiny_config(shards, optim__epochs=1, optim__seed=seed)
+        train_run(config, output=str(root / "runs"), tracking="none", device="cpu", reporter=Silent())
+    return root / "runs"
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of them."""
+    first, second = sorted(path for path in shutil.copytree(trained, tmp_path / "runs").iterdir() if path.is_dir())
+    return first, second
+
+
+def flip_exponent(run: Path, other: Path) -> None:
+    data = bytearray((run / BEST).read_bytes())
+    data[-1] ^= 0x40
+    (run / BEST).write_bytes(data)
+
+
+def swap_tensors(run: Path, other: Path) -> None:
+    data = (run / BEST).read_bytes()
+    tensors = load(data)
+    first, second = next(
+        (a, b) for a in tensors for b in tensors if a < b and len(a) == len(b) and tensors[a].shape == tensors[b].shape
+    )
+    one, two, place = f'"{first}":'.encode(), f'"{second}":'.encode(), b"\0" * (len(first) + 3)
+    (run / BEST).write_bytes(data.replace(one, place).replace(two, one).replace(place, two))
+
+
+def take_another_runs_weights(run: Path, other: Path) -> None:
+    shutil.copy(other / BEST, run / BEST)
+
+
+def edit_config(run: Path, other: Path) -> None:
+    text = (run / "config.yaml").read_text()
+    assert "learning_rate: 0.001" in text
+    (run / "config.yaml").write_text(text.replace("learning_rate: 0.001", "learning_rate: 0.002", 1))
+
+
+def take_another_run(run: Path, other: Path) -> None:
+    for name in (BEST, "config.yaml", "run.json"):
+        shutil.copy(other / name, run / name)
+
+
+def edit_facts(run: Path, other: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    facts["data"]["digest"] = "0" * 64
+    (run / "run.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (flip_exponent, "best.safetensors is damaged"),
+        (swap_tensors, "best.safetensors is damaged"),
+        (take_another_runs_weights, "holds weights of the run 'tiny-"),
+        (edit_config, "but the configuration of this run has fingerprint"),
+        (take_another_run, "which its name does not end with"),
+        (edit_facts, "holds weights trained on data with digest"),
+    ],
+)
+def test_evaluate_refuses_what_is_not_of_one_run_and_touches_nothing(runs, capsys, damage, problem):
+    run, other = runs
+    damage(run, other)
+    before = {path: path.read_bytes() for path in (run / "evaluation").rglob("*") if path.is_file()}
+    code, out, err = command(capsys, "evaluate", str(run), "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert problem in err
+    assert str(run) in err
+    assert {path: path.read_bytes() for path in (run / "evaluation").rglob("*") if path.is_file()} == before
+
+
+def test_evaluate_accepts_a_whole_run_by_any_path(runs, capsys, monkeypatch):
+    run, _ = runs
+    monkeypatch.chdir(run)
+    code, _, err = command(capsys, "evaluate", ".", "--device", "cpu")
+    assert code == 0, err
+
+
+def test_training_does_not_go_on_from_a_damaged_checkpoint(runs, capsys):
+    run, _ = runs
+    (run / "result.json").unlink()
+    data = bytearray((run / LAST).read_bytes())
+    data[-1] ^= 0x40
+    (run / LAST).write_bytes(data)
+    more = ("--output", str(run.parent), "--tracking", "none", "--device", "cpu")
+    code, _, err = command(capsys, "train", str(run / "config.yaml"), *more)
+    assert code == 2
+    assert "last.safetensors is damaged" in err
+    assert "Restore a copy, or delete it to start anew" in err

@@ -23,8 +23,9 @@ from pipelines.shards.parts import PartWriter
 from pipelines.shards.plan import ShardSpec
 from pipelines.shards.stats import FbankSums
 from pipelines.storage import Storage
+from stgcma.data.fbank import SAMPLE_RATE
 from stgcma.data.manifest import ShardEntry
-from stgcma.data.schema import SAMPLE_RATE, ClipRow, ShardMetadata
+from stgcma.data.schema import ClipRow, ShardMetadata
 from stgcma.errors import ClipDecodeError
 
 OnClip = Callable[[int, int], None]

@@ -199,7 +199,7 @@ def test_shards_that_do_not_fit_say_why(root, tmp_path):
     with pytest.raises(ShardMismatchError, match=r"of spec 'demo'.*reads \[3, 224, 224\] of spec 'swin'"):
         loader(root, reading={"fbank": "swin"})
     loader(root, reading={"fbank": "swin"}, branches=("visual",))
-    with pytest.raises(ShardMismatchError, match=r"The task reads masks, the shards of 'ave' store events"):
+    with pytest.raises(ShardMismatchError, match=r"The task reads masks, but the shards of 'ave' store events"):
         loader(root, reading={"reader": MaskReader, "annotation": "masks"})
     write_shards(tmp_path / "silent", metadata=replace(METADATA, stores_waveform=False), splits={"train": 2})
     with pytest.raises(ShardMismatchError, match="no waveforms, which audio mix-up needs"):

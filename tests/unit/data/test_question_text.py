@@ -65,14 +65,14 @@ def test_an_entry_becomes_a_question_and_survives_storage():
         ('[{"video_id": ', r"f is not valid json \(line 1"),
         ('{"a": 1}', "needs a list of questions, got dict"),
         ('["x"]', "f, entry 0: needs an object"),
-        (json.dumps([{k: v for k, v in entry().items() if k != "anser"}]), "no field anser"),
+        (json.dumps([{k: v for k, v in entry().items() if k != "anser"}]), "needs the fields anser"),
         (
             json.dumps([entry(), entry(question_id=9, templ_values="[]")]),
             r"entry 1 \(question 9\): 2 placeholders but 0",
         ),
         (json.dumps([entry(type='"Audio"')]), "'type' needs a json list of two"),
         (json.dumps([entry(type="Audio")]), r"entry 0 \(question 10\)"),
-        (json.dumps([entry(question_content="a " * 20 + "b?", templ_values="[]")]), "1 to 14 words are needed, got 21"),
+        (json.dumps([entry(question_content="a " * 20 + "b?", templ_values="[]")]), "needs 1 to 14 words, got 21"),
     ],
 )
 def test_malformed_files_name_the_entry(text, message):

@@ -183,7 +183,7 @@ def test_unknown_words_are_read_as_padding_in_evaluation_and_refused_in_training
 
 def test_a_cap_on_questions_splits_a_video_into_units(root):
     built = loader(root, questions_per_video=1, optim=replace(OPTIM, batch_size=1))
-    assert built.num_clips == built.reader.num_questions == 13
+    assert built.num_clips == 13
     assert all(len(batch.targets.question_ids) == 1 for batch in built.epoch(0))
 
 
@@ -197,7 +197,7 @@ def test_one_branch_reads_one_modality_and_no_negatives(root):
 def test_settings_that_leave_no_negatives_and_missing_questions_are_errors(root, tmp_path):
     with pytest.raises(ConfigError, match="at least 2 videos there"):
         loader(root, negatives="batch", world_size=2)
-    with pytest.raises(ConfigError, match="Unset questions_per_video"):
+    with pytest.raises(ConfigError, match=r"Unset data.questions_per_video"):
         loader(root, negatives="batch", questions_per_video=1)
     with pytest.raises(ConfigError, match="has no avqa-val"):
         loader(root, "val", questions=str(tmp_path))
@@ -214,5 +214,5 @@ def test_grounding_reads_every_video_once_and_draws_negatives_in_evaluation_too(
     for first, second in zip(*batches, strict=True):
         assert first.targets.negatives.shape == (len(first), SEGMENTS, 3, 24, 24)
         assert torch.equal(first.targets.negatives, second.targets.negatives)
-    with pytest.raises(ConfigError, match="set negatives: stored for task grounding"):
+    with pytest.raises(ConfigError, match=r"Set data.negatives: stored for task grounding"):
         build_loaders(replace(config, negatives="batch"), OPTIM, SPEC, reading, ["train"], training=True)["train"]

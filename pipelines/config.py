@@ -23,7 +23,7 @@ Resample = Literal["sinc", "nearest_moviepy"]
 CODE_VERSION = 1
 """Raised when the same settings would give different rows than the previous release; part of the fingerprint."""
 
-RUNTIME_FIELDS = ("source", "output", "num_workers", "ray_address", "failure_budget")
+RUNTIME_FIELDS = ("source", "output", "num_workers", "ray_address", "failure_budget", "clip_timeout")
 """Fields that do not change a row: where and how fast, not what."""
 
 
@@ -46,11 +46,13 @@ class PreprocessConfig:
     output: str = "data/shards"
     """Root of the shards; this run writes ``<output>/<dataset>/<fingerprint>/``."""
     num_workers: int | None = None
-    """Ray actors, each on one CPU. None: one per CPU. 0: in this process, without Ray."""
+    """Ray actors, each on one CPU. None: one per CPU. 0: one after the other, without Ray."""
     ray_address: str = "local"
     """``local`` starts Ray on this machine for the run; ``auto`` or an address joins a cluster."""
     failure_budget: float = 0.01
     """Largest fraction of a split that may be lost to bad media."""
+    clip_timeout: float = 300.0
+    """Seconds that one media file may take, download included; then its decoder is ended and the clip is a failure."""
 
     options: DatasetOptions | None = None
     """*Content.* What only this dataset knows, such as ``AVEOptions(labels="right_labels.h5")``. None: its defaults."""
@@ -90,6 +92,8 @@ class PreprocessConfig:
             problems.append(f"fbank names each filter bank once, got {', '.join(self.fbank_specs)}.")
         if not 0 <= self.failure_budget <= 1:
             problems.append(f"failure_budget needs a fraction in [0, 1], got {self.failure_budget}.")
+        if self.clip_timeout <= 0:
+            problems.append(f"clip_timeout needs a positive number of seconds, got {self.clip_timeout}.")
         if self.num_workers is not None and self.num_workers < 0:
             problems.append(f"num_workers needs 0 (in process) or more, got {self.num_workers}.")
         if not 1 <= self.jpeg_quality <= 100:
@@ -101,7 +105,7 @@ class PreprocessConfig:
             if value is not None and value < 1:
                 problems.append(f"{name} needs at least 1, got {value}.")
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)
 
     def options_as(self, record: type[OptionsT]) -> OptionsT:
         """The dataset's own options; their defaults where none were given.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from pipelines.clips import ClipListing, ClipRef, first_of_each_split
@@ -32,7 +32,7 @@ from pipelines.shards.plan import ShardSpec, plan_shards
 from pipelines.shards.stats import finish
 from pipelines.storage import Storage
 from stgcma.data.fbank import FBANK_SPECS
-from stgcma.data.manifest import MANIFEST_NAME, ShardManifest
+from stgcma.data.manifest import MANIFEST_NAME, MaskCounts, ShardManifest
 from stgcma.data.schema import ShardMetadata
 from stgcma.errors import DatasetLayoutError
 
@@ -163,6 +163,10 @@ def _manifest(
     lost = Counter(failure.split for failure in failures)
     splits = sorted({clip.split for clip in clips})
     sums = {name: finish(state.sums[name] for state in states) for name in metadata.fbank_specs}
+    masks: dict[str, MaskCounts] = {}
+    for state in states:
+        for split, counts in state.masks.items():
+            masks[split] = masks.get(split, MaskCounts()) + counts
     return ShardManifest(
         dataset=metadata.dataset,
         fingerprint=metadata.fingerprint,
@@ -171,9 +175,10 @@ def _manifest(
         num_failures={split: lost[split] for split in splits},
         stats={name: stats for name, stats in sums.items() if stats},
         class_names=listing.class_names,
+        mask_counts=dict(sorted(masks.items())),
         question_words=listing.question_words,
         settings={"source": config.source, **config.content()},
-        notes=(*listing.notes, *_media_notes(states)),
+        notes=(*listing.notes, *_media_notes(states), *_mask_notes(masks)),
     )
 
 
@@ -184,4 +189,18 @@ def _media_notes(states: Sequence[ShardState]) -> list[str]:
     notes = [f"frames by {', '.join(f'{decoder} ({n} clips)' for decoder, n in sorted(decoders.items()))}"]
     if padded:
         notes.append(f"{padded} clips have sound that ends more than 0.1 s before their pictures; zeros fill the rest")
+    lengths: Counter[str] = sum((Counter(state.other_lengths) for state in states), Counter())
+    notes += [f"{n} clips were {change} to the length of the dataset's clips" for change, n in sorted(lengths.items())]
+    return notes
+
+
+def _mask_notes(counts: Mapping[str, MaskCounts]) -> list[str]:
+    """How many masks say nothing, and how many pixels neither yes nor no."""
+    if not counts:
+        return []
+    empty = ", ".join(f"{split} {c.empty} of {c.masks}" for split, c in sorted(counts.items()))
+    notes = [f"masks without foreground: {empty}"]
+    non_binary = sum(c.non_binary_pixels for c in counts.values())
+    if non_binary:
+        notes.append(f"{non_binary} pixels of the mask files are neither black nor white; half of white divides them")
     return notes

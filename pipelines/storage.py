@@ -6,6 +6,7 @@ Paths are relative to the root and use ``/``. S3 endpoint and credentials come f
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from stgcma.data.manifest import open_filesystem
+from stgcma.errors import DatasetLayoutError
 
 _COPY_BYTES = 1 << 20
 
@@ -66,8 +68,21 @@ class Storage:
             return stream.read()
 
     def read_text(self, path: str) -> str:
-        """UTF-8, with or without a byte order mark."""
-        return self.read_bytes(path).decode("utf-8-sig")
+        """UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+        Raises:
+            DatasetLayoutError: If it is in another encoding: guessing would change names in silence.
+        """
+        data = self.read_bytes(path)
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError as error:
+            guess = "utf-16" if b"\0" in data[:100] else "latin1"
+            raise DatasetLayoutError(
+                f"{self.uri}/{path} is not UTF-8 (byte {error.start}: {data[error.start]:#04x}); it may be {guess}. "
+                f"Convert it: iconv -f {guess} -t utf-8"
+            ) from error
 
     @contextmanager
     def local_copy(self, path: str) -> Iterator[Path]:

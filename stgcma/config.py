@@ -261,4 +261,4 @@ class OptimConfig:
                     f"optim.average_epochs needs 1 <= first <= last <= epochs ({self.epochs}), got {first}..{last}."
                 )
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)

@@ -12,7 +12,20 @@ class StgcmaError(Exception):
 
 
 class ConfigError(StgcmaError, ValueError):
-    """A configuration that cannot run: an unknown key, an impossible combination or a value out of range."""
+    """A configuration that cannot run: an unknown key, an impossible combination or a value out of range.
+
+    Args:
+        problems: One sentence per problem. A single problem is the message itself; several take one line each.
+        where: Source of the configuration, such as a file. It heads the message, with the number of problems.
+    """
+
+    def __init__(self, *problems: str, where: str = "") -> None:
+        if where:
+            heading = f"{where} has {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+            super().__init__("\n  ".join([heading, *problems]))
+        else:
+            super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 class ShardMismatchError(StgcmaError, ValueError):

@@ -2,7 +2,7 @@
 
     <source>/Annotations.txt               Category&VideoID&Quality&StartTime&EndTime, with or without that header
     <source>/{train,val,test}Set.txt       rows of Annotations.txt; or {train,val,test}_order.h5 with row numbers
-    <source>/AVE/<VideoID>.mp4
+    <source>/AVE/<VideoID>.mp4             or .mkv, .webm, ...: ``pipelines.datasets.listing``
     <source>/labels.h5                     optional [rows, 10, 29] one-hot; ``--labels`` chooses
 
 ``<source>`` may also be the folder that holds ``AVE_Dataset/``. An id may occur on several rows (the same clip in
@@ -14,14 +14,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
 import numpy as np
 
 from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
+from pipelines.datasets.listing import check_spellings, media_by_id
 from pipelines.media.rows import video_row
+from pipelines.media.span import NominalLength
 from pipelines.options import DatasetOptions, option
 from pipelines.storage import Storage
 from stgcma.data.schema import ClipRow
@@ -29,6 +30,7 @@ from stgcma.data.vocab import AVE_CLASSES
 from stgcma.errors import ConfigError, DatasetLayoutError
 
 NUM_SECONDS = 10
+CLIP_LENGTH = NominalLength(seconds=NUM_SECONDS)
 SPLITS = ("train", "val", "test")
 RowKey = tuple[str, str, int, int]
 _FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
@@ -83,7 +85,7 @@ class AVE(DatasetSource):
         root = find_root(source)
         rows = parse_rows(read_lines(root, "Annotations.txt"), f"{root.uri}/Annotations.txt")
         splits = read_splits(root, rows)
-        class_names = class_order(row.category for row in rows)
+        class_names = class_order((row.category for row in rows), f"{root.uri}/Annotations.txt")
         labels, notes = choose_labels(root, rows, class_names, config.options_as(AVEOptions).labels)
         prefix = "" if root is source else "AVE_Dataset/"
         media = find_media(root)
@@ -108,7 +110,14 @@ class AVE(DatasetSource):
         return ClipListing(clips=tuple(clips), class_names=class_names, notes=tuple(notes))
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
-        row = video_row(refs[0], source, config, num_segments=self.num_segments, with_waveform=self.stores_waveform)
+        row = video_row(
+            refs[0],
+            source,
+            config,
+            num_segments=self.num_segments,
+            with_waveform=self.stores_waveform,
+            nominal=CLIP_LENGTH,
+        )
         return [
             replace(
                 row,
@@ -194,9 +203,15 @@ def _split_rows(root: Storage, split: str, numbers: dict[RowKey, list[int]], num
     raise DatasetLayoutError(f"AVE needs {root.uri}/{text} (or {order}), and found neither.")
 
 
-def class_order(categories: Iterable[str]) -> tuple[str, ...]:
-    """Class names, background last: the official order, or first appearance for a set with categories of its own."""
+def class_order(categories: Iterable[str], where: str) -> tuple[str, ...]:
+    """Class names, background last: the official order, or first appearance for a set with categories of its own.
+
+    Raises:
+        DatasetLayoutError: If two names, or one and an official one beside it, differ by capitals or blanks only.
+    """
     appearing = tuple(dict.fromkeys(categories))
+    official = AVE_CLASSES if set(appearing) & set(AVE_CLASSES) else AVE_CLASSES[-1:]
+    check_spellings((*official, *appearing), where)
     if set(appearing) <= set(AVE_CLASSES[:-1]):
         return AVE_CLASSES
     return (*appearing, AVE_CLASSES[-1])
@@ -261,12 +276,7 @@ def read_h5(root: Storage, path: str, key: str) -> np.ndarray:
 
 def find_media(root: Storage) -> dict[str, tuple[str, int]]:
     """Video id -> (file name, bytes) in ``AVE/``; an ``.mp4`` wins over another container of the same name."""
-    media: dict[str, tuple[str, int]] = {}
-    for name, size in root.list_files("AVE").items():
-        path = PurePosixPath(name)
-        if path.stem not in media or path.suffix == ".mp4":
-            media[path.stem] = (name, size)
-    return media
+    return media_by_id(root.list_files("AVE"))
 
 
 def _layout_notes(

@@ -28,12 +28,14 @@ import io
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
+from pipelines.datasets.listing import check_spellings, media_variant
 from pipelines.media.avs_rows import ClipFiles, build_row
 from pipelines.storage import Storage
 from stgcma.data.schema import ClipRow
@@ -93,6 +95,7 @@ class AVSBench(DatasetSource):
             splits[clip_id] = split
             annotation = self.annotate(line, here)
             files = self.files(clip_id, split, annotation)
+            files = replace(files, video=media_variant(files.video, present))
             clips.append(
                 ClipRef(
                     dataset=self.name,
@@ -106,12 +109,22 @@ class AVSBench(DatasetSource):
                 )
             )
         categories = sorted({clip.annotation.category for clip in clips} - {""})
+        check_spellings(categories, where)
         return ClipListing(clips=tuple(clips), class_names=tuple(categories), notes=tuple(_notes(clips, present)))
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
         root, _ = self._find_root(source)
         data = root / self.data_folder
-        return [build_row(ref, self.files(ref.clip_id, ref.split, ref.annotation), data, config) for ref in refs]
+        return [build_row(ref, self._files_there(ref, data), data, config) for ref in refs]
+
+    def _files_there(self, ref: ClipRef, data: Storage) -> ClipFiles:
+        """The clip's files; its video in the container that it has, where that will be read."""
+        files = self.files(ref.clip_id, ref.split, ref.annotation)
+        folder = PurePosixPath(files.video).parent
+        if "raw_videos/" not in ref.media_uri and data.exists(files.sound):
+            return files
+        present = {f"{folder}/{name}" for name in data.list_files(str(folder))}
+        return replace(files, video=media_variant(files.video, present))
 
     def _find_root(self, source: Storage) -> tuple[Storage, str]:
         """The folder with the csv, and its path relative to the source."""

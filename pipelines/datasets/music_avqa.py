@@ -1,15 +1,16 @@
 """MUSIC-AVQA (Li et al., CVPR 2022): 45,867 questions about 9,288 one-minute music videos.
 
     <source>/json/avqa-{train,val,test}.json           or json_update/, chosen by --questions
-    <source>/<any folder>/<video_id>.mp4               all in one, or the two of the official download:
+    <source>/<any folder>/<video_id>.mp4               or .mkv, ...; all in one, or the official two:
     <source>/MUSIC-AVQA-videos-Real/, MUSIC-AVQA-videos-Synthetic/
 
 ``json`` may also lie under ``data/`` or ``MUSIC-AVQA/data/``, as in the official repository. The splits are of
 questions, and share videos: every video that some question is about becomes one row of the split ``videos``, decoded
 once. The questions are stored beside the shards, ``questions/<split>.parquet``, and joined when they are read.
 
-A video that is shorter than a minute is divided into ten segments of its own length, as the reference reads it. One
-without sound is a failure. A failure costs its questions: the failure budget counts them by split.
+A video that is shorter than a minute is divided into ten segments of its own length, as the reference reads it; of one
+that is longer, up to 90 s, the first minute is taken. One without sound is a failure. A failure costs its questions:
+the failure budget counts them by split.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import pyarrow.parquet as pq
 from pipelines.clips import ClipListing, ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
+from pipelines.datasets.listing import check_spellings, media_by_id
 from pipelines.media.rows import video_row
+from pipelines.media.span import NominalLength
 from pipelines.options import DatasetOptions, option
 from pipelines.storage import Storage
 from stgcma.data.question_text import (
@@ -43,6 +46,7 @@ from stgcma.data.schema import ClipRow
 from stgcma.errors import ConfigError, DatasetLayoutError
 
 NUM_SEGMENTS = 10
+VIDEO_LENGTH = NominalLength(seconds=60, divides_shorter=True)
 SPLITS = ("train", "val", "test")
 JSON_PARENTS = ("", "data", "MUSIC-AVQA/data")
 
@@ -85,6 +89,7 @@ class MusicAVQA(DatasetSource):
         folder = config.options_as(MusicAVQAOptions).questions
         questions = read_splits(source, folder)
         vocabulary = build_vocabulary(questions["train"])
+        check_spellings(vocabulary.answers, f"{source.uri}, answers of the training questions")
         media = find_videos(source)
         asked: dict[str, dict[str, list[tuple[int, Question]]]] = defaultdict(lambda: defaultdict(list))
         for split, listed in questions.items():
@@ -123,6 +128,7 @@ class MusicAVQA(DatasetSource):
                 num_segments=self.num_segments,
                 with_waveform=self.stores_waveform,
                 extra_frames=self.extra_frames(config),
+                nominal=VIDEO_LENGTH,
             )
             for ref in refs
         ]
@@ -168,10 +174,8 @@ def find_videos(source: Storage) -> dict[str, tuple[str, int]]:
     found: dict[str, tuple[str, int]] = {}
     twice = []
     for folder in ("", *source.list_folders()):
-        for name, size in source.list_files(folder).items():
-            if not name.endswith(".mp4"):
-                continue
-            video_id, path = name.removesuffix(".mp4"), f"{folder}/{name}" if folder else name
+        for video_id, (name, size) in media_by_id(source.list_files(folder)).items():
+            path = f"{folder}/{name}" if folder else name
             if video_id in found:
                 twice.append(f"{found[video_id][0]} and {path}")
             found[video_id] = (path, size)

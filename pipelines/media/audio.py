@@ -9,7 +9,7 @@
 * ``sinc`` resamples with FFmpeg's windowed-sinc filter. ``nearest_moviepy`` converts to 44.1 kHz stereo and takes the
   nearest samples: aliased, but what the published fbank statistics were measured on.
 * A stream that begins after the clip gets leading zeros, and a hole between packets is filled with zeros, so that sound
-  stays in step with the frames. Damage is an error, never a shorter waveform.
+  stays in step with the frames. Damage is an error, never a shorter waveform; so are timestamps that jump.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from stgcma.errors import ClipDecodeError
 _CHUNK_SAMPLES = 1 << 16
 _HOLE_SECONDS = 0.05
 """A later timestamp than expected by more than this is a hole; less is rounding of the container's clock."""
-_LONGEST_HOLE_SECONDS = 60.0
+_LONGEST_SILENCE_SECONDS = 60.0
+"""All holes of a stream together; more is a timestamp that jumps."""
+_LARGEST_OVERLAP_SECONDS = 0.5
+"""A timestamp that is earlier than expected by more than this: what follows would be heard too late."""
 _TRUNCATION_SECONDS = 0.1
 _MOVIEPY_RATE = 44_100
 
@@ -91,7 +94,7 @@ def _native_chunks(packets: Iterable[av.Packet], origin: float) -> Iterator[Chun
     rate = 0
     layout = ""
     pending: list[np.ndarray] = []
-    pending_samples = position = 0
+    pending_samples = position = silence = 0
     for frame in (frame for packet in packets for frame in packet.decode()):
         if not rate:
             rate = frame.sample_rate
@@ -101,10 +104,13 @@ def _native_chunks(packets: Iterable[av.Packet], origin: float) -> Iterator[Chun
         samples = _to_float(frame)
         if frame.pts is not None:
             hole = round(frame.pts * samples_per_tick - origin_samples) - position
-            if hole > _LONGEST_HOLE_SECONDS * rate:
-                raise ClipDecodeError("audio", "audio timestamps jump", f"by {hole / rate:.1f} s")
+            if hole > _LONGEST_SILENCE_SECONDS * rate - silence or -hole > _LARGEST_OVERLAP_SECONDS * rate:
+                raise ClipDecodeError(
+                    "audio", "audio timestamps jump", f"by {hole / rate:.1f} s at {position / rate:.1f} s"
+                )
             if hole > (_HOLE_SECONDS * rate if position else 0):
                 samples = np.pad(samples, ((0, 0), (hole, 0)))
+                silence += hole
         if pending and (pending_samples >= _CHUNK_SAMPLES or len(pending[0]) != len(samples)):
             yield Chunk(np.concatenate(pending, axis=1), rate, layout)
             pending, pending_samples = [], 0

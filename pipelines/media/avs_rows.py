@@ -20,10 +20,12 @@ import torch.nn.functional as F
 from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.media.audio import decode_audio
+from pipelines.media.decode import decode_pictures, frame_indices, timeline_of
 from pipelines.media.images import encode_frame
 from pipelines.media.masks import Mask, read_mask, read_picture
-from pipelines.media.probing import MediaInfo, probe
+from pipelines.media.probing import MediaInfo, open_media, probe
 from pipelines.media.rows import all_fbanks
+from pipelines.media.timeline import Timeline
 from pipelines.storage import Storage
 from stgcma.data.fbank import SAMPLE_RATE
 from stgcma.data.png import encode_bits
@@ -33,7 +35,8 @@ from stgcma.errors import ClipDecodeError
 FRAME_POSITION = 15 / 16
 """Where in its second a frame is taken."""
 LENGTH_TOLERANCE_SECONDS = 0.5
-"""A wav that is longer or shorter than its clip by more than this belongs to something else."""
+"""A wav or video that is longer or shorter than its clip by more than this belongs to something else."""
+_COUNT_TOLERANCE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessC
     masks = read_masks(files, data)
     size = masks[0].pixels.shape
     if ref.media_uri.endswith(files.video):
-        pictures = _video_pictures(files, data, len(files.frames), size)
+        pictures = _video_pictures(files, data, len(files.frames), size, ref.annotation.expected_seconds)
     else:
         pictures = _frame_pictures(files, data, ref.annotation.expected_seconds)
     found = pictures.images.shape[1:3]
@@ -95,7 +98,7 @@ def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessC
             "masks", "mask size differs from its frame", f"{files.masks[0]}: {_size(size)}, its frame is {_size(found)}"
         )
     waveform, sound = read_sound(files, data, config)
-    _check_length(waveform, ref.annotation.expected_seconds, files.sound)
+    _check_length(len(waveform) / SAMPLE_RATE, ref.annotation.expected_seconds, files.sound)
     fbanks, fbank_frames = all_fbanks(waveform, config, len(files.frames))
     return ClipRow(
         clip_id=ref.clip_id,
@@ -196,15 +199,27 @@ def _frame_pictures(files: ClipFiles, data: Storage, expected_seconds: int) -> P
     return Pictures(images=np.stack(images), times_seconds=times, source=source)
 
 
-def _video_pictures(files: ClipFiles, data: Storage, num_frames: int, size: tuple[int, int]) -> Pictures:
-    """One frame of each second of a raw video, scaled to ``size`` (height, width)."""
+def _video_pictures(
+    files: ClipFiles, data: Storage, num_frames: int, size: tuple[int, int], expected_seconds: int
+) -> Pictures:
+    """One frame of each second of a raw video, scaled to ``size`` (height, width); past its end, the last one."""
     try:
-        with data.local_copy(files.video) as path:
-            info = probe(path, uri=files.video)
-            frames, total, rate = frame_of_each_second(info, num_frames)
+        with data.local_copy(files.video) as path, open_media(path, uri=files.video) as media:
+            info = media.info
+            packets, _ = media.packets() or (None, None)
+            found = decode_pictures(
+                media,
+                timeline_of(media, packets),
+                lambda table: np.unique(frame_of_each_second(info, table, num_frames)),
+                short_side=max(info.width, info.height),
+                packets=None,
+            )
     except FileNotFoundError as error:
         raise ClipDecodeError("probe", "media file missing", files.video) from error
-    images = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    starts = found.timeline.starts - found.timeline.starts[0]
+    _check_length(found.timeline.end_seconds - info.origin_seconds, expected_seconds, files.video)
+    chosen = frame_of_each_second(info, found.timeline, num_frames)
+    images = torch.from_numpy(found.images[np.searchsorted(np.unique(chosen), chosen)]).permute(0, 3, 1, 2)
     if tuple(images.shape[2:]) != size:
         images = F.interpolate(images.contiguous(), size=size, mode="bilinear", align_corners=False)
     source = ClipSource(
@@ -214,58 +229,33 @@ def _video_pictures(files: ClipFiles, data: Storage, num_frames: int, size: tupl
         width=info.width,
         height=info.height,
         frame_rate=info.frame_rate,
-        num_video_frames=total,
+        num_video_frames=int(chosen[-1]) + 1,
         video_duration_seconds=info.video_duration_seconds,
-        rotation_degrees=info.rotation_degrees,
-        frame_decoder="pyav",
+        rotation_degrees=found.rotation_degrees,
+        frame_decoder=found.decoder,
     )
     return Pictures(
         images=images.permute(0, 2, 3, 1).contiguous().numpy(),
-        times_seconds=tuple(min(index, total - 1) / rate for index in second_indices(rate, num_frames)),
+        times_seconds=tuple(starts[chosen].tolist()),
         source=source,
     )
 
 
-def second_indices(frame_rate: int, num_frames: int) -> list[int]:
-    """Number of the frame at 15/16 of each second, as the official frames were chosen."""
-    return [int(second * frame_rate + FRAME_POSITION * frame_rate) for second in range(num_frames)]
+def frame_of_each_second(info: MediaInfo, timeline: Timeline, num_frames: int) -> np.ndarray:
+    """Number of the frame at 15/16 of each second, as the official frames were chosen; past the end, the last one.
 
-
-def frame_of_each_second(info: MediaInfo, num_frames: int) -> tuple[np.ndarray, int, int]:
-    """Decode a short video from its beginning and keep one frame a second; past its end, the last one.
+    The official choice counts frames at a whole rate. Where the container's timestamps contradict that count, as at a
+    variable rate, the frame on screen at that time is taken.
 
     Returns:
-        ``[num_frames, H, W, 3]`` uint8, the number of frames decoded, and the frame rate rounded to a whole number.
-
-    Raises:
-        ClipDecodeError: Stage ``frames``: damaged or empty video.
+        ``[num_frames]`` int64 positions in ``timeline``.
     """
     rate = max(1, round(info.frame_rate))
-    wanted = second_indices(rate, num_frames)
-    kept: list[np.ndarray] = []
-    last = None
-    count = 0
-    try:
-        with av.open(str(info.path), metadata_errors="replace") as container:
-            stream = container.streams[info.video_index]
-            stream.thread_type = "NONE"
-            for frame in container.decode(stream):
-                if count == wanted[len(kept)]:
-                    kept.append(_upright(frame))
-                last = frame
-                count += 1
-                if len(kept) == num_frames:
-                    break
-    except (av.error.FFmpegError, ValueError) as error:
-        raise ClipDecodeError("frames", "damaged video", f"{info.path}: {error}") from error
-    if last is None:
-        raise ClipDecodeError("frames", "video stream has no frames", str(info.path))
-    kept += [_upright(last)] * (num_frames - len(kept))
-    return np.stack(kept), count, rate
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
+    starts = timeline.starts - timeline.starts[0]
+    times = np.arange(num_frames) + FRAME_POSITION
+    by_count = np.minimum((times * rate).astype(np.int64), len(starts) - 1)
+    by_time = frame_indices(starts, num_frames, times[0], times[-1])
+    return by_count if np.abs(starts[by_count] - starts[by_time]).max() <= _COUNT_TOLERANCE_SECONDS else by_time
 
 
 def read_sound(files: ClipFiles, data: Storage, config: PreprocessConfig) -> tuple[np.ndarray, MediaInfo]:
@@ -322,9 +312,11 @@ def _probe_sound(path: Path, uri: str) -> MediaInfo:
         raise ClipDecodeError("audio", "wav unreadable", f"{uri}: {error}") from error
 
 
-def _check_length(waveform: np.ndarray, expected_seconds: int, path: str) -> None:
-    seconds = len(waveform) / SAMPLE_RATE
+def _check_length(seconds: float, expected_seconds: int, path: str) -> None:
     if abs(seconds - expected_seconds) > LENGTH_TOLERANCE_SECONDS:
+        kind = PurePosixPath(path).suffix[1:]
         raise ClipDecodeError(
-            "audio", "wav of another length", f"{path}: {seconds:.2f} s, the clip has {expected_seconds} s"
+            "audio" if kind == "wav" else "frames",
+            f"{kind} of another length",
+            f"{path}: {seconds:.2f} s, the clip has {expected_seconds} s",
         )

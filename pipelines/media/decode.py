@@ -1,16 +1,18 @@
 """Frames of a video file at evenly spaced times. Never a full decode in memory.
 
-H.264 goes through ``pipelines.media.selective``, which decodes what the wanted frames need; all else through decord,
-and through PyAV where decord fails. All three give the same bits.
+H.264 goes through ``pipelines.media.selective``, which decodes what the wanted frames need; all else is decoded from
+the beginning with PyAV. Both give the same bits. Which pictures exist, and when they are shown, the demuxer's table
+says (``pipelines.media.timeline``).
 
 Which frames: ``n`` times are spaced evenly from the first frame's timestamp to the last one's, and at each time the
 frame on screen is taken, turned upright. At a constant frame rate that is ``linspace(0, num_frames - 1, n)`` cut to
 integers, what the published code does with frames extracted at 3 per second: first and last frame included.
+``pipelines.media.span`` says where the grid begins and ends when pictures begin after the sound or end before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import av
@@ -18,21 +20,27 @@ import av.error
 import numpy as np
 
 from pipelines.media.images import shrink
-from pipelines.media.probing import MediaInfo, OpenMedia, read_rotation
+from pipelines.media.probing import MediaInfo, OpenMedia, open_container
 from pipelines.media.selective import NotSelectable, Packets, decode_wanted
+from pipelines.media.span import Span
+from pipelines.media.timeline import Timeline, agreed, read_timeline
 from stgcma.errors import ClipDecodeError
 
-try:
-    import decord
-except ImportError:  # no wheel for this platform: every clip takes the PyAV path
-    decord = None
-else:
-    decord.logging.set_level(decord.logging.QUIET)
+Choose = Callable[[Timeline], np.ndarray]
+"""A table -> ``[U]`` ascending positions of the wanted pictures in it."""
 
-_CHUNK_BYTES = 64 << 20
-"""Decoded pixels held at full size before they are scaled down."""
-_UNREADABLE_BY_DECORD = ("av1", "libdav1d", "libaom-av1")
-_TRUNCATION_SECONDS = 0.1
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Chosen pictures of a stream, upright and scaled down."""
+
+    images: np.ndarray
+    """``[U, H, W, 3]`` uint8, in time order."""
+    timeline: Timeline
+    """What the container and the decoder agree on."""
+    rotation_degrees: int
+    """Counter-clockwise turn that the file asks players for and that ``images`` have had."""
+    decoder: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,174 +54,172 @@ class Frames:
     grids: tuple[np.ndarray, ...]
     """For each requested count ``n``, ``[n]`` positions in ``images``; a short clip repeats frames."""
     num_video_frames: int
-    end_seconds: float
-    """When the last frame of the video leaves the screen, on the file's own clock."""
+    span: Span
     rotation_degrees: int
-    """Counter-clockwise turn that the file asks players for and that ``images`` have had."""
     decoder: str
 
 
-def frame_indices(starts: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the frames on screen at ``count`` evenly spaced times between the first and the last timestamp.
+def frame_indices(starts: np.ndarray, count: int, first: float | None = None, last: float | None = None) -> np.ndarray:
+    """Indices of the frames on screen at ``count`` evenly spaced times.
 
     Args:
         starts: ``[num_frames]`` ascending presentation times in seconds.
         count: How many, at least 1.
+        first: The first of the times; the first timestamp when None. Before that, the first frame is taken.
+        last: The last of the times; the last timestamp when None.
 
     Returns:
-        ``[count]`` int64, ascending; the first is 0 and, for ``count > 1``, the last is ``num_frames - 1``.
+        ``[count]`` int64, ascending; without ``first`` and ``last``, the first is 0 and, for ``count > 1``, the last is
+        ``num_frames - 1``.
     """
-    times = np.linspace(starts[0], starts[-1], count)
+    times = np.linspace(starts[0] if first is None else first, starts[-1] if last is None else last, count)
     tolerance = 1e-3 * (starts[-1] - starts[0]) / max(len(starts) - 1, 1)
-    return np.searchsorted(starts, times + tolerance, side="right") - 1
+    return np.maximum(np.searchsorted(starts, times + tolerance, side="right") - 1, 0)
 
 
 def decode_frames(
-    media: OpenMedia, counts: Sequence[int], *, short_side: int, packets: Sequence[av.Packet] | None
+    media: OpenMedia,
+    counts: Sequence[int],
+    *,
+    short_side: int,
+    packets: Sequence[av.Packet] | None,
+    span_of: Callable[[Timeline], Span],
+    timeline: Timeline | None = None,
 ) -> Frames:
-    """Decode the frames of one or several grids in one pass.
+    """Decode the frames of one or several grids.
 
     Args:
         media: The file.
         counts: Frames per grid, e.g. ``(10,)`` or ``(10, 60)``.
         short_side: Pixels; frames are scaled down to it as they come.
         packets: All packets of the video stream, if they have been read already.
+        span_of: Where the grids begin and end, given the pictures.
+        timeline: The demuxer's table, if it has been read already.
 
     Raises:
         ClipDecodeError: Stage ``frames``: no frames, damaged or truncated video.
     """
-    info = media.info
+    timeline = timeline or timeline_of(media, packets)
+
+    def grids(table: Timeline) -> list[np.ndarray]:
+        span = span_of(table)
+        return [frame_indices(table.starts, count, span.first, span.last) for count in counts]
+
+    def choose(table: Timeline) -> np.ndarray:
+        return np.unique(np.concatenate(grids(table)))
+
+    found = decode_pictures(media, timeline, choose, short_side=short_side, packets=packets)
+    wanted = choose(found.timeline)
+    return Frames(
+        images=found.images,
+        times_seconds=found.timeline.starts[wanted],
+        grids=tuple(np.searchsorted(wanted, grid) for grid in grids(found.timeline)),
+        num_video_frames=len(found.timeline.pts),
+        span=span_of(found.timeline),
+        rotation_degrees=found.rotation_degrees,
+        decoder=found.decoder,
+    )
+
+
+def timeline_of(media: OpenMedia, packets: Sequence[av.Packet] | None) -> Timeline:
+    """The demuxer's table, from packets that have been read or from the file.
+
+    Raises:
+        ClipDecodeError: Stage ``frames``, as ``read_timeline`` does, or a file that cannot be read to its end.
+    """
+    if packets is not None:
+        return read_timeline(media.info, media.video, packets)
+    try:
+        with open_container(media.info.path) as container:
+            stream = container.streams[media.info.video_index]
+            assert isinstance(stream, av.VideoStream)
+            return read_timeline(media.info, stream, container.demux(stream))
+    except av.error.FFmpegError as error:
+        raise ClipDecodeError("frames", "damaged video", f"{media.info.path}: {error}") from error
+
+
+def decode_pictures(
+    media: OpenMedia, timeline: Timeline, choose: Choose, *, short_side: int, packets: Sequence[av.Packet] | None
+) -> Pictures:
+    """Decode the pictures that ``choose`` picks from the table.
+
+    Raises:
+        ClipDecodeError: Stage ``frames``: damaged video, or pictures that the table does not list.
+    """
     if packets is not None:
         try:
-            return _decode_selectively(media, packets, counts, short_side)
+            wanted = timeline.pts[choose(timeline)].tolist()
+            found = decode_wanted(media.video, Packets(media.video, packets), wanted)
+            images, rotation = _collect(media.info, ((frame.pts, frame) for frame in found), wanted, short_side)
+            return Pictures(images=images, timeline=timeline, rotation_degrees=rotation, decoder="selective")
         except (NotSelectable, ClipDecodeError, av.error.FFmpegError):
-            pass  # the sequential decoders decide, and name the damage where there is one
-    if decord is not None and info.video_codec not in _UNREADABLE_BY_DECORD:
-        try:
-            return _decode_with_decord(info, counts, short_side)
-        except (decord.DECORDError, RuntimeError, IndexError, ValueError):
-            pass  # PyAV decides: it reads formats that decord does not
-    return _decode_with_pyav(info, counts, short_side)
-
-
-def _decode_selectively(
-    media: OpenMedia, stream_packets: Sequence[av.Packet], counts: Sequence[int], short_side: int
-) -> Frames:
-    info, stream = media.info, media.video
-    packets = Packets(stream, stream_packets)
-    pts = np.sort(packets.pts)
-    time_base = float(stream.time_base)
-    last = packets.packets[int(packets.pts.argmax())]
-    end_seconds = float(pts[-1] * time_base + _duration(last.duration, time_base, info))
-    _check_complete(info, len(pts), end_seconds)
-    wanted, grids = _union(pts * time_base, counts)
-    found = decode_wanted(stream, packets, pts[wanted].tolist())
-    images, rotation_degrees = _collect(info, found, len(wanted), short_side)
-    return Frames(
-        images=images,
-        times_seconds=pts[wanted] * time_base,
-        grids=grids,
-        num_video_frames=len(pts),
-        end_seconds=end_seconds,
-        rotation_degrees=rotation_degrees,
-        decoder="selective",
-    )
-
-
-def _decode_with_decord(info: MediaInfo, counts: Sequence[int], short_side: int) -> Frames:
-    reader = decord.VideoReader(str(info.path), ctx=decord.cpu(0), num_threads=1)
-    spans = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), dtype=np.float64).reshape(-1, 2)
-    spans += info.video_start_seconds - spans[0, 0]  # decord counts from the first frame
-    _check_complete(info, len(spans), spans[-1, 1])
-    wanted, grids = _union(spans[:, 0], counts)
-    height, width = reader[0].shape[:2]
-    step = max(1, _CHUNK_BYTES // (height * width * 3))
-    parts = [shrink(reader.get_batch(wanted[i : i + step]).asnumpy(), short_side) for i in range(0, len(wanted), step)]
-    return Frames(
-        images=np.concatenate(parts),
-        times_seconds=spans[wanted, 0],
-        grids=grids,
-        num_video_frames=len(spans),
-        end_seconds=float(spans[-1, 1]),
-        rotation_degrees=read_rotation(info.path, info.video_index),
-        decoder="decord",
-    )
-
-
-def _decode_with_pyav(info: MediaInfo, counts: Sequence[int], short_side: int) -> Frames:
+            pass  # the sequential decoder decides, and names the damage where there is one
     try:
-        with av.open(str(info.path), metadata_errors="replace") as container:
-            stream = container.streams[info.video_index]
-            time_base = float(stream.time_base)
-            packets = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None]
-        if not packets:
-            raise ClipDecodeError("frames", "video stream has no frames", str(info.path))
-        packets.sort()
-        pts = np.array([value for value, _ in packets], dtype=np.int64)
-        end_seconds = float(pts[-1] * time_base + _duration(packets[-1][1], time_base, info))
-        _check_complete(info, len(pts), end_seconds)
-        wanted, grids = _union(pts * time_base, counts)
-        images, rotation_degrees = _decode_at(info, pts[wanted], short_side)
+        return _decode_in_order(media.info, timeline, choose, short_side)
     except (av.error.FFmpegError, ValueError) as error:
-        raise ClipDecodeError("frames", "damaged video", f"{info.path}: {error}") from error
-    return Frames(
-        images=images,
-        times_seconds=pts[wanted] * time_base,
-        grids=grids,
-        num_video_frames=len(pts),
-        end_seconds=end_seconds,
-        rotation_degrees=rotation_degrees,
-        decoder="pyav",
-    )
+        raise ClipDecodeError("frames", "damaged video", f"{media.info.path}: {error}") from error
 
 
-def _decode_at(info: MediaInfo, wanted_pts: np.ndarray, short_side: int) -> tuple[np.ndarray, int]:
-    """Sequential decode that keeps the frames with these timestamps; as ``_collect`` returns them."""
-    wanted = set(wanted_pts.tolist())
-    with av.open(str(info.path), metadata_errors="replace") as container:
+def _decode_in_order(info: MediaInfo, timeline: Timeline, choose: Choose, short_side: int) -> Pictures:
+    """Decode from the beginning: by position in the order of display, confirmed by all timestamps up to the last.
+
+    A second pass follows where the decoder's timestamps correct the table.
+    """
+    decoded: list[int | None] = []
+
+    def numbered() -> Iterator[tuple[int | None, av.VideoFrame]]:
+        decoded.clear()
+        for position, frame in enumerate(_all_frames(info)):
+            decoded.append(frame.pts)
+            yield position, frame
+
+    wanted = choose(timeline).tolist()
+    try:
+        images, rotation = _collect(info, numbered(), wanted, short_side)
+        if decoded == timeline.pts[: len(decoded)].tolist():
+            return Pictures(images=images, timeline=timeline, rotation_degrees=rotation, decoder="pyav")
+    except _Missing:
+        pass
+    table = agreed(info, timeline, [frame.pts for frame in _all_frames(info)])
+    images, rotation = _collect(info, numbered(), choose(table).tolist(), short_side)
+    return Pictures(images=images, timeline=table, rotation_degrees=rotation, decoder="pyav")
+
+
+def _all_frames(info: MediaInfo) -> Iterator[av.VideoFrame]:
+    """All pictures of the stream that a decoder shows, from a fresh opening of the file."""
+    with open_container(info.path) as container:
         stream = container.streams[info.video_index]
+        assert isinstance(stream, av.VideoStream)
         stream.codec_context.thread_count, stream.thread_type = 1, "NONE"
-        frames = (frame for frame in container.decode(stream) if frame.pts in wanted)
-        return _collect(info, frames, len(wanted), short_side)
+        for packet in container.demux(stream):
+            if packet.size:
+                yield from stream.codec_context.decode(packet)
+        yield from stream.codec_context.decode(None)
 
 
-def _collect(info: MediaInfo, frames: Iterator[av.VideoFrame], count: int, short_side: int) -> tuple[np.ndarray, int]:
-    """The next ``count`` frames upright and scaled down, in time order: ``[count, H, W, 3]``; and their rotation."""
+class _Missing(ClipDecodeError):
+    """Fewer pictures than wanted."""
+
+
+def _collect(
+    info: MediaInfo, frames: Iterator[tuple[int | None, av.VideoFrame]], wanted: Sequence[int], short_side: int
+) -> tuple[np.ndarray, int]:
+    """The wanted ones of keyed frames, upright and scaled down, ``[U, H, W, 3]`` in key order; and their rotation."""
     images: dict[int, np.ndarray] = {}
+    keys = set(wanted)
     rotation = 0
-    for frame in frames:
+    for key, frame in frames:
+        if key is None or key not in keys:
+            continue
         if frame.is_corrupt:
             raise ClipDecodeError("frames", "damaged video", f"{info.path}: frame at {frame.time:.2f} s is incomplete")
         rotation = frame.rotation
         turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(rotation / 90) % 4)
-        images[frame.pts] = shrink(np.ascontiguousarray(turned)[None], short_side)
-        if len(images) == count:
+        images[key] = shrink(np.ascontiguousarray(turned)[None], short_side)
+        if len(images) == len(keys):
             break
-    if len(images) < count:
-        raise ClipDecodeError("frames", "damaged video", f"{info.path}: {count - len(images)} frames are not decodable")
+    if len(images) < len(keys):
+        raise _Missing("frames", "damaged video", f"{info.path}: {len(keys) - len(images)} frames are not decodable")
     if len({image.shape for image in images.values()}) > 1:
         raise ClipDecodeError("frames", "frame size changes within the video", str(info.path))
-    return np.concatenate([images[pts] for pts in sorted(images)]), rotation
-
-
-def _duration(ticks: int | None, time_base: float, info: MediaInfo) -> float:
-    """How long the last frame stays on the screen, in seconds; one frame period where its packet does not say."""
-    return (ticks or 0) * time_base or 1 / (info.frame_rate or 25.0)
-
-
-def _union(starts: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Distinct frame indices of all grids, and each grid as positions among them."""
-    grids = [frame_indices(starts, count) for count in counts]
-    wanted = np.unique(np.concatenate(grids))
-    return wanted, tuple(np.searchsorted(wanted, grid) for grid in grids)
-
-
-def _check_complete(info: MediaInfo, num_frames: int, end_seconds: float) -> None:
-    """A file cut off between two frames decodes without an error; its header still counts the frames it lost."""
-    declared_end = info.video_start_seconds + info.video_duration_seconds
-    if num_frames < info.declared_frames and end_seconds < declared_end - _TRUNCATION_SECONDS:
-        raise ClipDecodeError(
-            "frames",
-            "truncated video",
-            f"{info.path}: {num_frames} of {info.declared_frames} frames, {end_seconds:.2f} of {declared_end:.2f} s",
-        )
+    return np.concatenate([images[key] for key in sorted(images)]), rotation

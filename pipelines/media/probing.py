@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import av.error
+from av.stream import Disposition
 
 from stgcma.errors import ClipDecodeError
 
@@ -35,7 +36,8 @@ class MediaInfo:
     declared_frames: int
     """Number of video frames in the container's index; 0 when it has none."""
     has_index: bool
-    """The container lists its samples, so that declared lengths are those of this very file."""
+    """The container lists its samples, so that declared lengths are those of this very file. Not so AVI, which counts
+    empty chunks as sound."""
     declared_end_seconds: float | None
     """Where the container says that it ends; None for formats whose header may describe a longer original."""
     rotation_degrees: int
@@ -49,7 +51,7 @@ class MediaInfo:
 
 
 def probe(path: Path, *, uri: str = "") -> MediaInfo:
-    """Open the file, choose the best video and audio stream; only the first frame is decoded, for its rotation.
+    """Open the file, choose video and audio stream; only the first frame is decoded, for its rotation.
 
     Args:
         path: A local file.
@@ -59,16 +61,25 @@ def probe(path: Path, *, uri: str = "") -> MediaInfo:
         ClipDecodeError: Stage ``probe``: empty, unreadable, no video stream, no audio stream.
     """
     with open_media(path, uri=uri) as media:
-        return replace(media.info, rotation_degrees=read_rotation(path, media.info.video_index))
+        return replace(media.info, rotation_degrees=_read_rotation(path, media.info.video_index))
 
 
-def read_rotation(path: Path, video_index: int) -> int:
+def _read_rotation(path: Path, video_index: int) -> int:
     """From the first frame; 0 where that cannot be decoded, which the frame decoder will report."""
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_container(path) as container:
             return next((frame.rotation for frame in container.decode(container.streams[video_index])), 0)
     except av.error.FFmpegError:
         return 0
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """The file as FFmpeg sees it; text in other encodings than UTF-8 is no reason to fail.
+
+    Raises:
+        av.error.FFmpegError: If it is not a media file.
+    """
+    return av.open(str(path), metadata_errors="replace")
 
 
 class OpenMedia:
@@ -81,13 +92,16 @@ class OpenMedia:
         self.audio: av.AudioStream = container.streams[info.audio_index]
 
     def packets(self) -> tuple[list[av.Packet], list[av.Packet]] | None:
-        """All packets of the video and of the audio stream; None for a file that is too large or cut off."""
+        """All packets of the video and of the audio stream; None for a file that is too large or cut off.
+
+        The packet that ends a stream is empty and says index 0 whatever its stream: ``packet.stream`` is asked.
+        """
         if self.info.size_bytes > _LARGEST_SHARED_BYTES:
             return None
         kept: dict[int, list[av.Packet]] = {self.video.index: [], self.audio.index: []}
         try:
             for packet in self.container.demux(self.video, self.audio):
-                kept[packet.stream_index].append(packet)
+                kept[packet.stream.index].append(packet)
         except av.error.FFmpegError:
             return None
         return kept[self.video.index], kept[self.audio.index]
@@ -101,7 +115,7 @@ def open_media(path: Path, *, uri: str = "") -> Iterator[OpenMedia]:
     if size == 0:
         raise ClipDecodeError("probe", "empty file", name)
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = open_container(path)
     except av.error.FFmpegError as error:
         raise ClipDecodeError("probe", "not a readable media file", f"{name}: {error}") from error
     with container:
@@ -109,8 +123,8 @@ def open_media(path: Path, *, uri: str = "") -> Iterator[OpenMedia]:
 
 
 def _describe(container: av.container.InputContainer, path: Path, size: int, name: str) -> MediaInfo:
-    video, audio = container.streams.best("video"), container.streams.best("audio")
-    if video is None or not video.codec_context.width:
+    video, audio = _picture_stream(container), container.streams.best("audio")
+    if video is None:
         raise ClipDecodeError("probe", "no video stream", name)
     if audio is None or not audio.codec_context.sample_rate:
         raise ClipDecodeError("probe", "no audio stream", name)
@@ -127,7 +141,7 @@ def _describe(container: av.container.InputContainer, path: Path, size: int, nam
         video_start_seconds=starts[0],
         video_duration_seconds=_seconds(video.duration, video),
         declared_frames=video.frames,
-        has_index=video.frames > 0,
+        has_index=video.frames > 0 and container.format.name != "avi",
         declared_end_seconds=_declared_end(container, min(starts)),
         rotation_degrees=0,
         audio_index=audio.index,
@@ -137,6 +151,21 @@ def _describe(container: av.container.InputContainer, path: Path, size: int, nam
         audio_start_seconds=starts[1],
         audio_duration_seconds=_seconds(audio.duration, audio),
     )
+
+
+def _picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The default one of several video streams, else the largest, else the first; never a cover picture."""
+    streams = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context.width and not stream.disposition & Disposition.attached_pic
+    ]
+
+    def rank(stream: av.VideoStream) -> tuple[bool, int]:
+        size = stream.codec_context.width * stream.codec_context.height
+        return bool(stream.disposition & Disposition.default), size
+
+    return max(streams, key=rank, default=None)
 
 
 def _seconds(value: int | None, stream: av.stream.Stream) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,11 @@ import torch
 
 from pipelines.config import PreprocessConfig
 from pipelines.media.audio import decode_audio, fit_length
-from pipelines.media.decode import Frames, decode_frames
+from pipelines.media.decode import Frames, decode_frames, timeline_of
 from pipelines.media.images import encode_frame
 from pipelines.media.probing import MediaInfo, open_media
+from pipelines.media.span import NominalLength, Span, clip_span
+from pipelines.media.timeline import Timeline
 from pipelines.storage import Storage
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.data.schema import ClipRow, ClipSource
@@ -33,12 +35,12 @@ def video_row(
     *,
     num_segments: int,
     with_waveform: bool,
+    nominal: NominalLength | None = None,
     extra_frames: int = 0,
 ) -> ClipRow:
     """Decode one video file into a row without annotation.
 
-    The clip lasts from the first sample or frame to the end of the last frame: frames and segments divide the same
-    span, and the waveform is cut or zero-padded to it.
+    Frames and segments divide the same span (``pipelines.media.span``), and the waveform is cut or zero-padded to it.
 
     Args:
         ref: Which file, and the names that the row carries.
@@ -46,6 +48,7 @@ def video_row(
         config: Sizes, encodings, audio rules; ``fbank_specs`` filled in.
         num_segments: ``S``.
         with_waveform: Whether the row keeps the waveform beside its filter banks.
+        nominal: How long the dataset's clips are; None: as long as they are.
         extra_frames: Size of a second, denser grid of frames; 0: none.
 
     Raises:
@@ -53,11 +56,18 @@ def video_row(
     """
     try:
         with source.local_copy(ref.media_uri) as path:
-            clip = decode_clip(path, config, num_segments=num_segments, extra_frames=extra_frames, uri=ref.media_uri)
+            clip = decode_clip(
+                path,
+                config,
+                num_segments=num_segments,
+                extra_frames=extra_frames,
+                uri=ref.media_uri,
+                nominal=nominal,
+            )
     except FileNotFoundError as error:
         raise ClipDecodeError("probe", "media file missing", ref.media_uri) from error
     info, frames = clip.info, clip.frames
-    duration_seconds = frames.end_seconds - info.origin_seconds
+    duration_seconds = frames.span.end - frames.span.begin
     waveform, padded = fit_length(clip.waveform, duration_seconds)
     fbanks, fbank_frames = all_fbanks(waveform, config, num_segments)
     encoded = [encode_frame(image, config.frame_encoding, config.jpeg_quality) for image in frames.images]
@@ -90,9 +100,15 @@ class DecodedClip:
 
 
 def decode_clip(
-    path: Path, config: PreprocessConfig, *, num_segments: int, extra_frames: int = 0, uri: str = ""
+    path: Path,
+    config: PreprocessConfig,
+    *,
+    num_segments: int,
+    extra_frames: int = 0,
+    uri: str = "",
+    nominal: NominalLength | None = None,
 ) -> DecodedClip:
-    """Probe a file and decode both streams.
+    """Probe a file and decode both streams; arguments as in ``video_row``.
 
     Raises:
         ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
@@ -100,16 +116,29 @@ def decode_clip(
     counts = (num_segments, extra_frames) if extra_frames else (num_segments,)
     with open_media(path, uri=uri) as media:
         video_packets, audio_packets = media.packets() or (None, None)
-        frames = decode_frames(media, counts, short_side=config.short_side, packets=video_packets)
-        waveform = decode_audio(
+        timeline = timeline_of(media, video_packets)
+        picture_start = float(timeline.starts[0])
+        info = replace(
             media.info,
+            video_start_seconds=picture_start,
+            origin_seconds=min(picture_start, media.info.audio_start_seconds),
+        )
+        waveform = decode_audio(
+            info,
             channel_mode=config.channel_mode,
             resample=config.resample,
             gain=config.gain,
             packets=audio_packets,
         )
-    info = media.info
-    _check_end(info, frames, len(waveform))
+        sound_end = info.origin_seconds + len(waveform) / SAMPLE_RATE
+
+        def span_of(table: Timeline) -> Span:
+            _check_end(info, max(table.end_seconds, sound_end))
+            return clip_span(info, table, sound_end, nominal)
+
+        frames = decode_frames(
+            media, counts, short_side=config.short_side, packets=video_packets, span_of=span_of, timeline=timeline
+        )
     return DecodedClip(info=info, frames=frames, waveform=waveform)
 
 
@@ -128,9 +157,8 @@ def all_fbanks(
     return fbanks, valid
 
 
-def _check_end(info: MediaInfo, frames: Frames, num_samples: int) -> None:
+def _check_end(info: MediaInfo, end: float) -> None:
     """Formats without an index are cut off silently; their header then promises more than was decoded."""
-    end = max(frames.end_seconds, info.origin_seconds + num_samples / SAMPLE_RATE)
     if info.declared_end_seconds is not None and end < info.declared_end_seconds - _TRUNCATION_SECONDS:
         raise ClipDecodeError(
             "frames", "truncated video", f"{info.path}: ends at {end:.2f} of {info.declared_end_seconds:.2f} s"
@@ -158,4 +186,5 @@ def _clip_source(ref: ClipRef, info: MediaInfo, frames: Frames, padded: int) -> 
         frame_decoder=frames.decoder,
         audio_decoder="pyav",
         padded_audio_samples=padded,
+        length_note=frames.span.note,
     )

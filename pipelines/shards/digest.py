@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stgcma.data.schema import ClipRow, ShardMetadata
+from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
 
 
 class RowsDigest:
@@ -33,7 +33,7 @@ class RowsDigest:
             return {spec: array.astype(self._metadata.fbank_dtype, copy=False) for spec, array in value.items()}
         if name == "frame_times_seconds":
             return np.asarray(value, dtype=np.float32)
-        return asdict(value) if name == "source" else value
+        return _facts(value) if name == "source" else value
 
     def _add(self, value: Any) -> None:
         if isinstance(value, np.ndarray):
@@ -52,3 +52,12 @@ class RowsDigest:
                 self._add(item)
         else:
             self._hash.update(repr(value).encode())
+
+
+_LATER_FACTS = ("length_note",)
+"""Fields of ``ClipSource`` that count only where they say something: digests of rows before them stay."""
+
+
+def _facts(source: ClipSource) -> dict[str, Any]:
+    facts = asdict(source)
+    return {name: value for name, value in facts.items() if value or name not in _LATER_FACTS}

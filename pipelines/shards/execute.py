@@ -1,4 +1,4 @@
-"""Makes the missing shards: in this process, or by Ray Data over a pool of actors.
+"""Makes the missing shards: from this process, or by Ray Data over a pool of actors. Each decodes in a child process.
 
 Only shard specs and counts travel through Ray. Pixels never enter its object store: each actor decodes its clips and
 writes its own files, so nothing spills and a small store is enough.
@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from pipelines.config import PreprocessConfig
 from pipelines.progress import Reporter
 from pipelines.shards.making import ShardWriter
 from pipelines.shards.plan import ShardSpec
+from pipelines.signals import kept_signal_handlers
 from stgcma.data.schema import ShardMetadata
 from stgcma.errors import RunFailedError
 
@@ -45,13 +44,8 @@ def _make_here(
     specs: Sequence[ShardSpec], config: PreprocessConfig, metadata: ShardMetadata, output: str, reporter: Reporter
 ) -> None:
     writer = ShardWriter(config, metadata, output)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in every worker: the same bits, however many there are
-    try:
-        for spec in specs:
-            writer.write(spec, reporter.advance)
-    finally:
-        torch.set_num_threads(threads)
+    for spec in specs:
+        writer.write(spec, reporter.advance)
 
 
 class _ShardActor:
@@ -62,7 +56,6 @@ class _ShardActor:
     """
 
     def __init__(self) -> None:
-        torch.set_num_threads(1)
         self._writer: ShardWriter | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -116,12 +109,13 @@ def _ray_running(config: PreprocessConfig) -> Iterator[int]:
             "include_dashboard": False,
         }
         try:
-            ray.init(
-                address=config.ray_address,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                **(local if config.ray_address == "local" else {}),
-            )
+            with kept_signal_handlers():
+                ray.init(
+                    address=config.ray_address,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    **(local if config.ray_address == "local" else {}),
+                )
         except Exception as error:  # Ray raises plain Exception when its processes do not come up in time
             raise RunFailedError(
                 f"Ray did not start ({type(error).__name__}: {error}). A busy machine may need another try; "

@@ -24,8 +24,9 @@ class ClipFailure:
     split: str
     media_uri: str
     stage: str
-    """``probe``, ``frames``, ``audio``, ``fbank``, ``masks``, ``encode``, ``decoder`` (it took the whole process with
-    it) or ``unexpected`` (an error that nobody foresaw; ``detail`` holds the traceback)."""
+    """``probe``, ``frames``, ``audio``, ``fbank``, ``masks``, ``encode``, ``decoder`` (it ended the decoding process,
+    or reached the limit of time or memory) or ``unexpected`` (an error that nobody foresaw; ``detail`` holds the
+    traceback)."""
     reason: str
     """Short and countable."""
     detail: str

@@ -7,24 +7,26 @@ Parquet files beside it are whole.
 from __future__ import annotations
 
 import json
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.datasets import dataset_source
-from pipelines.shards.attempts import Attempts
+from pipelines.shards.decoder import DecodingProcess, Limits, decoding_process
 from pipelines.shards.failures import ClipFailure
 from pipelines.shards.parts import PartWriter
 from pipelines.shards.plan import ShardSpec
 from pipelines.shards.stats import FbankSums
 from pipelines.storage import Storage
 from stgcma.data.fbank import SAMPLE_RATE
-from stgcma.data.manifest import ShardEntry
+from stgcma.data.manifest import MaskCounts, ShardEntry
+from stgcma.data.png import encode_bits
 from stgcma.data.schema import ClipRow, ShardMetadata
 from stgcma.errors import ClipDecodeError
 
@@ -48,6 +50,10 @@ class ShardState:
     """Frame decoder -> clips."""
     padded_clips: int
     """Clips whose sound is more than 0.1 s shorter than their pictures."""
+    other_lengths: dict[str, int] = field(default_factory=dict)
+    """``cut`` or ``filled up`` to the length that the dataset says -> clips."""
+    masks: dict[str, MaskCounts] = field(default_factory=dict)
+    """By split, of a dataset with masks."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -58,6 +64,7 @@ class ShardState:
         values["entries"] = {split: ShardEntry(**entry) for split, entry in values["entries"].items()}
         values["failures"] = tuple(ClipFailure(**failure) for failure in values["failures"])
         values["sums"] = {name: FbankSums(**sums) for name, sums in values["sums"].items()}
+        values["masks"] = {split: MaskCounts(**counts) for split, counts in values.get("masks", {}).items()}
         return cls(**values)
 
 
@@ -78,27 +85,32 @@ class ShardWriter:
         self._config = config
         self._metadata = metadata
         self._dataset = dataset_source(config.dataset)
-        self._source = Storage(config.source)
         self._output = Storage(output)
 
     def write(self, spec: ShardSpec, on_clip: OnClip | None = None) -> ShardState:
         """Decode, write the Parquet files, write the state."""
-        attempts = Attempts(self._output, spec.name)
         failures: list[ClipFailure] = []
         sums = {name: FbankSums() for name in self._config.fbank_specs}
         decoders: Counter[str] = Counter()
+        other_lengths: Counter[str] = Counter()
+        masks: dict[str, MaskCounts] = {}
         padded = 0
         with ExitStack() as stack:
+            decoder = stack.enter_context(decoding_process(Limits(seconds=self._config.clip_timeout)))
             parts = {
                 split: stack.enter_context(PartWriter(self._output, path, self._metadata, self._config.row_group_size))
                 for split, path in spec.parts.items()
             }
             for group in spec.groups:
-                rows, lost = self._rows(group, attempts)
+                rows, lost = self._rows(group, decoder)
                 failures += lost
                 for clip, row in zip(group[: len(rows)], rows, strict=True):
                     parts[clip.split].add(row)
                     decoders[row.source.frame_decoder] += 1
+                    if row.source.length_note:
+                        other_lengths[row.source.length_note.partition(" from ")[0]] += 1
+                    if row.masks is not None:
+                        masks[clip.split] = masks.get(clip.split, MaskCounts()) + count_masks(row)
                     padded += row.source.padded_audio_samples > _NOTABLE_PADDING
                     if clip.counts_in_stats:
                         for name in sums:
@@ -112,22 +124,24 @@ class ShardWriter:
             sums=sums,
             decoders=dict(decoders),
             padded_clips=padded,
+            other_lengths=dict(other_lengths),
+            masks=masks,
         )
         self._output.write_bytes(state_path(spec.name), state.to_json().encode())
-        attempts.finish()
         return state
 
-    def _rows(self, group: Sequence[ClipRef], attempts: Attempts) -> tuple[list[ClipRow], list[ClipFailure]]:
+    def _rows(self, group: Sequence[ClipRef], decoder: DecodingProcess) -> tuple[Sequence[ClipRow], list[ClipFailure]]:
         """All rows of one media file, or one failure for each of them."""
         try:
             if group[0].media_bytes is None:
                 raise ClipDecodeError("probe", "media file missing", group[0].media_uri)
-            attempts.begin(group[0].media_uri)
-            return self._dataset.build_rows(group, self._source, self._config), []
+            return decoder.rows(self._dataset, group, self._config.source, self._config), []
         except ClipDecodeError as error:
             return [], [ClipFailure.of(clip, error) for clip in group]
-        except OSError:
-            raise  # the disk or the network, not the clip: stop, and go on from here later
-        except Exception as error:  # a clip must not end a job of hours; it is counted, with its traceback
-            unexpected = ClipDecodeError("unexpected", type(error).__name__, traceback.format_exc(limit=-5))
-            return [], [ClipFailure.of(clip, unexpected) for clip in group]
+
+
+def count_masks(row: ClipRow) -> MaskCounts:
+    """Masks of one row; equal masks are equal bytes, so an empty one is known without decoding."""
+    masks = list(row.masks or ())
+    empty = encode_bits(np.zeros((row.frame_height, row.frame_width), dtype=bool))
+    return MaskCounts(masks=len(masks), empty=masks.count(empty), non_binary_pixels=row.source.non_binary_mask_pixels)

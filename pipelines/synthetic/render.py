@@ -14,7 +14,7 @@ import numpy as np
 from pipelines.synthetic.scenes import SHAPES, ClipPlan, SceneObject, Sound
 
 FRAME_SIZE = 64
-"""Pixels, both sides; decord cannot read frames of 48, so the demo's 48 are resized from these."""
+"""Pixels, both sides; the demo's 48 are resized from these."""
 FRAME_RATE = 5
 SAMPLE_RATE = 16_000
 SMALL_RADIUS = (7.5, 9.5)

@@ -48,6 +48,24 @@ class FbankStats:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskCounts:
+    """Numbers of masks in one split."""
+
+    masks: int = 0
+    empty: int = 0
+    """Masks without foreground."""
+    non_binary_pixels: int = 0
+    """Pixels of the mask files that were neither black nor white."""
+
+    def __add__(self, other: MaskCounts) -> MaskCounts:
+        return MaskCounts(
+            masks=self.masks + other.masks,
+            empty=self.empty + other.empty,
+            non_binary_pixels=self.non_binary_pixels + other.non_binary_pixels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardManifest:
     """The files of one preprocessed dataset, how they were made, and what they hold."""
 
@@ -59,6 +77,8 @@ class ShardManifest:
     stats: dict[str, FbankStats]
     class_names: tuple[str, ...] = ()
     """AVE: 29 class names, background last. AVSBench: categories. MUSIC-AVQA: answers."""
+    mask_counts: dict[str, MaskCounts] = field(default_factory=dict)
+    """AVSBench only: split -> counts."""
     question_words: tuple[str, ...] = ()
     """MUSIC-AVQA only: the question vocabulary, ``<pad>`` first."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -94,6 +114,8 @@ class ShardManifest:
             split: tuple(ShardEntry(**entry) for entry in entries) for split, entries in values["splits"].items()
         }
         values["stats"] = {name: FbankStats(**stat) for name, stat in values["stats"].items()}
+        counts = values.get("mask_counts", {})
+        values["mask_counts"] = {split: MaskCounts(**numbers) for split, numbers in counts.items()}
         for name in ("class_names", "question_words", "notes"):
             values[name] = tuple(values[name])
         return cls(**values)

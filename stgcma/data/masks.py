@@ -37,6 +37,7 @@ class MaskReader(Reader):
 
     Raises:
         ConfigError: If augmentation is on.
+        ShardMismatchError: If no mask of the split has any foreground.
     """
 
     def __init__(self, context: ReadContext) -> None:
@@ -44,6 +45,13 @@ class MaskReader(Reader):
         if context.augments:
             raise ConfigError(
                 "data.augment.enabled: segmentation trains without augmentation, as published. Set it to false."
+            )
+        counts = context.manifest.mask_counts.get(context.split)
+        if counts and counts.empty == counts.masks:
+            raise ShardMismatchError(
+                f"None of the {counts.masks} masks of split {context.split!r} in {context.store.uri} has any "
+                "foreground, so a model can neither learn from them nor be scored on them. "
+                "Check the mask files, then run stgcma-jobs preprocess again."
             )
 
     @property

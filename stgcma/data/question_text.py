@@ -133,10 +133,9 @@ def _question(entry: Any, where: str) -> Question:
             f"got only {', '.join(map(str, entry))}."
         )
     try:
-        kind = json.loads(entry["type"])
-        values = json.loads(entry.get("templ_values") or "[]")
-        if not (isinstance(kind, list) and len(kind) == 2 and isinstance(values, list)):
-            raise ValueError("'type' needs a json list of two, 'templ_values' a json list")
+        kind, values = _list(entry["type"]), _list(entry.get("templ_values") or [])
+        if kind is None or len(kind) != 2 or values is None:
+            raise ValueError("'type' needs a list of two and 'templ_values' a list, or strings that hold such lists")
         words = question_words(entry["question_content"], [str(value) for value in values])
         if not 1 <= len(words) <= MAX_WORDS:
             raise ValueError(f"needs 1 to {MAX_WORDS} words, got {len(words)}")
@@ -149,6 +148,12 @@ def _question(entry: Any, where: str) -> Question:
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise DatasetLayoutError(f"{where} (question {entry.get('question_id')}): {error}.") from error
+
+
+def _list(value: Any) -> list[Any] | None:
+    """A json list, or the list in a json string, as in the official files; None for other values."""
+    found = json.loads(value) if isinstance(value, str) else value
+    return found if isinstance(found, list) else None
 
 
 def build_vocabulary(training: Iterable[Question]) -> QuestionVocabulary:

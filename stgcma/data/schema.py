@@ -67,12 +67,14 @@ class ClipSource:
     audio_start_seconds: float = 0.0
     audio_duration_seconds: float = 0.0
     frame_decoder: str = ""
-    """``selective``, ``decord``, ``pyav`` or ``png``; see ``pipelines.media.decode``."""
+    """``selective``, ``pyav`` or ``png``; see ``pipelines.media.decode``."""
     audio_decoder: str = ""
     padded_audio_samples: int = 0
     """Zeros appended so that the waveform covers ``duration_seconds``; 0 if the audio was long enough."""
     non_binary_mask_pixels: int = 0
     """AVSBench: pixels of the mask files that were neither black nor white before thresholding."""
+    length_note: str = ""
+    """``cut from 12.00 s`` or ``filled up from 8.00 s`` if the clip did not have the length that its dataset states."""
 
 
 @dataclass(frozen=True, kw_only=True)

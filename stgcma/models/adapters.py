@@ -82,8 +82,8 @@ def cross_attend(query: Tensor, context: Tensor) -> Tensor:
     """Parameter-free attention of ``query`` over ``context`` (CAIM, Eq. 3-4).
 
     Computes ``softmax(query @ context^T) @ context``, without division by ``sqrt(R)``, as in the paper. Large groups
-    (the first stage of Swin has 3136 tokens) use scaled-dot-product attention with scale 1, which never stores the ``Nq
-    x Nc`` matrix. Small groups on a CPU use two matrix products: the fused kernel is not faster there, and its
+    (the first stage of Swin has 3136 tokens) use scaled-dot-product attention with scale 1, which never stores a
+    matrix of ``Nq x Nc``. Small groups on a CPU use two matrix products: the fused kernel is not faster there, and its
     gradients are twice as far from float64.
 
     Args:

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 def load_grounding(grounding: Grounding, file: str | Path) -> list[str]:
     """Initialise grounding layers from a checkpoint. All layers remain trainable.
 
-    Known names are our own and those of MUSIC-AVQA, LAVISH and DG-SCT: ``fc_a1``, ``fc_a2``, ``fc_gl`` and ``fc1 ..
-    fc4``, with the prefixes ``module.`` or ``avqatask_``. Other tensors are ignored, and so are layers that the variant
-    does not have (``fc_a1`` in ``b_lavish`` and ``l``).
+    Known names are our own and those of MUSIC-AVQA, LAVISH and DG-SCT: ``fc_a1``, ``fc_a2``, ``fc_gl`` and
+    ``fc1 .. fc4``, with the prefixes ``module.`` or ``avqatask_``. Other tensors are ignored, and so are layers that
+    the variant does not have (``fc_a1`` in ``b_lavish`` and ``l``).
 
     Args:
         grounding: Layers to initialise in place. On the meta device the file is only checked.

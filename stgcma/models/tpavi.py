@@ -17,9 +17,9 @@ class TPAVI(TrainableModule):
 
     Let ``theta_i`` be the query of position ``i``, ``phi_j`` the key (from the audio of the segment of ``j``) and
     ``g_j`` the value. The published form is ``y_i = sum_j (theta_i . phi_j / N) g_j``, an ``N x N`` matrix without
-    softmax. Since ``phi_j`` depends only on the segment ``s`` of ``j``, the sum equals ``y_i = theta_i @ M`` with ``M =
-    sum_s phi_s (mean_{j in s} g_j)^T / S``, a ``C/2 x C/2`` matrix per clip. ``g`` is affine, so it can be applied to
-    the spatial mean of the maps. Neither forward nor backward needs an ``N x N`` matrix.
+    softmax. Since ``phi_j`` depends only on the segment ``s`` of ``j``, the sum equals ``y_i = theta_i @ M`` with
+    ``M = sum_s phi_s (mean_{j in s} g_j)^T / S``, a ``C/2 x C/2`` matrix per clip. ``g`` is affine, so it can be
+    applied to the spatial mean of the maps. Neither forward nor backward needs an ``N x N`` matrix.
 
     The result is ``LayerNorm(x + BatchNorm(out(y)))``. The batch norm starts at zero, so a new module is a LayerNorm of
     the visual maps.

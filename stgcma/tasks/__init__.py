@@ -40,7 +40,11 @@ TASKS: dict[str, TaskSpec] = {
             implementation="stgcma.tasks.avs:AVSTask",
             annotation="masks",
             num_segments=5,
-            metrics=(Metric(name="miou", title="mIoU", clip_score="iou"), Metric(name="fscore", title="F-score")),
+            metrics=(
+                Metric(name="miou", title="mIoU", clip_score="iou"),
+                Metric(name="fscore", title="F-score"),
+                Metric(name="iou_pooled", title="IoU, pooled"),
+            ),
             selection_metric="miou",
             class_metric="category/{name}/miou",
             fbank="avs",

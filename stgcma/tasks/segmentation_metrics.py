@@ -1,9 +1,16 @@
-"""mIoU and F-score of predicted masks, as AVSBench defines them (method section 4.2).
+"""mIoU and F-score of predicted masks, as AVSBench defines them (method section 4.2), and the IoU of the pooled set.
 
-Each metric is the mean of one number per frame or clip, so the sums of batches and workers add up and the result does
-not depend on the batches. The published mIoU averages the means of batches, which is the same number if all batches are
-equally large (740 test clips in batches of 2). The published F-score picks its best threshold per batch, and AVSBench
-evaluates one clip per batch. Here it is picked per clip.
+Two definitions of the IoU are in use, and both are reported:
+
+* ``miou``: the mean over frames; a frame without foreground is scored on its background (AVSBench).
+* ``iou_pooled``: the sum of the intersections over the sum of the unions, without frames that have no foreground.
+
+Neither is defined for a set without any foreground, where an empty prediction would be perfect.
+
+``miou`` and ``fscore`` are means of one number per frame or clip, so the sums of batches and workers add up and the
+result does not depend on the batches. The published mIoU averages the means of batches, which is the same number if all
+batches are equally large (740 test clips in batches of 2). The published F-score picks its best threshold per batch,
+and AVSBench evaluates one clip per batch. Here it is picked per clip.
 
 Shapes: ``N`` frames, ``B`` clips, ``K`` frames with a mask per clip, ``H W`` pixels, ``L`` = 255 thresholds.
 """
@@ -28,6 +35,21 @@ def binary_masks(logits: Tensor) -> Tensor:
     return torch.sigmoid(logits) > 0.5
 
 
+def frame_overlaps(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Intersection and union of prediction and ground truth, in pixels.
+
+    Args:
+        logits: ``[N, H, W]``.
+        masks: ``[N, H, W]``, ground truth {0, 1}.
+
+    Returns:
+        Intersections ``[N]`` float64, unions ``[N]`` float64, and ``[N]`` bool: whether the ground truth has
+        foreground.
+    """
+    predicted, truth = binary_masks(logits).flatten(1), masks.flatten(1) > 0.5
+    return (predicted & truth).sum(1).double(), (predicted | truth).sum(1).double(), truth.any(1)
+
+
 def frame_ious(logits: Tensor, masks: Tensor) -> Tensor:
     """Intersection over union of every frame.
 
@@ -41,13 +63,10 @@ def frame_ious(logits: Tensor, masks: Tensor) -> Tensor:
     Returns:
         ``[N]`` float64.
     """
-    predicted, truth = binary_masks(logits).flatten(1), masks.flatten(1) > 0.5
-    intersection = (predicted & truth).sum(1).double()
-    union = (predicted | truth).sum(1).double()
-    empty = ~truth.any(1)
-    both_background = truth.shape[1] - union
-    intersection = torch.where(empty, both_background, intersection)
-    union = torch.where(empty, torch.full_like(union, truth.shape[1]), union)
+    intersection, union, sounding = frame_overlaps(logits, masks)
+    num_pixels = torch.full_like(union, masks[0].numel())
+    intersection = torch.where(sounding, intersection, num_pixels - union)
+    union = torch.where(sounding, union, num_pixels)
     return intersection / (union + IOU_EPS)
 
 
@@ -102,14 +121,14 @@ def clip_fscores(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SegmentationMetrics(Metrics):
-    """``miou`` and ``fscore``, and the same per category if detailed.
+    """``miou``, ``iou_pooled`` and ``fscore``; if detailed, also ``miou`` and ``fscore`` per category.
 
     Args:
         detailed: Also keep sums per category, ``category/<name>/...``. Workers may have different categories; ``merge``
             adds them all.
     """
 
-    _PARTS = ("iou", "frames", "fscore", "fscore_clips")
+    _PARTS = ("iou", "frames", "fscore", "fscore_clips", "intersection", "union")
 
     def __init__(self, *, detailed: bool = False) -> None:
         self.detailed = detailed
@@ -121,11 +140,13 @@ class SegmentationMetrics(Metrics):
         assert isinstance(targets, MaskTargets)
         logits = outputs["logits"].detach().float()
         masks = targets.masks.to(logits.device)
-        ious = frame_ious(logits.flatten(0, 1), masks.flatten(0, 1)).view(masks.shape[:2]).sum(1)
+        frames, truths = logits.flatten(0, 1), masks.flatten(0, 1)
+        ious = frame_ious(frames, truths).view(masks.shape[:2]).sum(1)
+        intersection, union, sounding = frame_overlaps(frames, truths)
+        overlaps = [(part * sounding).view(masks.shape[:2]).sum(1) for part in (intersection, union)]
         scores, counted = clip_fscores(logits, masks)
-        per_clip = torch.stack(
-            [ious, torch.full_like(ious, masks.shape[1]), scores * counted, counted.double()], dim=1
-        ).cpu()
+        num_frames = torch.full_like(ious, masks.shape[1])
+        per_clip = torch.stack([ious, num_frames, scores * counted, counted.double(), *overlaps], dim=1).cpu()
         self._add("", per_clip.sum(0))
         if self.detailed:
             for category, values in zip(targets.categories, per_clip, strict=bool(targets.categories)):
@@ -141,15 +162,18 @@ class SegmentationMetrics(Metrics):
             self.sums[name] = self.sums.get(name, _zero()) + value
 
     def compute(self) -> dict[str, float]:
-        """``miou`` and ``fscore``; if detailed, also ``category/<name>/miou`` and ``category/<name>/fscore``."""
+        """``miou``, ``fscore`` and ``iou_pooled``; if detailed, also ``category/<name>/miou`` and ``.../fscore``."""
         prefixes = sorted({name.rpartition("/")[0] for name in self.sums})
         return {
             key: value for prefix in prefixes for key, value in self._finish(f"{prefix}/" if prefix else "").items()
         }
 
     def _finish(self, prefix: str) -> dict[str, float]:
-        iou, frames, fscore, clips = (float(self.sums[prefix + name]) for name in self._PARTS)
-        return {prefix + "miou": _ratio(iou, frames), prefix + "fscore": _ratio(fscore, clips)}
+        iou, frames, fscore, clips, intersection, union = (float(self.sums[prefix + name]) for name in self._PARTS)
+        values = {"miou": _ratio(iou, frames) if union else float("nan"), "fscore": _ratio(fscore, clips)}
+        if not prefix:
+            values["iou_pooled"] = _ratio(intersection, union)
+        return {prefix + name: value for name, value in values.items()}
 
 
 def _zero() -> Tensor:

@@ -64,7 +64,7 @@ class STGCMA(Adaptation):
                 "model.adaptation has no stage, which is the plain backbone. Set model.adaptation: {method: none}."
             )
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)
 
     @property
     def adapted(self) -> tuple[Branch, ...]:

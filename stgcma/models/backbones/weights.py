@@ -17,6 +17,9 @@ from stgcma.models.backbones.base import Backbone
 
 BUILTIN_FOLDER = files("stgcma") / "weights"
 
+AUDIO_PREFIX = "stgcma_audio."
+"""Prefix of tensors of the audio input layer in our own files, if they are not derived from the visual one."""
+
 
 def load_pretrained(backbone: Backbone, pretrained: str) -> None:
     """Load the weights of the image transformer and derive the audio input layer from them.
@@ -32,11 +35,16 @@ def load_pretrained(backbone: Backbone, pretrained: str) -> None:
     """
     if pretrained == "none":
         return
-    module = backbone.pretrained_module
-    state = {name: value.float() for name, value in backbone.convert_weights(_read(backbone, pretrained)).items()}
+    module, found = backbone.pretrained_module, _read(backbone, pretrained)
+    audio = {name.removeprefix(AUDIO_PREFIX): found.pop(name) for name in [*found] if name.startswith(AUDIO_PREFIX)}
+    state = {name: value.float() for name, value in backbone.convert_weights(found).items()}
     _check_keys(module.state_dict(), state, backbone.spec, pretrained)
     module.load_state_dict(state)
     backbone.derive_audio_embedding()
+    if audio:
+        own = {name: value for name, value in backbone.state_dict().items() if name in audio}
+        _check_keys(own, audio, backbone.spec, pretrained)
+        backbone.load_state_dict(audio, strict=False)
 
 
 def _read(backbone: Backbone, pretrained: str) -> dict[str, Tensor]:

@@ -122,6 +122,7 @@ def test_temporal_bias_is_indexed_by_query_minus_key():
 
 def test_packed_layers_equal_layers_applied_per_branch(monkeypatch):
     """The GPU path of ``packed``, run here on the CPU."""
+
     class OnGPU(torch.Tensor):
         is_cuda = True
 

@@ -116,5 +116,19 @@ def test_category_values_are_those_of_their_clips():
     }
 
 
+def test_the_pooled_iou_sums_pixels_and_leaves_frames_without_foreground_out():
+    small = mask("#...", "....", "....", "....")
+    logits = torch.stack([as_logits(SHIFTED), as_logits(small), as_logits(SHIFTED)])[None]
+    values = updated(logits, torch.stack([TRUTH, small, EMPTY])[None]).compute()
+    assert values["iou_pooled"] == pytest.approx((2 + 1) / (6 + 1))
+    assert values["miou"] == pytest.approx((2 / 6 + 1 + 12 / 16) / 3, abs=1e-6)
+
+
+def test_no_score_rewards_an_empty_prediction_of_a_set_without_foreground():
+    values = updated(as_logits(EMPTY)[None, None], EMPTY[None, None]).compute()
+    assert set(values) == {"miou", "iou_pooled", "fscore"}
+    assert all(math.isnan(value) for value in values.values())
+
+
 def test_nothing_seen_is_not_a_score_of_zero():
     assert all(math.isnan(value) for value in SegmentationMetrics().compute().values())

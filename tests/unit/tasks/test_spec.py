@@ -34,7 +34,7 @@ def test_what_a_record_names_exists(name):
 
 
 def test_the_selection_metric_is_one_of_the_metrics():
-    with pytest.raises(ConfigError, match="selects by 'loss', which is not among its metrics \\(miou, fscore\\)"):
+    with pytest.raises(ConfigError, match=r"by 'loss', which is not among its metrics \(miou, fscore, iou_pooled\)"):
         replace(TASKS["avs"], selection_metric="loss")
 
 
@@ -46,7 +46,7 @@ def test_unknown_names_list_the_valid_ones():
 
 
 def test_columns_are_called_by_title_or_by_name():
-    assert [metric.heading for metric in TASKS["avs"].metrics] == ["mIoU", "F-score"]
+    assert [metric.heading for metric in TASKS["avs"].metrics] == ["mIoU", "F-score", "IoU, pooled"]
     assert TASKS["avqa"].metric("audio_visual/counting").heading == "audio-visual counting"
 
 

@@ -105,8 +105,53 @@ def test_names_with_ampersands_and_own_categories():
         ("red square", "a & b", 0, 3),
         ("blue disc", "c", 3, 3),
     ]
-    assert class_order(row.category for row in rows) == ("red square", "blue disc", "background")
-    assert class_order(["Cat"]) == AVE_CLASSES
+    assert class_order([row.category for row in rows], "here") == ("red square", "blue disc", "background")
+    assert class_order(["Cat"], "here") == AVE_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("categories", "first", "second"),
+    [
+        (["Cat", "Male Speech, man speaking"], "Male speech, man speaking", "Male Speech, man speaking"),
+        (["red square", "Red square"], "red square", "Red square"),
+        (["red  square", "blue disc", "redsquare"], "red  square", "redsquare"),
+        (["Background", "blue disc"], "background", "Background"),
+    ],
+)
+def test_class_names_that_differ_by_capitals_or_blanks_are_an_error(categories, first, second):
+    with pytest.raises(DatasetLayoutError, match=f"here: {first!r} and {second!r} differ"):
+        class_order(categories, "here")
+
+
+def test_media_come_before_side_files_of_the_same_name(tmp_path):
+    write_ave(tmp_path, [("clipA", "train"), ("clipB", "val"), ("clipC", "test")], audio_codec=None, seconds=0.2)
+    folder = tmp_path / "AVE"
+    for video_id, suffix, side in (("clipA", "mkv", "jpg"), ("clipB", "WEBM", "wav"), ("clipC", "mov", "json")):
+        (folder / f"{video_id}.mp4").rename(folder / f"{video_id}.{suffix}")
+        (folder / f"{video_id}.{side}").write_bytes(b"beside it")
+    assert [clip.media_uri for clip in listing(tmp_path).clips] == [
+        "AVE/clipA.mkv",
+        "AVE/clipB.WEBM",
+        "AVE/clipC.mov",
+    ]
+    (folder / "clipA.MP4").write_bytes(b"first choice")
+    (folder / "clipC.mov").unlink()
+    found = listing(tmp_path)
+    assert [clip.media_uri for clip in found.clips][::2] == ["AVE/clipA.MP4", "AVE/clipC.mp4"]
+    assert found.clips[2].media_bytes is None
+    assert any("1 files are missing from AVE/: clipC" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin1"])
+def test_annotations_in_other_encodings_are_read_or_named(tmp_path, encoding):
+    root = write_ave(tmp_path, categories=("Glocke à Paris",), audio_codec=None, seconds=0.2)
+    for name in ("Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt"):
+        (root / name).write_text((root / name).read_text(), encoding=encoding)
+    if encoding == "latin1":
+        with pytest.raises(DatasetLayoutError, match=r"Annotations.txt is not UTF-8 \(byte 7: 0xe0\).*iconv -f latin1"):
+            listing(root)
+    else:
+        assert listing(root).class_names[0] == "Glocke à Paris"
 
 
 @pytest.mark.parametrize(

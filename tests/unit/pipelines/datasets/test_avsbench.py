@@ -10,7 +10,9 @@ from PIL import Image
 
 from pipelines.config import PreprocessConfig
 from pipelines.datasets import DATASETS
+from pipelines.media.avs_rows import frame_of_each_second
 from pipelines.media.masks import read_mask
+from pipelines.media.timeline import Timeline
 from pipelines.storage import Storage
 from stgcma.data.images import decode_jpeg
 from stgcma.errors import ClipDecodeError, DatasetLayoutError
@@ -25,6 +27,7 @@ from tests.unit.pipelines.datasets.avsbench_layout import (
     write_video,
     write_wav,
 )
+from tests.unit.pipelines.media.helpers import info_of
 
 CLIPS = [
     ("-aaaaaaaaaa", 0, "helicopter", "train"),
@@ -128,11 +131,47 @@ def test_raw_video_stands_in_for_frames_and_sound(s4):
     assert any("1 clips have no frame files" in note for note in listing(s4).notes)
 
 
+def test_raw_video_in_another_container_is_found(s4):
+    for second in range(1, 6):
+        path_of(s4, "visual_frames", 3, f"/ddddddddddd_{second}.png").unlink()
+    path_of(s4, "audio_wav", 3, ".wav").unlink()
+    write_video(path_of(s4, "raw_videos", 3, ".MP4"))
+    path_of(s4, "raw_videos", 3, ".json").write_text("beside it")
+    row = row_of(s4, "ddddddddddd")
+    assert row.source.uri.endswith("ddddddddddd.MP4")
+    assert row.source.audio_codec == "aac"
+
+
+def test_categories_that_differ_by_capitals_are_an_error(s4):
+    csv = s4 / "s4_meta_data.csv"
+    csv.write_text(csv.read_text().replace("ddddddddddd,1,helicopter", "ddddddddddd,1,Helicopter"))
+    with pytest.raises(DatasetLayoutError, match="'Helicopter' and 'helicopter' differ"):
+        listing(s4)
+
+
 def test_raw_video_of_four_seconds_ends_with_its_last_frame(s4):
     for second in range(1, 6):
         path_of(s4, "visual_frames", 1, f"/bbbbbbbbbbb_{second}.png").unlink()
     write_video(path_of(s4, "raw_videos", 1, ".mp4"), seconds=4)
     assert red(row_of(s4, "bbbbbbbbbbb")) == pytest.approx([20, 60, 100, 140, 140], abs=4)
+
+
+def test_raw_video_of_another_length_is_another_clip(s4):
+    for second in range(1, 6):
+        path_of(s4, "visual_frames", 3, f"/ddddddddddd_{second}.png").unlink()
+    write_video(path_of(s4, "raw_videos", 3, ".mp4"), seconds=6)
+    with pytest.raises(ClipDecodeError, match=r"mp4 of another length .*6.00 s, the clip has 5 s"):
+        row_of(s4, "ddddddddddd")
+
+
+def test_frames_of_a_video_are_counted_or_timed_where_its_rate_varies():
+    steady = Timeline(pts=np.arange(150, dtype=np.int64), time_base=1 / 29.97, end_seconds=5.005, is_complete=True)
+    count = frame_of_each_second(info_of(frame_rate=29.97), steady, 5)
+    assert count.tolist() == [28, 58, 88, 118, 148]  # as the official frames were chosen
+    half = np.concatenate([np.arange(0, 50), np.arange(50, 150, 20)])  # 30 a second, then 1.5 a second
+    varying = Timeline(pts=half.astype(np.int64), time_base=1 / 30, end_seconds=5.0, is_complete=True)
+    timed = frame_of_each_second(info_of(frame_rate=11.0), varying, 5)
+    assert varying.starts[timed] == pytest.approx([28 / 30, 50 / 30, 70 / 30, 110 / 30, 130 / 30])
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "1"])

@@ -2,16 +2,19 @@
 
 import collections
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipelines.config import PreprocessConfig
 from pipelines.preprocess import preprocess
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loaders
+from stgcma.data.manifest import MaskCounts
 from stgcma.data.masks import MaskReader
 from stgcma.data.reader import Reading
-from stgcma.errors import FailureBudgetExceededError
+from stgcma.errors import FailureBudgetExceededError, ShardMismatchError
 from stgcma.models.backbones import backbone_spec
 from tests.unit.pipelines.datasets.avsbench_layout import mask_pixels, save, write_ms3, write_s4, write_wav
 
@@ -80,3 +83,54 @@ def test_training_clips_of_ms3_have_five_masks(tmp_path):
     )
     assert batch.targets.masks.shape == (2, 5, 48, 48)
     assert batch.targets.categories == ("", "")
+
+
+def masks_in(data, change):
+    """All mask files in another encoding; ``change`` takes ``[H, W]`` bool."""
+    for path in data.glob("gt_masks/**/*.png"):
+        change(np.asarray(Image.open(path)) > 0).save(path)
+
+
+def red(mask):
+    return Image.fromarray(np.where(mask[..., None], np.uint8((255, 0, 0)), np.uint8(0)))
+
+
+def voc(mask):
+    image = Image.fromarray(mask.astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 128, 0, 0] + [0] * 762)
+    return image
+
+
+ENCODINGS = {"as released": lambda mask: Image.fromarray(mask), "0 and 1": lambda mask: Image.fromarray(np.uint8(mask))}
+
+
+def test_masks_in_any_encoding_give_the_same_rows_and_are_counted(tmp_path):
+    stored = {}
+    for name, change in {**ENCODINGS, "red": red, "palette": voc}.items():
+        root = tmp_path / name
+        masks_in(write_ms3(root / "raw", [("aaaaaaaaaaa", "train"), ("ccccccccccc", "test")]), change)
+        result = preprocess(config_of(root, dataset="avs-ms3"))
+        table = pq.read_table(f"{result.uri}/{result.manifest.splits['train'][0].path}")
+        stored[name] = table["masks"].to_pylist()
+        assert result.manifest.mask_counts == {
+            "train": MaskCounts(masks=5, empty=0),
+            "test": MaskCounts(masks=5, empty=0),
+        }
+        assert "masks without foreground: test 0 of 5, train 0 of 5" in result.manifest.notes
+    assert all(masks == stored["as released"] for masks in stored.values())
+
+
+def test_a_split_without_any_foreground_is_an_error_at_training(tmp_path):
+    data = write_ms3(tmp_path / "raw", [("aaaaaaaaaaa", "train"), ("ccccccccccc", "test")])
+    for path in (data / "gt_masks" / "test").rglob("*.png"):
+        save(path, np.zeros((32, 32), np.uint8))
+    save(data / "gt_masks/train/aaaaaaaaaaa/aaaaaaaaaaa_1.png", np.zeros((32, 32), np.uint8))
+    save(data / "gt_masks/train/aaaaaaaaaaa/aaaaaaaaaaa_2.png", np.where(mask_pixels(1) > 0, 250, 0).astype(np.uint8))
+    result = preprocess(config_of(tmp_path, dataset="avs-ms3"))
+    assert "masks without foreground: test 5 of 5, train 1 of 5" in result.manifest.notes
+    assert result.manifest.mask_counts["train"].non_binary_pixels == (mask_pixels(1) > 0).sum()
+    data = DataConfig(dataset="avs-ms3", shards=str(tmp_path / "shards"), augment=AugmentConfig(enabled=False))
+    optim = OptimConfig(epochs=1, batch_size=1, learning_rate=1e-3, warmup_epochs=0)
+    build_loaders(data, optim, backbone_spec("swin_demo"), READING, ["train"], training=True)
+    with pytest.raises(ShardMismatchError, match="None of the 5 masks of split 'test'"):
+        build_loaders(data, optim, backbone_spec("swin_demo"), READING, ["test"], training=False)

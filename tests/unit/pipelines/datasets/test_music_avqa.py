@@ -208,3 +208,22 @@ def test_options_out_of_range_are_refused():
         MusicAVQAOptions(extra_frames=-1)
     with pytest.raises(ConfigError, match="--questions needs the name of a folder"):
         MusicAVQAOptions(questions="")
+
+
+def test_videos_of_any_container_and_side_files(tmp_path):
+    write_json(tmp_path)
+    for name in ("00000002.MP4", "00000002.jpg", "va00000003.mkv", "00000005.webm", "00000005.mov", "notes.txt"):
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    assert {video_id: path for video_id, (path, _) in find_videos(Storage(str(tmp_path))).items()} == {
+        "00000002": "videos/00000002.MP4",
+        "00000005": "videos/00000005.webm",
+        "va00000003": "videos/va00000003.mkv",
+    }
+
+
+def test_answers_that_differ_by_capitals_are_an_error(tmp_path):
+    write_json(tmp_path, {"train": [entry("00000002", 1), entry("00000002", 2, "Yes")]})
+    with pytest.raises(DatasetLayoutError, match="'yes' and 'Yes' differ"):
+        listing(tmp_path)

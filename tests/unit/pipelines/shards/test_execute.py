@@ -15,7 +15,7 @@ def test_ray_that_does_not_start_is_a_clear_error_with_a_way_on(tmp_path, monkey
         raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(ray, "init", too_slow)
-    source = write_ave(tmp_path / "ave", seconds=0.5)
+    source = write_ave(tmp_path / "ave")
     config = PreprocessConfig(
         dataset="ave", source=str(source), output=str(tmp_path / "out"), fbank_specs=("demo",), num_workers=1
     )

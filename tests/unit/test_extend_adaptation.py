@@ -23,6 +23,8 @@ from stgcma.models.parameters import count_parameters, trainable_parameters
 from stgcma.training.trained_model import load
 from tests.factories import write_shards
 
+pytestmark = pytest.mark.slow
+
 
 class ScaledBlock(TrainableModule):
     """The frozen block with a trained scale of its attention for each branch."""

@@ -23,6 +23,8 @@ from stgcma.models.backbones.weights import download_timm_weights
 from stgcma.models.encoder import build_encoder
 from tests.unit.jobs.helpers import tiny_shards
 
+pytestmark = pytest.mark.slow
+
 # -- the backbone ------------------------------------------------------------------------------------------------------
 
 

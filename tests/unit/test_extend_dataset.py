@@ -26,6 +26,8 @@ from stgcma.data.schema import ClipRow
 from stgcma.errors import ConfigError
 from tests.media import write_clip
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("bell", "whistle", "background")
 SEGMENTS = 10
 

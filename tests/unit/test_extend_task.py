@@ -24,6 +24,8 @@ from stgcma.tasks import TASKS, Metric, TaskSpec
 from stgcma.tasks.base import Metrics, Outputs, Task
 from tests.factories import write_shards
 
+pytestmark = pytest.mark.slow
+
 BACKGROUND = 28
 """AVE numbers its events from 0 and background last."""
 

@@ -115,6 +115,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_the_changed_packages_build_what_the_commands_name(changed: Path) -> None:
     lines = PAGE.replace("\\\n", " ").splitlines()
     commands = [line for line in lines if line.startswith("stgcma-jobs train") and "--dry-run" not in line]

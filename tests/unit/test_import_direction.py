@@ -191,6 +191,7 @@ print(sum(parameter.numel() for parameter in model.parameters()) > 0, loaded)
 """
 
 
+@pytest.mark.slow
 def test_the_library_works_where_only_torch_timm_and_open_clip_are_installed():
     """In a process without the other packages, loop, tasks and loader can be imported, and a model can be built."""
     done = subprocess.run([sys.executable, "-c", BARE_MACHINE], cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -85,6 +85,7 @@ def test_usage_errors_exit_2(capsys):
     assert "RECIPE" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_missing_recipe_costs_no_heavy_import(tmp_path):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "jobs.cli", "train", str(tmp_path / "none.yaml")],
@@ -127,6 +128,7 @@ cli.main(["preprocess", "--dataset", "ave"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_ends_a_command_like_ctrl_c(how: signal.Signals):
     process = subprocess.Popen([sys.executable, "-c", TERMINATED], stdout=PIPE, stderr=PIPE, text=True, cwd=ROOT)

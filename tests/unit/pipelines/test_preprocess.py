@@ -21,6 +21,8 @@ from stgcma.data.schema import ShardMetadata, decode_rows
 from stgcma.errors import DatasetLayoutError, FailureBudgetExceededError
 from tests.media import write_ave, write_clip
 
+pytestmark = pytest.mark.slow
+
 CLIPS = [
     ("-aaaaaaaaaa", "train"),
     ("bbbbbbbbbbb", "train"),

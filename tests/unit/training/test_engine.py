@@ -249,6 +249,7 @@ def _two_workers(rank: int, rendezvous: str, out: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
     other = mp.get_context("spawn").Process(target=_two_workers, args=(1, str(tmp_path / "rendezvous"), str(tmp_path)))
     other.start()
@@ -288,6 +289,7 @@ print("TRAINED")
 """
 
 
+@pytest.mark.slow
 def test_trains_without_ray_and_mlflow():
     done = subprocess.run([sys.executable, "-c", TRAIN_WITHOUT_THE_REST], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -49,5 +49,6 @@ def params(
     from stgcma.parity.parameter_counts import as_json as to_plain
     from stgcma.parity.parameter_counts import count_rows, format_rows, rows_of
 
-    rows = count_rows(row for name in table or [None] for row in rows_of(name))
+    tables: list[str | None] = [*table] if table else [None]
+    rows = count_rows(row for name in tables for row in rows_of(name))
     print(json.dumps(to_plain(rows), indent=2) if as_json else format_rows(rows))

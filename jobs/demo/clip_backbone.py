@@ -11,6 +11,7 @@ held-out stills.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,6 +94,9 @@ class ClipPretraining(Pretraining):
     epochs = 18
     learning_rate = 1.5e-3
     make_stills = staticmethod(make_stills)
+
+    visual: Any
+    """open_clip's vision tower."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ covered (binary cross-entropy).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,6 +90,9 @@ class SwinPretraining(Pretraining):
     epochs = 10
     learning_rate = 2e-3
     make_stills = staticmethod(make_stills)
+
+    swin: Any
+    """timm's Swin."""
 
     def __init__(self) -> None:
         super().__init__()

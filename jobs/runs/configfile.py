@@ -10,7 +10,6 @@ import copy
 import difflib
 import json
 import re
-import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -30,7 +29,7 @@ T = TypeVar("T")
 class _Loader(yaml.SafeLoader):
     """Safe loader that reads scalars as YAML 1.2 does and refuses repeated keys."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - the base class declares it; a new dict keeps YAML 1.1 rules out
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
@@ -43,6 +42,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _scalar(node: yaml.Node) -> yaml.ScalarNode:
+    assert isinstance(node, yaml.ScalarNode), "YAML resolves only scalars by their text"
+    return node
+
+
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:null|~|)$"), ["n", "~", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
@@ -51,8 +55,8 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
     list("-+0123456789."),
 )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(_scalar(node))))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(_scalar(node))))
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -42,7 +42,7 @@ def confusion_picture(confusion: Tensor, class_names: Sequence[str], *, title: s
         for row in range(len(kept)):
             for column in range(len(kept)):
                 color = "white" if shares[row, column] > 0.6 else "black"
-                axes.text(column, row, int(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
+                axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, ax=axes, label="share of the label's segments", shrink=0.8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

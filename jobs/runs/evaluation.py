@@ -178,7 +178,7 @@ def evaluate_run(
     gallery = new_gallery(task, run.trained.model.encoder.spec)
     if baseline is not None and gallery is None:
         raise ConfigError(f"--baseline needs a task whose evaluation draws clips; task {task.name!r} does not.")
-    evaluation = run.evaluate(run.loader.epoch(0), gallery and gallery.add)
+    evaluation = run.evaluate(run.loader.epoch(0), gallery.add if gallery else None)
     digest, trained_on = run.loader.manifest.digest, folder.read_json(FACTS)["data"]["digest"]
     label = split if weights == "best" else f"{split}-{weights}"
     if digest != trained_on:

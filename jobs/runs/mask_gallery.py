@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import io
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from stgcma.data.batch import AVBatch, MaskTargets
 from stgcma.errors import ConfigError
 from stgcma.tasks.base import Outputs
 from stgcma.tasks.segmentation_metrics import binary_masks, frame_ious
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TILE = 112
 """Width and height of one picture in the figure, in pixels."""
@@ -175,7 +179,7 @@ def mask_figure(examples: list[MaskExample], *, title: str, baseline_name: str =
     return buffer.getvalue()
 
 
-def _write_ious(axes, ious: tuple[float, ...], row: int) -> None:
+def _write_ious(axes: Axes, ious: tuple[float, ...], row: int) -> None:
     for column, iou in enumerate(ious):
         x, y = column * (TILE + GAP) + 4, (row + 1) * (TILE + GAP) - GAP - 6
         axes.text(x, y, f"{iou:.2f}", fontsize=7, color="white", va="bottom")

@@ -132,9 +132,9 @@ def train_run(
             raise
         finally:
             reporter.close()
-            problem = forwarder.finish() if forwarder else None
-            if problem:
-                reporter.message(problem)
+            unsent = forwarder.finish() if forwarder else None
+            if unsent:
+                reporter.message(unsent)
     return read_result(folder)
 
 

@@ -383,7 +383,7 @@ def _stored_artifacts(client: MlflowClient, run_id: str, path: str | None = None
         if info.is_dir:
             yield from _stored_artifacts(client, run_id, info.path)
         else:
-            yield info.path, info.file_size
+            yield info.path, info.file_size or 0
 
 
 def _advice(run: str, tracking_uri: str) -> str:

@@ -139,6 +139,7 @@ class TrainingLoop:
         self._advance(epoch=epoch + 1, step=0, loss_sum=0.0)
         if is_better:
             self.state = replace(self.state, best_metric=selected, best_epoch=epoch + 1)
+        assert self.state.best_metric is not None, "the first epoch is better than none"
         metrics |= {"best/metric": self.state.best_metric, "best/epoch": float(self.state.best_epoch or 0)}
         self._record("epoch", (epoch + 1) * self.steps_per_epoch, metrics)
         if self.is_first and is_better:
@@ -260,6 +261,7 @@ class TrainingLoop:
     def _finish(self) -> None:
         """Evaluate the selected weights and, if the run has any, the averaged weights on the test split."""
         distributed.barrier()
+        assert self.state.best_metric is not None, "a trained run has an epoch"
         final = {self.selection_metric: self.state.best_metric}
         final |= self._evaluate_on_test(BEST, "test")
         if self.config.optim.average_epochs is not None and self.state.average_count:
@@ -298,7 +300,7 @@ class TrainingLoop:
             self.config,
             self.plan.loaders["test"].epoch(0),
             precision=self.precision,
-            on_batch=gallery and gallery.add,
+            on_batch=gallery.add if gallery else None,
         )
         if self.is_first:
             names = self.plan.manifest.class_names

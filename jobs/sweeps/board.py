@@ -149,7 +149,7 @@ class Board:
     def _cells(self, line: _Line, now: float) -> tuple[str, ...]:
         left = line.seconds_left(now)
         epoch = f"{line.epoch:.1f}/{line.job.config.optim.epochs}" if line.epoch else ""
-        state = line.status.state
+        state: str = line.status.state
         if state == "failed" and line.status.message:
             state = f"failed: {line.status.message.splitlines()[-1][:60]}"
         return (

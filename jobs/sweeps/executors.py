@@ -289,7 +289,7 @@ class RayTasks(Executor):
         self.capacity = max(1, min(concurrency, int(resources.get(per_kind, 0)) // num_workers))
         if self.capacity < concurrency:
             logger.warning("The cluster has room for %d trials of %d workers at a time.", self.capacity, num_workers)
-        self.execute = ray.remote(num_cpus=0, max_retries=0)(execute)
+        self.execute: Any = ray.remote(num_cpus=0, max_retries=0)(execute)
         self.train = train
         self.running: dict[Any, Job] = {}
 

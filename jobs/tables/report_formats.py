@@ -151,7 +151,7 @@ def _results_by_metric(report: Report) -> Block:
     lines = [Line(cells=("Published methods",), kind="section")] if report.published else []
     for method in report.published:
         values = [printed(method.metrics.get(metric.removeprefix("test/"))) for metric in metrics]
-        counts = (printed(method.trainable_millions), printed(method.total_millions))
+        counts: tuple[str, ...] = (printed(method.trainable_millions), printed(method.total_millions))
         lines.append(Line(cells=(method.title, "paper", *counts, *values, MISSING, MISSING), kind="published"))
     for section, rows in _sections(report):
         if section:

@@ -16,7 +16,7 @@ COLORS = ("#2c6e9b", "#c8553d", "#4f8a3c", "#8a5a9e", "#b58a1b", "#3b8f8a", "#7a
 
 INK, FAINT = "#2b2f33", "#8b949c"
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "stgcma",
     "font.family": "sans-serif",
@@ -53,7 +53,7 @@ def parameter_plot(report: Report) -> str | None:
     ours = [row for row in report.rows if metric in row.estimates]
     paper = [row for row in report.rows if metric in row.row.paper and "params/trainable_millions" in row.row.paper]
     others = [
-        method
+        (method, method.trainable_millions)
         for method in report.reference_points
         if method.trainable_millions is not None and metric.removeprefix("test/") in method.metrics
     ]
@@ -61,10 +61,10 @@ def parameter_plot(report: Report) -> str | None:
         return None
     figure, axes = _figure(10.4, 6.0)
     labels: list[Label] = []
-    for method in others:
-        x, y = method.trainable_millions, method.metrics[metric.removeprefix("test/")]
+    for method, x in others:
+        y = method.metrics[metric.removeprefix("test/")]
         axes.plot(x, y, "s", color=FAINT, markersize=4, zorder=2)
-        is_unique = sum(other.method == method.method for other in others) == 1
+        is_unique = sum(other.method == method.method for other, _ in others) == 1
         labels.append((x, y, method.method if is_unique else f"{method.method}, {method.visual}", FAINT))
     for row in paper:
         x, y = row.row.paper["params/trainable_millions"], row.row.paper[metric]
@@ -74,8 +74,8 @@ def parameter_plot(report: Report) -> str | None:
             labels.append((x, y, full_title(report, row.row), color))
     for row in ours:
         estimate, color = row.estimates[metric], _color(report, row)
-        x, y = row.trainable / 1e6, 100 * estimate.mean
-        if estimate.low is not None:
+        x, y = (row.trainable or 0) / 1e6, 100 * estimate.mean
+        if estimate.low is not None and estimate.high is not None:
             axes.vlines(x, 100 * estimate.low, 100 * estimate.high, color=color, linewidth=1.4, zorder=4)
         axes.plot(x, y, "o", color=color, markersize=6.5, zorder=5)
         labels.append((x, y, full_title(report, row.row), color))
@@ -164,7 +164,7 @@ def gates_plot(report: Report) -> str | None:
         axes.set_xlabel("block")
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel("gate")
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)

@@ -40,7 +40,7 @@ _FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
 class AVEOptions(DatasetOptions):
     """Options that only AVE has."""
 
-    labels: str = option("auto", "annotations, an .h5 file in SOURCE, or auto: labels.h5 where it is there.")
+    labels: str = option("auto", "annotations, an .h5 file in SOURCE, or auto: labels.h5 if it exists.")
 
     def __post_init__(self) -> None:
         if self.labels not in ("auto", "annotations") and not self.labels.endswith(".h5"):

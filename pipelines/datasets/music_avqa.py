@@ -53,10 +53,8 @@ JSON_PARENTS = ("", "data", "MUSIC-AVQA/data")
 class MusicAVQAOptions(DatasetOptions):
     """Options that only MUSIC-AVQA has."""
 
-    questions: str = option("json", "Folder of the questions: json as published, or json_update, the corrected one.")
-    extra_frames: int = option(
-        0, "Frames of a second, denser grid that negatives are drawn from: 60 as published; 0: none."
-    )
+    questions: str = option("json", "Folder of the questions: json as published, or json_update with corrections.")
+    extra_frames: int = option(0, "Frames of a second, denser grid for negatives; 60 as published, 0 for none.")
 
     def __post_init__(self) -> None:
         if not self.questions.strip("/"):

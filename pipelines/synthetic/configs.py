@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """Which synthetic set is written."""
+    """Settings of a synthetic AVE. Sizes count clips."""
 
     task: SyntheticTask = option("t4", "t1: seen and heard; t3: off-screen impostors; t4: which of two objects sounds.")
     num_train: int = 400
@@ -45,7 +45,7 @@ class SyntheticConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticAVSConfig:
-    """Which layout and how many clips are written; first shapes alternate within a split."""
+    """Settings of a synthetic AVSBench. Sizes count clips."""
 
     layout: AVSLayout
     num_train: int = 600
@@ -75,13 +75,13 @@ class SyntheticAVSConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticAVQAConfig:
-    """Which set is written; numbers count videos."""
+    """Settings of a synthetic MUSIC-AVQA. Sizes count videos."""
 
     num_train: int = 600
     num_val: int = 100
     num_test: int = 200
     seed: int = 0
-    questions_per_type: int = option(8, "Questions of one type, at most, about a video; 8 gives about 18 in all.")
+    questions_per_type: int = option(8, "Most questions of one type about a video; 8 gives about 18 in total.")
     num_workers: int | None = option(None, "Encoding processes  [default: one per CPU]")
 
     def __post_init__(self) -> None:

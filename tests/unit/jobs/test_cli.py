@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from subprocess import PIPE
 
 import pytest
 from typer.main import get_command
@@ -12,6 +14,7 @@ from typer.main import get_command
 from jobs import cli
 from pipelines.options import help_text, options_of
 from stgcma.errors import ConfigError, ParityError, RunFailedError
+from tests.paths import ROOT
 
 HEAVY = ("torch", "ray", "mlflow", "numpy", "pyarrow", "timm", "open_clip", "pandas", "av", "matplotlib")
 
@@ -113,3 +116,28 @@ def test_dry_run_counts_and_checks_without_training(tmp_path, capsys):
         number for role, number in plan["parameters"]["by_role"].items() if not role.startswith("frozen_")
     )
     assert not list(tmp_path.glob("**/config.yaml"))
+
+
+TERMINATED = """
+import sys, time
+from jobs import cli
+from jobs.preparation import preprocessing
+
+def run(config, *, as_json):
+    print("started", flush=True)
+    time.sleep(600)
+
+preprocessing.run = run
+cli.main(["preprocess", "--dataset", "ave"])
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_ends_a_command_like_ctrl_c(how: signal.Signals):
+    process = subprocess.Popen([sys.executable, "-c", TERMINATED], stdout=PIPE, stderr=PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(how)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message == "Interrupted. Finished shards are kept; run the same command to make the others.\n"

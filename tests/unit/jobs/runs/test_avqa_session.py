@@ -23,6 +23,8 @@ from stgcma.tasks import build_model, build_task
 from stgcma.training import checkpoint
 from tests.factories import tiny_questions, write_question_shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):

@@ -17,16 +17,16 @@ QUESTION_SCHEMA = pa.schema(
         ("answer", pa.string()),
     ]
 )
-"""Columns of ``<fingerprint>/questions/<split>.parquet``, one row a question, in file order."""
+"""Columns of ``<fingerprint>/questions/<split>.parquet``: one row per question, in the order of the file."""
 
 
 def questions_to_table(questions: Sequence[Question]) -> pa.Table:
-    """Questions -> their stored form."""
+    """Questions -> a table with ``QUESTION_SCHEMA``."""
     columns = [[getattr(question, name) for question in questions] for name in QUESTION_SCHEMA.names]
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, QUESTION_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=QUESTION_SCHEMA)
 
 
 def questions_from_table(table: pa.Table) -> list[Question]:
-    """Inverse of ``questions_to_table``."""
+    """The inverse of ``questions_to_table``."""
     return [Question(**{**row, "type": tuple(row["type"]), "words": tuple(row["words"])}) for row in table.to_pylist()]

@@ -7,6 +7,7 @@ import torch
 
 from stgcma.models import adapters
 from stgcma.models.adapters import AVAdapter, BottleneckAdapter, InteractionGates, TemporalBias, cross_attend
+from stgcma.models.backbones import base
 
 G, NV, NA, D, R = 3, 5, 7, 12, 4
 
@@ -121,7 +122,6 @@ def test_temporal_bias_is_indexed_by_query_minus_key():
 
 def test_packed_layers_equal_layers_applied_per_branch(monkeypatch):
     """The GPU path of ``packed``, run here on the CPU."""
-    from stgcma.models.backbones import base
 
     class OnGPU(torch.Tensor):
         is_cuda = True

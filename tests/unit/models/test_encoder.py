@@ -1,10 +1,13 @@
 """The adapted encoder against the libraries' own forward passes, stage by stage and variant by variant."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.data.batch import AVBatch
 from stgcma.errors import CheckpointError, ConfigError
 from stgcma.models.adaptations import STGCMA, NoAdaptation
 from stgcma.models.adaptations.stg_cma import drop_path
@@ -159,8 +162,6 @@ def test_one_step_changes_every_adapter_and_no_frozen_bit(family):
     for parameter in own.values():
         torch.nn.init.normal_(parameter, std=0.1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    from stgcma.data.batch import AVBatch
-
     x = inputs(family)
     batch = AVBatch(clip_ids=("a", "b"), frames=x["visual"], fbank=x["audio"])
     optimiser = torch.optim.Adam(own.values(), lr=1e-2)
@@ -255,7 +256,7 @@ def test_inputs_of_the_wrong_size_say_what_was_needed():
         built(visual=x["visual"], audio=x["audio"].transpose(2, 3))
     with pytest.raises(ValueError, match="built for 3 segments"):
         built(visual=x["visual"][:, :2], audio=x["audio"])
-    with pytest.raises(ValueError, match="audio branch runs but its input is None"):
+    with pytest.raises(ValueError, match="audio branch runs, but its input is None"):
         built(visual=x["visual"])
 
 
@@ -266,8 +267,6 @@ def test_an_adaptation_that_is_none_of_the_registered_kind_is_refused():
 
 
 def test_windows_that_do_not_divide_the_image_are_refused():
-    from dataclasses import replace
-
     with pytest.raises(ConfigError, match="windows divide, got 8x8 with windows 3x3"):
         build_encoder(model_config(), num_segments=S, spec=replace(SWIN, window_size=3))
 

@@ -1,4 +1,4 @@
-"""A task in one file and one line: how many seconds of a clip hold an event? Trained, evaluated and reported."""
+"""A new task is one file and one line. This one counts the seconds with an event; it is trained and reported."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_iou_counted_by_hand():
     assert iou.item() == pytest.approx(2 / 6, abs=1e-6)
 
 
-def test_empty_truth_is_scored_on_the_background():
+def test_a_frame_without_foreground_is_scored_on_the_background():
     iou = frame_ious(torch.stack([as_logits(SHIFTED), as_logits(EMPTY)]), torch.stack([EMPTY, EMPTY]))
     assert iou.tolist() == pytest.approx([12 / 16, 1.0], abs=1e-6)
 

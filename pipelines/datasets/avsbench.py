@@ -30,16 +30,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.clips import ClipListing, ClipRef
-from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.datasets.listing import check_spellings, media_variant
-from pipelines.media.avs_rows import ClipFiles, build_row
-from pipelines.storage import Storage
-from stgcma.data.schema import ClipRow
 from stgcma.errors import DatasetLayoutError
+
+if TYPE_CHECKING:
+    from pipelines.config import PreprocessConfig
+    from pipelines.media.avs_rows import ClipFiles
+    from pipelines.storage import Storage
+    from stgcma.data.schema import ClipRow
 
 NUM_FRAMES = 5
 CLIP_SECONDS = 5
@@ -113,6 +115,8 @@ class AVSBench(DatasetSource):
         return ClipListing(clips=tuple(clips), class_names=tuple(categories), notes=tuple(_notes(clips, present)))
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        from pipelines.media.avs_rows import build_row
+
         root, _ = self._find_root(source)
         data = root / self.data_folder
         return [build_row(ref, self._files_there(ref, data), data, config) for ref in refs]
@@ -162,6 +166,8 @@ class AVSBenchS4(AVSBench):
         )
 
     def files(self, clip_id: str, split: str, annotation: MaskAnnotation) -> ClipFiles:
+        from pipelines.media.avs_rows import ClipFiles
+
         folder = f"{split}/{annotation.category}"
         return ClipFiles(
             frames=tuple(f"visual_frames/{folder}/{clip_id}/{clip_id}_{k}.png" for k in range(1, NUM_FRAMES + 1)),
@@ -185,6 +191,8 @@ class AVSBenchMS3(AVSBench):
         return MaskAnnotation(category="", expected_seconds=CLIP_SECONDS, mask_frames=tuple(range(NUM_FRAMES)))
 
     def files(self, clip_id: str, split: str, annotation: MaskAnnotation) -> ClipFiles:
+        from pipelines.media.avs_rows import ClipFiles
+
         return ClipFiles(
             frames=tuple(f"visual_frames/{clip_id}/{clip_id}.mp4_{k}.png" for k in range(1, NUM_FRAMES + 1)),
             sound=f"audio_wav/{split}/{clip_id}.wav",

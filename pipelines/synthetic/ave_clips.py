@@ -11,43 +11,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipelines.options import option
+from pipelines.synthetic.configs import SPLITS, SyntheticConfig
 from pipelines.synthetic.render import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, render_frames, render_waveform
-from pipelines.synthetic.scenes import SHAPES, TASKS, ClipPlan, SyntheticTask, plan_clip
-from stgcma.errors import ConfigError
-
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
-    """Which synthetic set is written."""
-
-    task: SyntheticTask = option(
-        "t4", "t1: seen and heard; t3: off-screen impostors; t4: two objects, which one sounds."
-    )
-    num_train: int = 400
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
-    num_workers: int | None = option(None, "Encoding processes  [default: one a CPU]")
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.task not in TASKS:
-            problems.append(f"task needs one of {', '.join(TASKS)}, got {self.task!r}.")
-        if self.num_train < len(SHAPES):
-            problems.append(f"num_train needs at least {len(SHAPES)} clips, one per category, got {self.num_train}.")
-        if min(self.num_val, self.num_test) < 1:
-            problems.append(f"num_val and num_test need at least 1 clip, got {self.num_val} and {self.num_test}.")
-        if self.num_workers is not None and self.num_workers < 1:
-            problems.append(f"num_workers needs at least 1 process, got {self.num_workers}.")
-        if problems:
-            raise ConfigError(*(f"Synthetic AVE: {problem}" for problem in problems))
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
+from pipelines.synthetic.scenes import SHAPES, TASKS, ClipPlan, plan_clip
 
 
 @dataclass(frozen=True)

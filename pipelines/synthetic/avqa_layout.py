@@ -14,41 +14,16 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.options import option
-from pipelines.synthetic.ave_clips import SPLITS, write_mp4
+from pipelines.synthetic.ave_clips import write_mp4
 from pipelines.synthetic.concert import Concert, ask, plan_concert
 from pipelines.synthetic.concert_clips import render_concert_frames, render_concert_sound
+from pipelines.synthetic.configs import SPLITS, SyntheticAVQAConfig
 from pipelines.synthetic.writing import SyntheticResult, in_processes, refuse_another_set
-from stgcma.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticAVQAConfig:
-    """Which set is written; numbers count videos."""
-
-    num_train: int = 600
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
-    questions_per_type: int = option(8, "Questions of one type, at most, about a video; 8 gives about 18 in all.")
-    num_workers: int | None = option(None, "Encoding processes  [default: one a CPU]")
-
-    def __post_init__(self) -> None:
-        for name in ("num_train", "num_val", "num_test", "questions_per_type"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Synthetic MUSIC-AVQA: {name} needs at least 1, got {getattr(self, name)}.")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise ConfigError(f"Synthetic MUSIC-AVQA: num_workers needs at least 1, got {self.num_workers}.")
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
 
 
 def make_concert(config: SyntheticAVQAConfig, split: str, index: int) -> Concert:

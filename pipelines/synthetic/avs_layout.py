@@ -27,49 +27,17 @@ import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from pipelines.synthetic.avs_clips import MaskClip, plan_masks, render_masks
+from pipelines.synthetic.configs import SPLITS, AVSLayout, SyntheticAVSConfig
 from pipelines.synthetic.render import SAMPLE_RATE
 from pipelines.synthetic.scenes import SHAPES
 from pipelines.synthetic.writing import SyntheticResult, refuse_another_set
-from stgcma.errors import ConfigError
 
-SPLITS = ("train", "val", "test")
 CATEGORIES = tuple(shape.lower() for shape in SHAPES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticAVSConfig:
-    """Which layout and how many clips are written; first shapes alternate within a split."""
-
-    layout: Literal["s4", "ms3"]
-    num_train: int = 600
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} needs at least {least}, got {value}."
-            for name, value, least in (
-                ("num_train", self.num_train, len(SHAPES)),
-                ("num_val", self.num_val, 1),
-                ("num_test", self.num_test, 1),
-            )
-            if value < least
-        ]
-        if self.layout not in LAYOUTS:
-            problems.append(f"layout needs one of {', '.join(LAYOUTS)}, got {self.layout!r}.")
-        if problems:
-            raise ConfigError(*(f"Synthetic AVS: {problem}" for problem in problems))
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
 
 
 @dataclass(frozen=True)
@@ -114,7 +82,7 @@ def _ms3_paths(name: str, category: str, split: str) -> ClipPaths:
     )
 
 
-LAYOUTS = {
+LAYOUTS: dict[AVSLayout, Layout] = {
     "s4": Layout(
         table="s4_meta_data.csv",
         data="s4_data",

@@ -12,9 +12,10 @@ import av
 import numpy as np
 import pytest
 
-from pipelines.synthetic.ave_clips import SyntheticConfig, make_clip, make_plan
+from pipelines.synthetic.ave_clips import make_clip, make_plan
 from pipelines.synthetic.ave_layout import HEADER, write_synthetic_ave
 from pipelines.synthetic.ceilings import cell_chances, compute_ceilings, heard, seen
+from pipelines.synthetic.configs import SyntheticConfig
 from pipelines.synthetic.render import (
     BIG_RADIUS,
     FRAME_RATE,

@@ -24,7 +24,7 @@ import av.error
 import numpy as np
 
 from pipelines.config import ChannelMode, Resample
-from pipelines.media.probing import MediaInfo
+from pipelines.media.probing import MediaInfo, open_container, stream_at
 from stgcma.data.fbank import SAMPLE_RATE
 from stgcma.errors import ClipDecodeError
 
@@ -53,7 +53,7 @@ def decode_audio(
     channel_mode: ChannelMode,
     resample: Resample,
     gain: float = 1.0,
-    packets: Iterable[av.Packet] | None = None,
+    packets: Iterable[av.Packet[av.AudioStream]] | None = None,
 ) -> np.ndarray:
     """Decode the whole audio stream.
 
@@ -73,8 +73,8 @@ def decode_audio(
     try:
         with ExitStack() as stack:
             if packets is None:
-                container = stack.enter_context(av.open(str(info.path), metadata_errors="replace"))
-                packets = container.demux(container.streams[info.audio_index])
+                container = stack.enter_context(open_container(info.path))
+                packets = container.demux(stream_at(info.audio_index, container.streams.audio))
             waveform = _resampled(_native_chunks(packets, info.origin_seconds), channel_mode, resample, gain)
     except av.error.FFmpegError as error:
         raise ClipDecodeError("audio", "damaged audio", f"{info.path}: {error}") from error
@@ -89,7 +89,7 @@ def fit_length(waveform: np.ndarray, duration_seconds: float) -> tuple[np.ndarra
     return np.pad(waveform[:needed], (0, missing)), missing
 
 
-def _native_chunks(packets: Iterable[av.Packet], origin: float) -> Iterator[Chunk]:
+def _native_chunks(packets: Iterable[av.Packet[av.AudioStream]], origin: float) -> Iterator[Chunk]:
     """The stream as it is, float32 in [-1, 1], about a second at a time, without holes."""
     rate = 0
     layout = ""
@@ -98,12 +98,11 @@ def _native_chunks(packets: Iterable[av.Packet], origin: float) -> Iterator[Chun
     for frame in (frame for packet in packets for frame in packet.decode()):
         if not rate:
             rate = frame.sample_rate
-            samples_per_tick, origin_samples = float(frame.time_base * rate), origin * rate
         if frame.sample_rate != rate:
             raise ClipDecodeError("audio", "sample rate changes within the stream", f"{rate} to {frame.sample_rate}")
         samples = _to_float(frame)
-        if frame.pts is not None:
-            hole = round(frame.pts * samples_per_tick - origin_samples) - position
+        if frame.pts is not None and frame.time_base is not None:
+            hole = round(frame.pts * float(frame.time_base * rate) - origin * rate) - position
             if hole > _LONGEST_SILENCE_SECONDS * rate - silence or -hole > _LARGEST_OVERLAP_SECONDS * rate:
                 raise ClipDecodeError(
                     "audio", "audio timestamps jump", f"by {hole / rate:.1f} s at {position / rate:.1f} s"
@@ -133,7 +132,7 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
     if values.dtype == np.uint8:
         return (values.astype(np.float32) - 128) / 128
     if np.issubdtype(values.dtype, np.integer):
-        return values.astype(np.float32) / -float(np.iinfo(values.dtype).min)
+        return values.astype(np.float32) / float(1 << (8 * values.itemsize - 1))
     return values.astype(np.float32)
 
 

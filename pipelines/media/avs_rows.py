@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-import av
-import av.error
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,7 +21,7 @@ from pipelines.media.audio import decode_audio
 from pipelines.media.decode import decode_pictures, frame_indices, timeline_of
 from pipelines.media.images import encode_frame
 from pipelines.media.masks import Mask, read_mask, read_picture
-from pipelines.media.probing import MediaInfo, open_media, probe
+from pipelines.media.probing import MediaInfo, open_media, probe, probe_sound
 from pipelines.media.rows import all_fbanks
 from pipelines.media.timeline import Timeline
 from pipelines.storage import Storage
@@ -121,8 +119,8 @@ def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessC
         frame_height=size[0],
         frame_width=size[1],
         frame_times_seconds=pictures.times_seconds,
-        fbanks=dict(fbanks),
-        fbank_frames=dict(fbank_frames),
+        fbanks=fbanks,
+        fbank_frames=fbank_frames,
         category=ref.annotation.category,
         masks=[encode_bits(mask.pixels) for mask in masks],
         mask_frames=ref.annotation.mask_frames,
@@ -264,10 +262,10 @@ def read_sound(files: ClipFiles, data: Storage, config: PreprocessConfig) -> tup
     Raises:
         ClipDecodeError: Stage ``audio``: neither is there, or it cannot be decoded.
     """
-    for path, read in ((files.sound, _probe_sound), (files.video, lambda local, uri: probe(local, uri=uri))):
+    for path, describe in ((files.sound, probe_sound), (files.video, probe)):
         try:
             with data.local_copy(path) as local:
-                info = read(local, path)
+                info = describe(local, uri=path)
                 waveform = decode_audio(
                     info, channel_mode=config.channel_mode, resample=config.resample, gain=config.gain
                 )
@@ -275,41 +273,6 @@ def read_sound(files: ClipFiles, data: Storage, config: PreprocessConfig) -> tup
             continue
         return waveform, info
     raise ClipDecodeError("audio", "wav missing", files.sound)
-
-
-def _probe_sound(path: Path, uri: str) -> MediaInfo:
-    """An audio file as ``decode_audio`` wants it described."""
-    size = path.stat().st_size
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            audio = container.streams.best("audio")
-            if audio is None or not audio.codec_context.sample_rate:
-                raise ClipDecodeError("audio", "no audio stream", uri)
-            duration = float(audio.duration * audio.time_base) if audio.duration and audio.time_base else 0.0
-            return MediaInfo(
-                path=path,
-                size_bytes=size,
-                origin_seconds=0.0,
-                video_index=-1,
-                video_codec="",
-                width=0,
-                height=0,
-                frame_rate=0.0,
-                video_start_seconds=0.0,
-                video_duration_seconds=0.0,
-                declared_frames=0,
-                has_index=duration > 0,
-                declared_end_seconds=None,
-                rotation_degrees=0,
-                audio_index=audio.index,
-                audio_codec=audio.codec_context.name,
-                sample_rate=audio.codec_context.sample_rate,
-                num_channels=audio.codec_context.channels,
-                audio_start_seconds=0.0,
-                audio_duration_seconds=duration,
-            )
-    except av.error.FFmpegError as error:
-        raise ClipDecodeError("audio", "wav unreadable", f"{uri}: {error}") from error
 
 
 def _check_length(seconds: float, expected_seconds: int, path: str) -> None:

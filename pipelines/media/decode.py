@@ -20,7 +20,7 @@ import av.error
 import numpy as np
 
 from pipelines.media.images import shrink
-from pipelines.media.probing import MediaInfo, OpenMedia, open_container
+from pipelines.media.probing import MediaInfo, OpenMedia, open_container, stream_at
 from pipelines.media.selective import NotSelectable, Packets, decode_wanted
 from pipelines.media.span import Span
 from pipelines.media.timeline import Timeline, agreed, read_timeline
@@ -131,8 +131,7 @@ def timeline_of(media: OpenMedia, packets: Sequence[av.Packet] | None) -> Timeli
         return read_timeline(media.info, media.video, packets)
     try:
         with open_container(media.info.path) as container:
-            stream = container.streams[media.info.video_index]
-            assert isinstance(stream, av.VideoStream)
+            stream = stream_at(media.info.video_index, container.streams.video)
             return read_timeline(media.info, stream, container.demux(stream))
     except av.error.FFmpegError as error:
         raise ClipDecodeError("frames", "damaged video", f"{media.info.path}: {error}") from error
@@ -188,8 +187,7 @@ def _decode_in_order(info: MediaInfo, timeline: Timeline, choose: Choose, short_
 def _all_frames(info: MediaInfo) -> Iterator[av.VideoFrame]:
     """All pictures of the stream that a decoder shows, from a fresh opening of the file."""
     with open_container(info.path) as container:
-        stream = container.streams[info.video_index]
-        assert isinstance(stream, av.VideoStream)
+        stream = stream_at(info.video_index, container.streams.video)
         stream.codec_context.thread_count, stream.thread_type = 1, "NONE"
         for packet in container.demux(stream):
             if packet.size:

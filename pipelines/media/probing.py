@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
 
 import av
 import av.error
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from stgcma.errors import ClipDecodeError
 
+StreamT = TypeVar("StreamT", bound=Stream)
 _LARGEST_SHARED_BYTES = 256 << 20
 """Compressed packets of a smaller file are held in memory between reading and decoding."""
 
@@ -68,7 +70,8 @@ def _read_rotation(path: Path, video_index: int) -> int:
     """From the first frame; 0 where that cannot be decoded, which the frame decoder will report."""
     try:
         with open_container(path) as container:
-            return next((frame.rotation for frame in container.decode(container.streams[video_index])), 0)
+            frames = container.decode(stream_at(video_index, container.streams.video))
+            return next((frame.rotation for frame in frames), 0)
     except av.error.FFmpegError:
         return 0
 
@@ -82,29 +85,49 @@ def open_container(path: Path) -> av.container.InputContainer:
     return av.open(str(path), metadata_errors="replace")
 
 
+def stream_at(index: int, streams: Iterable[StreamT]) -> StreamT:
+    """The stream with this index in the file, out of ``container.streams.video`` or ``.audio``."""
+    return next(stream for stream in streams if stream.index == index)
+
+
+def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The audio stream that FFmpeg prefers; None if the file has none or its sample rate is unknown."""
+    stream = container.streams.best("audio")
+    return stream if isinstance(stream, av.AudioStream) and stream.codec_context.sample_rate else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class OpenMedia:
-    """A file held open, so that probing, frames and sound share one opening and one reading of it."""
+    """A file held open: probing, frames and sound share one opening and one reading of it."""
 
-    def __init__(self, container: av.container.InputContainer, info: MediaInfo) -> None:
-        self.container = container
-        self.info = info
-        self.video: av.VideoStream = container.streams[info.video_index]
-        self.audio: av.AudioStream = container.streams[info.audio_index]
+    container: av.container.InputContainer
+    info: MediaInfo
+    video: av.VideoStream
+    audio: av.AudioStream
 
-    def packets(self) -> tuple[list[av.Packet], list[av.Packet]] | None:
-        """All packets of the video and of the audio stream; None for a file that is too large or cut off.
-
-        The packet that ends a stream is empty and says index 0 whatever its stream: ``packet.stream`` is asked.
-        """
+    def packets(self) -> tuple[list[av.Packet[av.VideoStream]], list[av.Packet[av.AudioStream]]] | None:
+        """All packets of the video stream and of the audio stream; None for a file that is too large or cut off."""
         if self.info.size_bytes > _LARGEST_SHARED_BYTES:
             return None
-        kept: dict[int, list[av.Packet]] = {self.video.index: [], self.audio.index: []}
+        video: list[av.Packet[av.VideoStream]] = []
+        audio: list[av.Packet[av.AudioStream]] = []
         try:
             for packet in self.container.demux(self.video, self.audio):
-                kept[packet.stream.index].append(packet)
+                if _is_of(packet, self.video):
+                    video.append(packet)
+                elif _is_of(packet, self.audio):
+                    audio.append(packet)
         except av.error.FFmpegError:
             return None
-        return kept[self.video.index], kept[self.audio.index]
+        return video, audio
+
+
+def _is_of(packet: av.Packet[Any], stream: StreamT) -> TypeGuard[av.Packet[StreamT]]:
+    """Whether a packet belongs to a stream.
+
+    The empty packet that ends a stream always has ``stream_index`` 0, so this compares ``packet.stream``.
+    """
+    return bool(packet.stream.index == stream.index)
 
 
 @contextmanager
@@ -119,16 +142,19 @@ def open_media(path: Path, *, uri: str = "") -> Iterator[OpenMedia]:
     except av.error.FFmpegError as error:
         raise ClipDecodeError("probe", "not a readable media file", f"{name}: {error}") from error
     with container:
-        yield OpenMedia(container, _describe(container, path, size, name))
+        video, audio = _picture_stream(container), audio_stream(container)
+        if video is None:
+            raise ClipDecodeError("probe", "no video stream", name)
+        if audio is None:
+            raise ClipDecodeError("probe", "no audio stream", name)
+        info = _describe(container, video, audio, path, size)
+        yield OpenMedia(container=container, info=info, video=video, audio=audio)
 
 
-def _describe(container: av.container.InputContainer, path: Path, size: int, name: str) -> MediaInfo:
-    video, audio = _picture_stream(container), container.streams.best("audio")
-    if video is None:
-        raise ClipDecodeError("probe", "no video stream", name)
-    if audio is None or not audio.codec_context.sample_rate:
-        raise ClipDecodeError("probe", "no audio stream", name)
-    starts = [_seconds(stream.start_time, stream) for stream in (video, audio)]
+def _describe(
+    container: av.container.InputContainer, video: av.VideoStream, audio: av.AudioStream, path: Path, size: int
+) -> MediaInfo:
+    starts = [_seconds(video.start_time, video), _seconds(audio.start_time, audio)]
     return MediaInfo(
         path=path,
         size_bytes=size,
@@ -153,6 +179,49 @@ def _describe(container: av.container.InputContainer, path: Path, size: int, nam
     )
 
 
+def probe_sound(path: Path, *, uri: str) -> MediaInfo:
+    """Describe a file that only its sound is read from, such as a wav; the fields of pictures are 0 or empty.
+
+    Args:
+        path: A local file.
+        uri: What messages call it.
+
+    Raises:
+        ClipDecodeError: Stage ``audio``: unreadable, or no audio stream.
+    """
+    size = path.stat().st_size
+    try:
+        with open_container(path) as container:
+            audio = audio_stream(container)
+            if audio is None:
+                raise ClipDecodeError("audio", "no audio stream", uri)
+            duration = _seconds(audio.duration, audio)
+            return MediaInfo(
+                path=path,
+                size_bytes=size,
+                origin_seconds=0.0,
+                video_index=-1,
+                video_codec="",
+                width=0,
+                height=0,
+                frame_rate=0.0,
+                video_start_seconds=0.0,
+                video_duration_seconds=0.0,
+                declared_frames=0,
+                has_index=duration > 0,
+                declared_end_seconds=None,
+                rotation_degrees=0,
+                audio_index=audio.index,
+                audio_codec=audio.codec_context.name,
+                sample_rate=audio.codec_context.sample_rate,
+                num_channels=audio.codec_context.channels,
+                audio_start_seconds=0.0,
+                audio_duration_seconds=duration,
+            )
+    except av.error.FFmpegError as error:
+        raise ClipDecodeError("audio", "wav unreadable", f"{uri}: {error}") from error
+
+
 def _picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
     """The default one of several video streams, else the largest, else the first; never a cover picture."""
     streams = [
@@ -168,7 +237,7 @@ def _picture_stream(container: av.container.InputContainer) -> av.VideoStream | 
     return max(streams, key=rank, default=None)
 
 
-def _seconds(value: int | None, stream: av.stream.Stream) -> float:
+def _seconds(value: int | None, stream: Stream) -> float:
     return 0.0 if value is None or stream.time_base is None else float(value * stream.time_base)
 
 

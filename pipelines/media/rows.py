@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,13 +143,14 @@ def decode_clip(
 
 def all_fbanks(
     waveform: np.ndarray, config: PreprocessConfig, num_segments: int
-) -> tuple[Mapping[str, np.ndarray], Mapping[str, int]]:
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Every filter bank of the configuration: name -> ``[S, T, F]`` as stored, and name -> valid time frames.
 
     Raises:
         ClipDecodeError: Stage ``fbank``, when the sound is shorter than one analysis window.
     """
-    fbanks, valid = {}, {}
+    fbanks: dict[str, np.ndarray] = {}
+    valid: dict[str, int] = {}
     for name in config.fbank_specs:
         fbank, valid[name] = segment_fbanks(torch.from_numpy(waveform), FBANK_SPECS[name], num_segments)
         fbanks[name] = fbank.numpy().astype(config.fbank_dtype, copy=False)

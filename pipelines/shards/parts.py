@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,9 +47,11 @@ class PartWriter:
         if len(self._pending) == self._group_size:
             self._flush()
 
-    def __exit__(self, *error: object) -> None:
-        if error[0] is not None:
-            self._open.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._open.__exit__(kind, error, trace)
             return
         with self._open:
             if self._pending:

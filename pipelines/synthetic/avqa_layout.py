@@ -67,7 +67,7 @@ def video_path(config: SyntheticAVQAConfig, split: str, index: int) -> str:
 
 def questions_of(config: SyntheticAVQAConfig, split: str) -> list[dict[str, Any]]:
     """Entries of ``avqa-<split>.json``; renders nothing."""
-    entries = []
+    entries: list[dict[str, Any]] = []
     for index in range(config.split_sizes[split]):
         asked = ask(
             make_concert(config, split, index), config.questions_per_type, _generator(config, split, index, stream=1)

@@ -9,8 +9,8 @@ a little more about where the event lies, and nothing about which object sounds 
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,9 +56,10 @@ def heard(scene: Scene) -> Hashable:
     return None if scene.sound is None else (scene.sound.timbre, scene.sound.is_high)
 
 
-def cell_chances(task: SyntheticTask) -> Counter[Cell]:
+def cell_chances(task: SyntheticTask) -> dict[Cell, float]:
     """Chance of every (seen, heard, label) of one second; they sum to one."""
-    rule, cells = RULES[task], Counter()
+    rule = RULES[task]
+    cells: defaultdict[Cell, float] = defaultdict(float)
     shapes = range(len(SHAPES))
     for category, other, is_big in itertools.product(shapes, shapes, (False, True)):
         timbres = range(len(TIMBRES)) if task == "t4" else (category,)
@@ -78,7 +79,7 @@ def compute_ceilings(task: SyntheticTask) -> Ceilings:
     cells = cell_chances(task)
 
     def best(key: Callable[[Cell], Hashable]) -> float:
-        groups: dict[Hashable, Counter] = defaultdict(Counter)
+        groups: dict[Hashable, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         for cell, chance in cells.items():
             groups[key(cell)][cell[2]] += chance
         return sum(max(group.values()) for group in groups.values())
@@ -104,7 +105,7 @@ def additive_limit(task: SyntheticTask) -> float:
     return 1 - rule.kinds["candidate"] * lost
 
 
-def additive_accuracy(cells: Counter[Cell], num_steps: int = 3000) -> float:
+def additive_accuracy(cells: Mapping[Cell, float], num_steps: int = 3000) -> float:
     """Accuracy of the maximum likelihood ``softmax(f(seen) + g(heard))``, ties shared equally.
 
     The problem is convex and a few dozen rows wide: gradient descent with momentum, a row's step scaled by its chance.

@@ -109,7 +109,8 @@ def find_places(radii: list[float], rng: np.random.Generator) -> list[Place]:
     """Centres inside the frame; two objects keep clear of each other by going to opposite corners."""
     if len(radii) == 1:
         margin = radii[0] + 2
-        return [Place(*rng.uniform(margin, FRAME_SIZE - margin, size=2), radii[0])]
+        x, y = rng.uniform(margin, FRAME_SIZE - margin, size=2)
+        return [Place(x, y, radii[0])]
     left, top = rng.integers(2, size=2)
     places = []
     for index, radius in enumerate(radii):
@@ -201,9 +202,9 @@ def tone(sound: Sound, pitch_hz: float, rng: np.random.Generator) -> np.ndarray:
     phase = 2 * np.pi * pitch_hz * seconds + rng.uniform(0, 2 * np.pi)
     harmonics = [n for n in range(1, 25) if n * pitch_hz < 6000]
     if sound.timbre == 1:
-        return sum(np.sin(n * phase) / n for n in harmonics if n % 2)
+        return sum((np.sin(n * phase) / n for n in harmonics if n % 2), start=np.zeros_like(phase))
     if sound.timbre == 2:
-        return 0.6 * sum(np.sin(n * phase) / n**0.7 for n in harmonics)
+        return 0.6 * sum((np.sin(n * phase) / n**0.7 for n in harmonics), start=np.zeros_like(phase))
     if sound.timbre == 3:
         return np.sin(phase) * (np.sin(2 * np.pi * 8 * seconds) > 0)
     if sound.timbre == 4:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from pipelines.media.audio import decode_audio, fit_length
-from pipelines.media.avs_rows import _probe_sound
-from pipelines.media.probing import open_media, probe
+from pipelines.media.probing import open_media, probe, probe_sound
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.errors import ClipDecodeError
 from tests.media import TONES_HZ, tones, write_clip
@@ -133,7 +132,7 @@ def with_times(path, target, move):
 
 def sound_of(path):
     """Of a file without pictures."""
-    return decode_audio(_probe_sound(path, path.name), channel_mode="mean", resample="sinc")
+    return decode_audio(probe_sound(path, uri=path.name), channel_mode="mean", resample="sinc")
 
 
 def test_holes_are_silence_up_to_a_limit_for_all_together(tmp_path):

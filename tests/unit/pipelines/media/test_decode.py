@@ -140,7 +140,6 @@ def frames_without_sound(path):
         info = SimpleNamespace(
             path=path,
             video_index=video.index,
-            audio_index=video.index,
             video_codec="h264",
             declared_frames=0,
             video_start_seconds=float(video.start_time * video.time_base),
@@ -148,7 +147,7 @@ def frames_without_sound(path):
             frame_rate=float(video.average_rate),
         )
         packets = list(container.demux(video))
-        media = OpenMedia(container, info)
+        media = OpenMedia(container=container, info=info, video=video, audio=None)
         return decode_frames(media, (10,), short_side=2000, packets=packets, span_of=own_span)
 
 

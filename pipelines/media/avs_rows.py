@@ -1,8 +1,8 @@
 """One AVSBench clip -> one row: frame files or a raw video, a wav, and the masks of some frames.
 
 Frames keep the size of their masks (224 x 224 in the official release); ``PreprocessConfig.short_side`` does not apply.
-A raw video gives the frame at 15/16 of each second, scaled to the size of the masks whatever its aspect ratio, as the
-official frames were made.
+From a raw video, the frame at 15/16 of each second is taken and scaled to the size of the masks. Like the official
+frames, it does not keep the aspect ratio.
 """
 
 from __future__ import annotations
@@ -31,41 +31,41 @@ from stgcma.data.schema import ClipRow, ClipSource
 from stgcma.errors import ClipDecodeError
 
 FRAME_POSITION = 15 / 16
-"""Where in its second a frame is taken."""
+"""Fraction of each second at which its frame is taken."""
 LENGTH_TOLERANCE_SECONDS = 0.5
-"""A wav or video that is longer or shorter than its clip by more than this belongs to something else."""
+"""A wav or video whose length differs from its clip's by more than this belongs to another clip."""
 _COUNT_TOLERANCE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFiles:
-    """Where the files of one clip lie in the data folder, whether they are there or not."""
+    """Paths of one clip's files in the data folder, whether they exist or not."""
 
     frames: tuple[str, ...]
-    """One a second."""
+    """One per second."""
     sound: str
     video: str
-    """Read instead of frames or sound that are absent."""
+    """Read instead of missing frames or sound."""
     masks: tuple[str, ...]
-    """One for each annotated frame."""
+    """One per annotated frame."""
     category_folder: str = ""
-    """Folder of the masks of the clip's category; empty where a dataset has none."""
+    """Folder with the masks of the clip's category; empty if the dataset has no categories."""
 
     def media(self, present: Mapping[str, int]) -> str:
-        """What the row is read from: the folder of frames, or the video where no frame is present."""
+        """Path that the row is read from: the folder of frames, or the video if there are no frames."""
         if not any(path in present for path in self.frames) and self.video in present:
             return self.video
         return str(PurePosixPath(self.frames[0]).parent)
 
     def num_bytes(self, present: Mapping[str, int]) -> int | None:
-        """Size of everything that is present together; None when nothing is."""
+        """Total size of the clip's files that exist; None if none exists."""
         sizes = [present[path] for path in (*self.frames, self.sound, self.video, *self.masks) if path in present]
         return sum(sizes) if sizes else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """``images [S, H, W, 3]`` uint8, their times, and what is known of where they came from."""
+    """``images [S, H, W, 3]`` uint8, their times on the clip's clock, and facts about their source."""
 
     images: np.ndarray
     times_seconds: tuple[float, ...]
@@ -76,13 +76,13 @@ def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessC
     """Read, check and encode one clip.
 
     Args:
-        ref: Its annotation is a ``MaskAnnotation``.
-        files: Its paths under ``data``.
+        ref: The clip; its annotation is a ``MaskAnnotation``.
+        files: Its paths in ``data``.
         data: The dataset's data folder.
         config: Encodings and audio rules.
 
     Raises:
-        ClipDecodeError: With the stage and reason of the first thing that is wrong.
+        ClipDecodeError: With the stage and reason of the first problem.
     """
     masks = read_masks(files, data)
     size = masks[0].pixels.shape
@@ -93,7 +93,9 @@ def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessC
     found = pictures.images.shape[1:3]
     if found != size:
         raise ClipDecodeError(
-            "masks", "mask size differs from its frame", f"{files.masks[0]}: {_size(size)}, its frame is {_size(found)}"
+            "masks",
+            "mask size differs from its frame",
+            f"{files.masks[0]}: the mask is {_size(size)}, its frame is {_size(found)}",
         )
     waveform, sound = read_sound(files, data, config)
     _check_length(len(waveform) / SAMPLE_RATE, ref.annotation.expected_seconds, files.sound)
@@ -135,14 +137,15 @@ def _read(data: Storage, path: str) -> bytes | None:
 
 
 def _size(shape: Sequence[int]) -> str:
+    """``shape`` (height, width, ...) as width x height."""
     return f"{shape[1]}x{shape[0]}"
 
 
 def read_masks(files: ClipFiles, data: Storage) -> list[Mask]:
-    """All masks of a clip, of one size.
+    """All masks of a clip; they have one size.
 
     Raises:
-        ClipDecodeError: Stage ``masks``: missing, unreadable, of different sizes, or of a category without a folder.
+        ClipDecodeError: Stage ``masks``: a file is missing or unreadable, sizes differ, or the category is unknown.
     """
     masks = []
     for path in files.masks:
@@ -154,24 +157,24 @@ def read_masks(files: ClipFiles, data: Storage) -> list[Mask]:
             raise ClipDecodeError(
                 "masks",
                 "masks of different sizes",
-                f"{path}: {_size(masks[-1].pixels.shape)}, the first is {_size(masks[0].pixels.shape)}",
+                f"{path}: {_size(masks[-1].pixels.shape)}, the first mask is {_size(masks[0].pixels.shape)}",
             )
     return masks
 
 
 def _missing_mask(files: ClipFiles, data: Storage, path: str) -> ClipDecodeError:
-    """Names the category when none of its clips can have a mask."""
+    """The error for a missing mask; it names the category if the category has no folder."""
     if files.category_folder:
         folder = PurePosixPath(files.category_folder)
         categories = data.list_folders(str(folder.parent))
         if folder.name not in categories:
             known = ", ".join(categories) or "none"
-            return ClipDecodeError("masks", "unknown category", f"no folder {folder}; there are: {known}")
+            return ClipDecodeError("masks", "unknown category", f"{folder} does not exist; known categories: {known}")
     return ClipDecodeError("masks", "mask missing", path)
 
 
 def _frame_pictures(files: ClipFiles, data: Storage, expected_seconds: int) -> Pictures:
-    """Frame files; those past the end of a short clip may be absent and repeat the last one."""
+    """Read the frame files; the last frame stands in for missing frames past the end of a short clip."""
     images: list[np.ndarray] = []
     for second, path in enumerate(files.frames):
         content = _read(data, path)
@@ -182,7 +185,11 @@ def _frame_pictures(files: ClipFiles, data: Storage, expected_seconds: int) -> P
         else:
             raise ClipDecodeError("frames", "frame missing", path)
         if images[-1].shape != images[0].shape:
-            raise ClipDecodeError("frames", "frames of different sizes", f"{path}: {_size(images[-1].shape)}")
+            raise ClipDecodeError(
+                "frames",
+                "frames of different sizes",
+                f"{path}: {_size(images[-1].shape)}, the first frame is {_size(images[0].shape)}",
+            )
     height, width = images[0].shape[:2]
     source = ClipSource(
         uri="",
@@ -200,7 +207,7 @@ def _frame_pictures(files: ClipFiles, data: Storage, expected_seconds: int) -> P
 def _video_pictures(
     files: ClipFiles, data: Storage, num_frames: int, size: tuple[int, int], expected_seconds: int
 ) -> Pictures:
-    """One frame of each second of a raw video, scaled to ``size`` (height, width); past its end, the last one."""
+    """One frame of each second of a raw video, scaled to ``size`` (height, width); past the end, the last frame."""
     try:
         with data.local_copy(files.video) as path, open_media(path, uri=files.video) as media:
             info = media.info
@@ -240,10 +247,10 @@ def _video_pictures(
 
 
 def frame_of_each_second(info: MediaInfo, timeline: Timeline, num_frames: int) -> np.ndarray:
-    """Number of the frame at 15/16 of each second, as the official frames were chosen; past the end, the last one.
+    """The frame at 15/16 of each second, as the official frames were chosen; past the end, the last frame.
 
-    The official choice counts frames at a whole rate. Where the container's timestamps contradict that count, as at a
-    variable rate, the frame on screen at that time is taken.
+    The official choice counts frames at a rate rounded to a whole number. If the container's timestamps contradict that
+    count, as with a variable rate, the frame on screen at that time is taken.
 
     Returns:
         ``[num_frames]`` int64 positions in ``timeline``.
@@ -257,10 +264,13 @@ def frame_of_each_second(info: MediaInfo, timeline: Timeline, num_frames: int) -
 
 
 def read_sound(files: ClipFiles, data: Storage, config: PreprocessConfig) -> tuple[np.ndarray, MediaInfo]:
-    """The clip's wav, or the sound of its video: ``[num_samples]`` int16 at 16 kHz.
+    """Decode the clip's wav, or the sound of its video if there is no wav.
+
+    Returns:
+        ``[num_samples]`` int16 at 16 kHz, and the probe of the file.
 
     Raises:
-        ClipDecodeError: Stage ``audio``: neither is there, or it cannot be decoded.
+        ClipDecodeError: Stage ``audio``: neither file exists, or the sound cannot be decoded.
     """
     for path, describe in ((files.sound, probe_sound), (files.video, probe)):
         try:
@@ -280,6 +290,6 @@ def _check_length(seconds: float, expected_seconds: int, path: str) -> None:
         kind = PurePosixPath(path).suffix[1:]
         raise ClipDecodeError(
             "audio" if kind == "wav" else "frames",
-            f"{kind} of another length",
+            f"{kind} length differs",
             f"{path}: {seconds:.2f} s, the clip has {expected_seconds} s",
         )

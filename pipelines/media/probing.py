@@ -1,4 +1,4 @@
-"""What a media file says of itself, read once with PyAV: streams, codecs, sizes, start times, rotation."""
+"""What a media file declares, read once with PyAV: streams, codecs, sizes, start times, rotation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stgcma.errors import ClipDecodeError
 
 StreamT = TypeVar("StreamT", bound=Stream)
 _LARGEST_SHARED_BYTES = 256 << 20
-"""Compressed packets of a smaller file are held in memory between reading and decoding."""
+"""The compressed packets of files up to this size are kept in memory between reading and decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaInfo:
-    """One probe. Times in seconds on the file's own clock; ``origin_seconds`` is where the clip begins on it."""
+    """Result of a probe. Times are seconds on the file's own clock, on which the clip begins at ``origin_seconds``."""
 
     path: Path
     size_bytes: int
@@ -34,16 +34,16 @@ class MediaInfo:
     frame_rate: float
     video_start_seconds: float
     video_duration_seconds: float
-    """As the container declares it; 0 when it does not."""
+    """As the container declares it; 0 if it does not."""
     declared_frames: int
-    """Number of video frames in the container's index; 0 when it has none."""
+    """Number of video frames in the container's index; 0 if it has none."""
     has_index: bool
-    """The container lists its samples, so that declared lengths are those of this very file. Not so AVI, which counts
-    empty chunks as sound."""
+    """Whether the container lists its samples, so that the declared lengths are those of this file. False for AVI,
+    which counts empty chunks as sound."""
     declared_end_seconds: float | None
-    """Where the container says that it ends; None for formats whose header may describe a longer original."""
+    """End of the file as the container declares it; None for formats whose header may describe a longer original."""
     rotation_degrees: int
-    """Counter-clockwise turn for display, as the first frame says; filled in by ``probe``."""
+    """Counter-clockwise rotation for display, from the first frame; only ``probe`` fills it in."""
     audio_index: int
     audio_codec: str
     sample_rate: int
@@ -53,21 +53,21 @@ class MediaInfo:
 
 
 def probe(path: Path, *, uri: str = "") -> MediaInfo:
-    """Open the file, choose video and audio stream; only the first frame is decoded, for its rotation.
+    """Open a file and choose its video and audio stream; decode only the first frame, for its rotation.
 
     Args:
         path: A local file.
-        uri: How messages call it; the path when empty.
+        uri: Name of the file in messages; empty: the path.
 
     Raises:
-        ClipDecodeError: Stage ``probe``: empty, unreadable, no video stream, no audio stream.
+        ClipDecodeError: Stage ``probe``: empty, unreadable, no video stream, or no audio stream.
     """
     with open_media(path, uri=uri) as media:
         return replace(media.info, rotation_degrees=_read_rotation(path, media.info.video_index))
 
 
 def _read_rotation(path: Path, video_index: int) -> int:
-    """From the first frame; 0 where that cannot be decoded, which the frame decoder will report."""
+    """Rotation of the first frame; 0 if it cannot be decoded, which the frame decoder will report."""
     try:
         with open_container(path) as container:
             frames = container.decode(stream_at(video_index, container.streams.video))
@@ -77,7 +77,7 @@ def _read_rotation(path: Path, video_index: int) -> int:
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    """The file as FFmpeg sees it; text in other encodings than UTF-8 is no reason to fail.
+    """Open a media file with FFmpeg; metadata that is not UTF-8 is not an error.
 
     Raises:
         av.error.FFmpegError: If it is not a media file.
@@ -91,7 +91,7 @@ def stream_at(index: int, streams: Iterable[StreamT]) -> StreamT:
 
 
 def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """The audio stream that FFmpeg prefers; None if the file has none or its sample rate is unknown."""
+    """The audio stream that FFmpeg prefers; None if there is none, or if its sample rate is unknown."""
     stream = container.streams.best("audio")
     return stream if isinstance(stream, av.AudioStream) and stream.codec_context.sample_rate else None
 
@@ -132,7 +132,11 @@ def _is_of(packet: av.Packet[Any], stream: StreamT) -> TypeGuard[av.Packet[Strea
 
 @contextmanager
 def open_media(path: Path, *, uri: str = "") -> Iterator[OpenMedia]:
-    """Open and describe a file; nothing is decoded. Raises as ``probe`` does."""
+    """Open and describe a file, without decoding anything.
+
+    Raises:
+        ClipDecodeError: As ``probe``.
+    """
     name = uri or str(path)
     size = path.stat().st_size
     if size == 0:
@@ -180,11 +184,11 @@ def _describe(
 
 
 def probe_sound(path: Path, *, uri: str) -> MediaInfo:
-    """Describe a file that only its sound is read from, such as a wav; the fields of pictures are 0 or empty.
+    """Describe a file without pictures, such as a wav; the fields about pictures are 0 or empty.
 
     Args:
         path: A local file.
-        uri: What messages call it.
+        uri: Name of the file in messages.
 
     Raises:
         ClipDecodeError: Stage ``audio``: unreadable, or no audio stream.
@@ -223,7 +227,7 @@ def probe_sound(path: Path, *, uri: str) -> MediaInfo:
 
 
 def _picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The default one of several video streams, else the largest, else the first; never a cover picture."""
+    """The video stream marked as default, else the largest, else the first; never a cover picture."""
     streams = [
         stream
         for stream in container.streams.video
@@ -242,7 +246,7 @@ def _seconds(value: int | None, stream: Stream) -> float:
 
 
 def _declared_end(container: av.container.InputContainer, origin: float) -> float | None:
-    """Matroska and WebM write the length when the file is finished; fragments of MP4 keep that of the whole film."""
+    """End of a Matroska or WebM file, which write their length last; an MP4 fragment keeps that of the whole film."""
     if container.duration is None or "matroska" not in container.format.name:
         return None
     return origin + container.duration / av.time_base

@@ -227,7 +227,7 @@ def test_budget_stops_the_job_with_a_table_and_a_larger_one_accepts(config, sour
     with pytest.raises(FailureBudgetExceededError) as error:
         preprocess(config)
     message = str(error.value)
-    for part in ("1 of 5 of train (20.0%)", "1 of 1 of val", "1 of 2 of test", "empty file", "no audio stream"):
+    for part in ("1 of 5 in train (20.0%)", "1 of 1 in val", "1 of 2 in test", "empty file", "no audio stream"):
         assert part in message
     assert "media file missing" in message
     assert "larger --failure-budget" in message
@@ -284,7 +284,7 @@ def test_clips_of_another_length_are_counted_and_noted(config, tmp_path):
     for video_id, seconds in (("aaaaaaaaaaa", 12), ("bbbbbbbbbbb", 8), ("ccccccccccc", 20)):
         write_clip(root / "AVE" / f"{video_id}.mp4", seconds=seconds)
     result = preprocess(replace(config, source=str(root), failure_budget=1.0))
-    assert [(f.clip_id, f.reason) for f in result.failures] == [("ccccccccccc:2", "clip of another length")]
+    assert [(f.clip_id, f.reason) for f in result.failures] == [("ccccccccccc:2", "clip length differs")]
     assert {row.clip_id: row.source.length_note for row in all_rows(result)} == {
         "aaaaaaaaaaa:0": "cut from 12.00 s",
         "bbbbbbbbbbb:1": "filled up from 8.00 s",

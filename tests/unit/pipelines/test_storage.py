@@ -150,5 +150,5 @@ def test_command_reads_defaults_and_prints_json(tmp_path):
     assert failed.returncode == 1
     assert failed.stdout == ""
     assert "empty file" in failed.stderr
-    assert "1 of 1 of val (100.0%)" in failed.stderr
+    assert "1 of 1 in val (100.0%)" in failed.stderr
     assert run("--channel-mode", "right").returncode == 2

@@ -173,7 +173,7 @@ def test_layout_errors_say_what_is_needed(tmp_path):
         listing(tmp_path)
     write_ave(tmp_path, audio_codec=None, seconds=0.2)
     (tmp_path / "testSet.txt").write_text("Bark&nobody&good&0&1")
-    with pytest.raises(DatasetLayoutError, match=r"not in Annotations\.txt, the first is of 'nobody'"):
+    with pytest.raises(DatasetLayoutError, match=r"not in Annotations\.txt; the first is that of 'nobody'"):
         listing(tmp_path)
     (tmp_path / "testSet.txt").write_text((tmp_path / "trainSet.txt").read_text())
     with pytest.raises(DatasetLayoutError, match="is listed in train and in test"):
@@ -189,7 +189,7 @@ def test_label_file_of_another_dataset_is_refused(tmp_path):
         file["avadataset"] = np.zeros((4143, 10, 29))
     with pytest.raises(DatasetLayoutError, match=r"needs shape \[3, 10, 29\]"):
         listing(tmp_path)
-    with pytest.raises(DatasetLayoutError, match=r"right_labels\.h5, which is not there"):
+    with pytest.raises(DatasetLayoutError, match=r"right_labels\.h5, which does not exist"):
         listing(tmp_path, labels="right_labels.h5")
 
 

@@ -47,7 +47,7 @@ def test_bad_clips_are_counted_by_reason_and_good_ones_train(tmp_path):
     assert reasons == {
         "mask missing": 1,
         "mask size differs from its frame": 1,
-        "wav of another length": 1,
+        "wav length differs": 1,
         "frame unreadable": 1,
         "wav missing": 1,
     }

@@ -112,10 +112,10 @@ def test_memory_is_bounded_by_name(child):
 
 def test_a_crash_is_tried_again_and_then_named(child, monkeypatch):
     monkeypatch.setattr(decoder, "MAX_ATTEMPTS", 2)
-    with pytest.raises(ClipDecodeError, match=r"decoder: ended the process 2 times \(crashes.mp4: .*SIGSEGV"):
+    with pytest.raises(ClipDecodeError, match=r"decoder: ended its process 2 times \(crashes.mp4: .*SIGSEGV"):
         rows(child, "crashes")
     monkeypatch.setattr(decoder, "MAX_ATTEMPTS", 1)
-    with pytest.raises(ClipDecodeError, match=r"decoder: ended the process 1 times \(exits.mp4: exit code 3"):
+    with pytest.raises(ClipDecodeError, match=r"decoder: ended its process 1 times \(exits.mp4: exit code 3"):
         rows(child, "exits")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -46,20 +47,20 @@ def write_clip(
     audio_codec: str | None = "aac",
     audio_start_seconds: float = 0.0,
 ) -> Path:
-    """Write a clip with the colour and tone of every second, or with what is given.
+    """Write a clip with one colour and one tone per second, or with the given frames and sound.
 
     Args:
         path: Its suffix chooses the container.
         seconds: Length of the generated content.
-        frame_rate: Frames per second of it.
+        frame_rate: Frames per second.
         width: Pixels.
         height: Pixels.
-        frames: ``[H, W, 3]`` uint8 each, instead of colours.
+        frames: Arrays ``[H, W, 3]`` uint8, instead of colours.
         frame_times: Presentation times in seconds, for a variable frame rate.
         video_codec: None: no video stream.
-        video_options: Of the encoder, e.g. ``{"bf": "0"}``.
+        video_options: Options of the encoder, e.g. ``{"bf": "0"}``.
         waveform: ``[channels, num_samples]`` float, instead of mono tones.
-        sample_rate: Of the waveform, in Hz.
+        sample_rate: Rate of the waveform in Hz.
         audio_codec: None: no audio stream.
         audio_start_seconds: Timestamp of the first sample.
     """
@@ -84,7 +85,12 @@ def write_clip(
     return path
 
 
-def _encode_video(container, stream, frames, frame_times) -> None:
+def _encode_video(
+    container: av.container.OutputContainer,
+    stream: av.VideoStream,
+    frames: Sequence[np.ndarray],
+    frame_times: Sequence[float] | None,
+) -> None:
     for index, array in enumerate(frames):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
         frame.pts = index if frame_times is None else round(frame_times[index] * 1000)
@@ -93,7 +99,13 @@ def _encode_video(container, stream, frames, frame_times) -> None:
     container.mux(stream.encode(None))
 
 
-def _encode_audio(container, stream, waveform, sample_rate, start_seconds) -> None:
+def _encode_audio(
+    container: av.container.OutputContainer,
+    stream: av.AudioStream,
+    waveform: np.ndarray,
+    sample_rate: int,
+    start_seconds: float,
+) -> None:
     block = 1024
     for start in range(0, waveform.shape[1], block):
         samples = waveform[:, start : start + block]
@@ -117,9 +129,17 @@ def write_ave(
     *,
     seconds: float = 10.0,
     categories: Sequence[str] = ("Bark", "Church bell", "Cat"),
-    **clip_options,
+    **clip_options: Any,
 ) -> Path:
-    """A tiny AVE in the official layout; ``clips`` are (video id, split), an id may repeat with another category."""
+    """Write a tiny AVE in the official layout.
+
+    Args:
+        root: Folder to write.
+        clips: (video id, split) of every row; an id may occur again and gets another category.
+        seconds: Length of the clips.
+        categories: Given to the rows in turn.
+        clip_options: Arguments of ``write_clip``.
+    """
     rows: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     lines = []
     (root / "AVE").mkdir(parents=True, exist_ok=True)

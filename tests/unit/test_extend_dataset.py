@@ -1,6 +1,6 @@
-"""A dataset is one file and one line: a complete one in this file, from its options to a row of a report.
+"""A dataset takes one file and one line. This file defines one, preprocesses it, trains on it and reports the run.
 
-Its annotation kind is ``events``: one class for every segment, the last class is the background.
+Its annotation kind is ``events``: one class per segment; the last class is the background.
 """
 
 from __future__ import annotations

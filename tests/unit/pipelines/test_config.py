@@ -1,4 +1,4 @@
-"""The settings of a run: whose options it takes, and what becomes part of its fingerprint."""
+"""The settings of a run: which options it accepts, and what enters its fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole graph in process: complete, resumable, never mixed, and honest about what was lost."""
+"""Preprocessing without Ray: complete, resumable, never mixed; every lost clip is reported."""
 
 import json
 import shutil
@@ -218,7 +218,7 @@ def test_limit_and_default_filter_banks(config):
     assert result.manifest.metadata.fbank_specs == ("clip", "swin")
 
 
-def test_budget_stops_the_job_with_a_table_and_a_larger_one_accepts(config, source, tmp_path):
+def test_the_budget_stops_the_job_with_a_table_and_a_larger_one_does_not(config, source, tmp_path):
     own = copy_of(source, tmp_path)
     (own / "AVE" / "eeeeeeeeeee.mp4").write_bytes(b"")
     write_clip(own / "AVE" / "ddddddddddd.mp4", seconds=10, audio_codec=None)
@@ -271,7 +271,7 @@ def test_full_disk_stops_the_run_and_leaves_no_half_file(config, monkeypatch):
     assert not list(Path(config.output).rglob("*.parquet*"))
 
 
-def test_rows_share_one_time_line(config):
+def test_frames_and_sound_of_a_row_share_one_timeline(config):
     for row in all_rows(preprocess(config)):
         assert len(row.waveform) == round(row.duration_seconds * SAMPLE_RATE)
         assert row.duration_seconds == pytest.approx(10.0, abs=0.01)

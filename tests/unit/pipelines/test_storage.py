@@ -61,7 +61,7 @@ def interrupt_an_upload(storage, monkeypatch):
 
 
 def lock_twice(storage):
-    """Only one holds a lock at a time; when it is free again, the next one gets it."""
+    """Only one block holds a lock at a time; after it, the next one gets the lock."""
     with storage.lock("a/only.lock") as first, storage.lock("a/only.lock") as second:
         assert (first, second) == (True, not storage.is_local)
     with storage.lock("a/only.lock") as third:

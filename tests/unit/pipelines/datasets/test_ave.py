@@ -1,4 +1,4 @@
-"""The official annotation files, their variants, and what is said about them."""
+"""The official annotation files, their variants, and the notes about them."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ def listing(root, **options):
 
 @pytest.fixture
 def official(tmp_path):
-    """The official lists in a folder of their own, without media."""
+    """A folder with the official lists but no media, and the folder with all official files."""
     source = shared_dir() / "annotations" / "ave"
     for name in ("Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
@@ -143,7 +143,7 @@ def test_media_come_before_side_files_of_the_same_name(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin1"])
-def test_annotations_in_other_encodings_are_read_or_named(tmp_path, encoding):
+def test_annotations_in_other_encodings_are_read_or_refused(tmp_path, encoding):
     root = write_ave(tmp_path, categories=("Glocke à Paris",), audio_codec=None, seconds=0.2)
     for name in ("Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt"):
         (root / name).write_text((root / name).read_text(), encoding=encoding)

@@ -1,4 +1,4 @@
-"""AVSBench layouts -> clips -> rows: columns by name, masks by split, raw videos, short clips, what can be wrong."""
+"""AVSBench layouts -> clips -> rows: columns by name, masks by split, raw videos, short clips, bad input."""
 
 import shutil
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_raw_video_stands_in_for_frames_and_sound(s4):
     path_of(s4, "audio_wav", 3, ".wav").unlink()
     write_video(path_of(s4, "raw_videos", 3, ".mp4"))
     row = row_of(s4, "ddddddddddd")
-    # 15/16 of each second at 8 frames a second is its eighth frame, in the half that carries the colour
+    # at 8 frames per second, 15/16 of a second is its eighth frame, in the half that has the colour
     assert red(row) == pytest.approx([20, 60, 100, 140, 180], abs=4)
     assert row.frame_times_seconds == pytest.approx([s + 7 / 8 for s in range(5)])
     assert (row.frame_height, row.frame_width) == (SIZE, SIZE)

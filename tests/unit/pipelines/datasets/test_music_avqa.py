@@ -69,7 +69,7 @@ def video(path, seed, seconds=2):
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
-    """Real and synthetic videos in their two folders, one video without a question."""
+    """Real and synthetic videos in their two folders; one video has no question."""
     root = tmp_path_factory.mktemp("official")
     write_json(root)
     video(root / REAL / "00000002.mp4", 2)
@@ -187,7 +187,7 @@ def test_missing_and_malformed_files_say_what_to_do(tmp_path):
 
 
 def test_real_questions_list_each_video_once(tmp_path):
-    """The whole training file is not public here; its synthetic part stands in."""
+    """The full training file is not at hand; the part about synthetic videos stands in."""
     annotations = shared_dir() / "annotations" / "music_avqa" / "json"
     (tmp_path / "json").mkdir()
     for split, name in (("train", "train_fake"), ("val", "val"), ("test", "test")):

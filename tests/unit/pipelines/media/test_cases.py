@@ -1,4 +1,4 @@
-"""Files that once gave wrong pictures in silence, were lost, or never ended: each with its right answer."""
+"""Files that once silently gave wrong pictures, failed or never finished, each with its right answer."""
 
 import io
 
@@ -35,7 +35,7 @@ def media():
 
 
 def seconds_shown(row, luma_per_second):
-    """The second that each picture shows, by its luma."""
+    """The second that each picture shows by its luma."""
     luma = [np.asarray(Image.open(io.BytesIO(frame))).mean() / 255 * 219 + 16 for frame in row.frames]
     return (np.array(luma) - 30) / luma_per_second
 

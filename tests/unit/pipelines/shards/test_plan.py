@@ -1,4 +1,4 @@
-"""The shard plan follows from the clips alone; media shared by several splits are decoded once."""
+"""The shard plan depends only on the clips; media that several splits share are decoded once."""
 
 import random
 from dataclasses import replace

@@ -1,22 +1,27 @@
-"""``stgcma-jobs``: the commands by name. Parsing only; every command imports its work when it runs.
+"""The command line ``stgcma-jobs``. It only parses; a command imports the code it needs when it runs.
 
-Exit codes: 0 done; 1 a run that failed or a check that did not hold; 2 an error the caller can correct (message
-only); 130 interrupted. ``--debug`` anywhere on the line shows the traceback.
+Exit codes: 0 success; 1 failed run or failed check; 2 error that the user can correct (only the message is printed);
+130 interrupted. ``--debug`` anywhere on the line shows the traceback.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 
 import typer
 
 from jobs.commands import CLASSES, COMMANDS
+from pipelines.signals import kept_signal_handlers
 from stgcma.errors import FailureBudgetExceededError, ParityError, RunFailedError, StgcmaError
 
 FAILED_RUN = (FailureBudgetExceededError, ParityError, RunFailedError)
-"""Errors of a run that was started correctly: exit code 1 instead of 2."""
+"""Errors of a run that started correctly: exit code 1 instead of 2."""
 
 app = typer.Typer(
     name="stgcma-jobs",
@@ -41,7 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     for package in ("stgcma", "pipelines", "jobs"):
         logging.getLogger(package).setLevel(logging.DEBUG if debug else logging.INFO)
     try:
-        app(args=arguments, prog_name="stgcma-jobs")
+        with _sigterm_like_ctrl_c():
+            app(args=arguments, prog_name="stgcma-jobs")
     except StgcmaError as error:
         _fail(error, debug, code=1 if isinstance(error, FAILED_RUN) else 2)
     except ModuleNotFoundError as error:
@@ -54,8 +60,17 @@ def main(arguments: list[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    except Exception as error:  # the last line of defence: whatever is left is reported, never swallowed
+    except Exception as error:  # a bug or a fault of the machine: reported like the others
         _fail(error, debug, code=1)
+
+
+@contextlib.contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, which Kubernetes sends, end a command as Ctrl-C does: the workers stop, and a message follows."""
+    with kept_signal_handlers():
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        yield
 
 
 def _fail(error: Exception, debug: bool, code: int) -> None:
@@ -64,7 +79,7 @@ def _fail(error: Exception, debug: bool, code: int) -> None:
     else:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         if not isinstance(error, StgcmaError):
-            print("This is not a known user error; --debug shows the traceback.", file=sys.stderr)
+            print("This error was not expected; --debug shows the traceback.", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -1,4 +1,4 @@
-"""Tensors and text metadata of a safetensors file held in memory. Nothing is ever unpickled."""
+"""Encode and decode safetensors files in memory: tensors and text metadata. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def decode_tensors(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str
 
     Args:
         data: The whole file.
-        where: Its location, for the message.
+        where: Location of the file, for messages.
 
     Raises:
         CheckpointError: If the bytes are not a complete safetensors file.
@@ -35,6 +35,6 @@ def decode_tensors(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{where} is not a complete safetensors file ({type(error).__name__}: {error}). It may be cut off, or "
-            "another program wrote it. Delete it to start anew, or restore a copy."
+            "another program wrote it. Delete it to start again, or restore a copy."
         ) from None
     return tensors, header.get("__metadata__", {})

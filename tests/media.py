@@ -1,4 +1,4 @@
-"""Small media files whose content is known: one colour and one tone per second."""
+"""Small media files with known content: one colour and one tone per second."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 
 COLOURS = ((220, 40, 40), (40, 200, 60), (50, 60, 220), (220, 210, 60), (200, 60, 200), (60, 200, 210))
-"""RGB of second 0, 1, 2, ..., repeated; far apart, so that lossy codecs cannot confuse them."""
+"""RGB of second 0, 1, 2, ..., repeated. The colours stay distinct under lossy codecs."""
 TONES_HZ = (400.0, 900.0, 1700.0, 2600.0, 3600.0, 5200.0)
 """Frequency of second 0, 1, 2, ..., repeated."""
 
@@ -47,20 +50,20 @@ def write_clip(
     audio_codec: str | None = "aac",
     audio_start_seconds: float = 0.0,
 ) -> Path:
-    """Write a clip with one colour and one tone per second, or with the given frames and sound.
+    """Write a clip with a colour and a tone per second, or with the given content.
 
     Args:
-        path: Its suffix chooses the container.
+        path: The suffix determines the container.
         seconds: Length of the generated content.
-        frame_rate: Frames per second.
+        frame_rate: Frames per second of the generated content.
         width: Pixels.
         height: Pixels.
-        frames: Arrays ``[H, W, 3]`` uint8, instead of colours.
+        frames: ``[H, W, 3]`` uint8 each, instead of colours.
         frame_times: Presentation times in seconds, for a variable frame rate.
         video_codec: None: no video stream.
         video_options: Options of the encoder, e.g. ``{"bf": "0"}``.
         waveform: ``[channels, num_samples]`` float, instead of mono tones.
-        sample_rate: Rate of the waveform in Hz.
+        sample_rate: Sample rate of the waveform in Hz.
         audio_codec: None: no audio stream.
         audio_start_seconds: Timestamp of the first sample.
     """
@@ -86,8 +89,8 @@ def write_clip(
 
 
 def _encode_video(
-    container: av.container.OutputContainer,
-    stream: av.VideoStream,
+    container: OutputContainer,
+    stream: VideoStream,
     frames: Sequence[np.ndarray],
     frame_times: Sequence[float] | None,
 ) -> None:
@@ -100,11 +103,7 @@ def _encode_video(
 
 
 def _encode_audio(
-    container: av.container.OutputContainer,
-    stream: av.AudioStream,
-    waveform: np.ndarray,
-    sample_rate: int,
-    start_seconds: float,
+    container: OutputContainer, stream: AudioStream, waveform: np.ndarray, sample_rate: int, start_seconds: float
 ) -> None:
     block = 1024
     for start in range(0, waveform.shape[1], block):
@@ -134,11 +133,11 @@ def write_ave(
     """Write a tiny AVE in the official layout.
 
     Args:
-        root: Folder to write.
-        clips: (video id, split) of every row; an id may occur again and gets another category.
-        seconds: Length of the clips.
-        categories: Given to the rows in turn.
-        clip_options: Arguments of ``write_clip``.
+        root: Folder of the dataset.
+        clips: (video id, split); an id may occur again with another category.
+        seconds: Length of every clip.
+        categories: Categories of the clips, repeated.
+        clip_options: Passed to ``write_clip``.
     """
     rows: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     lines = []

@@ -17,6 +17,7 @@ from pipelines.config import PreprocessConfig
 from pipelines.progress import Reporter
 from pipelines.shards.making import ShardWriter
 from pipelines.shards.plan import ShardSpec
+from pipelines.signals import kept_signal_handlers
 from stgcma.data.schema import ShardMetadata
 from stgcma.errors import RunFailedError
 
@@ -108,12 +109,13 @@ def _ray_running(config: PreprocessConfig) -> Iterator[int]:
             "include_dashboard": False,
         }
         try:
-            ray.init(
-                address=config.ray_address,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                **(local if config.ray_address == "local" else {}),
-            )
+            with kept_signal_handlers():
+                ray.init(
+                    address=config.ray_address,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    **(local if config.ray_address == "local" else {}),
+                )
         except Exception as error:  # Ray raises plain Exception when its processes do not come up in time
             raise RunFailedError(
                 f"Ray did not start ({type(error).__name__}: {error}). A busy machine may need another try; "

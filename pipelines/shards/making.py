@@ -24,9 +24,10 @@ from pipelines.shards.parts import PartWriter
 from pipelines.shards.plan import ShardSpec
 from pipelines.shards.stats import FbankSums
 from pipelines.storage import Storage
+from stgcma.data.fbank import SAMPLE_RATE
 from stgcma.data.manifest import MaskCounts, ShardEntry
 from stgcma.data.png import encode_bits
-from stgcma.data.schema import SAMPLE_RATE, ClipRow, ShardMetadata
+from stgcma.data.schema import ClipRow, ShardMetadata
 from stgcma.errors import ClipDecodeError
 
 OnClip = Callable[[int, int], None]

@@ -31,7 +31,7 @@ class SyntheticConfig(SyntheticSizes):
         if self.num_workers is not None and self.num_workers < 1:
             problems.append(f"num_workers needs at least 1, got {self.num_workers}.")
         if problems:
-            raise ConfigError("Synthetic AVE: " + "\n".join(problems))
+            raise ConfigError(*(f"Synthetic AVE: {problem}" for problem in problems))
 
 
 @dataclass(frozen=True)

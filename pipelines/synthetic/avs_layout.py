@@ -50,7 +50,7 @@ class SyntheticAVSConfig(SyntheticSizes):
         if self.layout not in LAYOUTS:
             problems.append(f"layout needs one of {', '.join(LAYOUTS)}, got {self.layout!r}.")
         if problems:
-            raise ConfigError("Synthetic AVS: " + "\n".join(problems))
+            raise ConfigError(*(f"Synthetic AVS: {problem}" for problem in problems))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Random access to the rows of one preprocessed dataset, local or remote, by clip number.
+"""Random access by clip number to the rows of one preprocessed dataset, local or remote.
 
-Clips are numbered in the order of their ids, so the numbering (and with it shuffling and augmentation) does not depend
-on how many shards there are. Files are opened on first use and never travel to another process.
+Clips are numbered in the order of their ids. The numbering, and with it shuffling and augmentation, does not depend on
+the number of shards. Every process opens the files itself, on first use.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from stgcma.data.schema import ClipRow, ShardMetadata, arrow_schema, decode_rows
 from stgcma.errors import ShardMismatchError
 
 CACHE_BYTES = 192 * 2**20
-"""Decoded columns each process keeps: a small dataset is read once, a large one costs this much memory."""
+"""Largest size of the decoded columns that a process keeps. A small dataset is then read only once."""
 
 
 class ShardStore:
     """The rows of all splits of one manifest.
 
     Args:
-        root: What ``DataConfig.shards`` names: a directory or URI.
-        manifest: Of the dataset and fingerprint below it.
+        root: ``DataConfig.shards``: a directory or URI.
+        manifest: Manifest of the dataset and fingerprint under it.
     """
 
     def __init__(self, root: str, manifest: ShardManifest) -> None:
@@ -53,15 +53,15 @@ class ShardStore:
         self._index = state["index"]
 
     def clip_ids(self, split: str) -> tuple[str, ...]:
-        """Ids of all clips of a split in their numbering.
+        """Ids of all clips of a split, in the order of their numbers.
 
         Raises:
-            ShardMismatchError: If there is no such split, or a file differs from what the manifest says.
+            ShardMismatchError: If there is no such split, or a file differs from the manifest.
         """
         return self._split(split).clip_ids
 
     def row(self, split: str, number: int, columns: Sequence[str]) -> ClipRow:
-        """One clip with the columns asked for; the others stay at their defaults."""
+        """One clip with the given columns. The other fields keep their defaults."""
         path, group, offset = self._split(split).places[number]
         chosen = [column for column in self._schema if column.name in columns]
         arrays = [self._value(path, group, column.name, offset) for column in chosen]
@@ -72,7 +72,7 @@ class ShardStore:
             if split not in self.manifest.splits:
                 raise ShardMismatchError(
                     f"{self.uri} has no split {split!r}; it has: {', '.join(self.manifest.splits) or 'none'}. "
-                    "Preprocess that split, or choose another."
+                    "Preprocess that split, or choose another one."
                 )
             self._index[split] = self._read_index(split)
         return self._index[split]
@@ -83,8 +83,9 @@ class ShardStore:
             file = self._open(entry.path)
             if file.metadata.num_rows != entry.num_rows:
                 raise ShardMismatchError(
-                    f"{self.uri}/{entry.path} has {file.metadata.num_rows} rows, its manifest says {entry.num_rows}. "
-                    "Remove the file and run the same stgcma-jobs preprocess again: it makes only what is missing."
+                    f"{self.uri}/{entry.path} has {file.metadata.num_rows} rows, but its manifest says "
+                    f"{entry.num_rows}. Remove the file and run the same stgcma-jobs preprocess again. It makes only "
+                    "the missing files."
                 )
             for group in range(file.metadata.num_row_groups):
                 ids = file.read_row_group(group, columns=["clip_id"], use_threads=False)["clip_id"].to_pylist()
@@ -106,12 +107,12 @@ class ShardStore:
             except FileNotFoundError:
                 raise ShardMismatchError(
                     f"{self.uri}/{path} is listed in the manifest but missing. Run the same stgcma-jobs preprocess "
-                    "again: it makes only what is missing."
+                    "again. It makes only the missing files."
                 ) from None
             except pa.ArrowInvalid as error:
                 raise ShardMismatchError(
                     f"{self.uri}/{path} is damaged ({str(error).splitlines()[0]}). Remove the file and run the same "
-                    "stgcma-jobs preprocess again: it makes only what is missing."
+                    "stgcma-jobs preprocess again. It makes only the missing files."
                 ) from None
             stored = ShardMetadata.decode(file.schema_arrow, f"{self.uri}/{path}")
             if stored != self.manifest.metadata:
@@ -122,18 +123,18 @@ class ShardStore:
                 )
                 raise ShardMismatchError(
                     f"{self.uri}/{path} was made with {differing} in its manifest. "
-                    "Remove the file and run the same stgcma-jobs preprocess again: it makes only what is missing."
+                    "Remove the file and run the same stgcma-jobs preprocess again. It makes only the missing files."
                 )
             self._files[path] = file
         return self._files[path]
 
     def _value(self, path: str, group: int, column: str, offset: int) -> pa.Array:
-        """One value as an array of length 1, from the cache as far as its row group was decoded."""
+        """One value as an array of length 1, from the cache if it was decoded before."""
         key = (path, group, column)
         decoded = self._cache.pop(key, None)
         self._cached_bytes -= decoded.num_bytes if decoded else 0
         decoded = decoded or _LazyColumn(self._open(path), group, column)
-        value = decoded.value(offset)  # a read that fails leaves nothing half decoded behind
+        value = decoded.value(offset)  # if this fails, the cache keeps nothing of the column
         self._cache[key] = decoded
         self._cached_bytes += decoded.num_bytes
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
@@ -142,9 +143,9 @@ class ShardStore:
 
 
 class _LazyColumn:
-    """One column of one row group, decoded row by row up to the last row asked for.
+    """One column of one row group, decoded row by row up to the last row that was requested.
 
-    Rows at random decode half of a group on average, rows in order decode nothing twice.
+    Random access decodes half of a group on average. Access in order decodes every row once.
     """
 
     def __init__(self, file: pq.ParquetFile, group: int, column: str) -> None:
@@ -161,7 +162,7 @@ class _LazyColumn:
 
 
 class _SplitIndex:
-    """Ids of a split in order, and where each row lies: (path, row group, offset in it)."""
+    """The ids of a split in order, and the place of each row: (path, row group, offset in the group)."""
 
     def __init__(self, clip_ids: list[str], places: list[tuple[str, int, int]]) -> None:
         self.clip_ids = tuple(clip_ids)

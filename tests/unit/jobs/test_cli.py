@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
+from subprocess import PIPE
 
 import pytest
 
 from jobs import cli
 from stgcma.errors import ConfigError, ParityError, RunFailedError
+from tests.paths import ROOT
 
 HEAVY = ("torch", "ray", "mlflow", "numpy", "pyarrow", "timm", "open_clip", "pandas")
 
@@ -82,6 +85,7 @@ def test_usage_errors_exit_2(capsys):
     assert "RECIPE" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_missing_recipe_costs_no_heavy_import(tmp_path):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "jobs.cli", "train", str(tmp_path / "none.yaml")],
@@ -89,7 +93,7 @@ def test_a_missing_recipe_costs_no_heavy_import(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert "ConfigError: No file" in done.stderr
+    assert "none.yaml does not exist" in done.stderr
     assert not [line for line in done.stderr.splitlines() if line.endswith("| torch")]
 
 
@@ -108,3 +112,29 @@ def test_dry_run_counts_and_checks_without_training(tmp_path, capsys):
         number for role, number in plan["parameters"]["by_role"].items() if not role.startswith("frozen_")
     )
     assert not list(tmp_path.glob("**/config.yaml"))
+
+
+TERMINATED = """
+import sys, time
+from jobs import cli
+from jobs.preparation import preprocessing
+
+def run(config, *, as_json):
+    print("started", flush=True)
+    time.sleep(600)
+
+preprocessing.run = run
+cli.main(["preprocess", "--dataset", "ave"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_ends_a_command_like_ctrl_c(how: signal.Signals):
+    process = subprocess.Popen([sys.executable, "-c", TERMINATED], stdout=PIPE, stderr=PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(how)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message == "Interrupted. Finished shards are kept; run the same command to make the others.\n"

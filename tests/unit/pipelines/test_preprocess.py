@@ -15,10 +15,13 @@ from pipelines.preprocess import preprocess
 from pipelines.progress import LogReporter
 from pipelines.shards.decoder import DecodingProcess
 from pipelines.shards.digest import RowsDigest
+from stgcma.data.fbank import SAMPLE_RATE
 from stgcma.data.manifest import find_manifests
-from stgcma.data.schema import SAMPLE_RATE, ShardMetadata, decode_rows
+from stgcma.data.schema import ShardMetadata, decode_rows
 from stgcma.errors import DatasetLayoutError, FailureBudgetExceededError
 from tests.media import write_ave, write_clip
+
+pytestmark = pytest.mark.slow
 
 CLIPS = [
     ("-aaaaaaaaaa", "train"),

@@ -16,6 +16,8 @@ from tests.media import write_ave
 from tests.paths import ROOT
 from tests.s3_server import s3_server
 
+pytestmark = pytest.mark.slow
+
 
 def exercise(storage):
     """The same assertions for every kind of storage."""

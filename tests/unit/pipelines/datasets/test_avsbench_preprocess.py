@@ -18,6 +18,8 @@ from stgcma.errors import FailureBudgetExceededError, ShardMismatchError
 from stgcma.models.backbones import backbone_spec
 from tests.unit.pipelines.datasets.avsbench_layout import mask_pixels, save, write_ms3, write_s4, write_wav
 
+pytestmark = pytest.mark.slow
+
 READING = Reading(reader=MaskReader, annotation="masks", fbank="demo")
 CLIPS = [(f"clip{i:07d}", 0, "dog" if i % 2 else "cat", "train") for i in range(7)] + [
     ("vvvvvvvvvvv", 0, "cat", "val"),

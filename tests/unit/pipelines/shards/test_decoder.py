@@ -23,6 +23,8 @@ from stgcma.errors import ClipDecodeError
 from tests.media import write_ave, write_clip
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 CONFIG = PreprocessConfig(dataset="ave", source="nowhere", fbank_specs=("demo",))
 
 

@@ -5,7 +5,7 @@
 # make test-ray      set up; run only the tests that start Ray
 # make test-cluster  set up; run only the test that starts a Ray cluster
 # make bench         set up; run the benchmarks of benchmarks/README.md
-# make lint          set up; run ruff's checks and its format check
+# make lint          set up; run ruff, mypy and codespell
 # make format        set up; apply ruff's fixes and its format
 # make ui            set up; show the demo's runs in MLflow, on loopback
 # make clean         remove the environment and the demo's output

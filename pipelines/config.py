@@ -122,6 +122,17 @@ class PreprocessConfig:
             raise ConfigError(f"options of dataset {self.dataset} must be {record.__name__}, got {self.options!r}.")
         return self.options
 
+    @property
+    def rows_per_group(self) -> int:
+        """``row_group_size``, which preprocessing fills in.
+
+        Raises:
+            ConfigError: If it is still None.
+        """
+        if self.row_group_size is None:
+            raise ConfigError("Making shards needs row_group_size, got None. Call preprocess, which chooses it.")
+        return self.row_group_size
+
     def content(self) -> dict[str, Any]:
         """The fields that decide what the rows hold, as JSON values; the manifest records them."""
         chosen = {name: value for name, value in asdict(self).items() if name not in RUNTIME_FIELDS}

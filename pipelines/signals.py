@@ -1,4 +1,4 @@
-"""Ray replaces the process's signal handlers and does not put them back; this does."""
+"""Restores signal handlers, which Ray replaces and does not restore."""
 
 from __future__ import annotations
 

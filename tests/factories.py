@@ -18,7 +18,8 @@ from PIL import Image
 from stgcma.data.batch import AVBatch, EventTargets
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.data.manifest import MANIFEST_NAME, FbankStats, ShardEntry, ShardManifest
-from stgcma.data.question_text import Question, build_vocabulary, questions_to_table
+from stgcma.data.question_table import questions_to_table
+from stgcma.data.question_text import Question, build_vocabulary
 from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
 
 NUM_CLASSES = 29

@@ -1,4 +1,8 @@
-"""The datasets that can be preprocessed, by their ``--dataset`` name."""
+"""The datasets that can be preprocessed, by their ``--dataset`` name.
+
+``--help`` reads their options from here, so the files of this folder import no torch, numpy or pyarrow when they are
+imported. Functions that need them, or the modules that decode media, import them inside.
+"""
 
 from __future__ import annotations
 

@@ -15,23 +15,23 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from pipelines.clips import ClipListing, ClipRef
-from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.datasets.listing import check_spellings, media_by_id
-from pipelines.media.rows import video_row
-from pipelines.media.span import NominalLength
 from pipelines.options import DatasetOptions, option
-from pipelines.storage import Storage
-from stgcma.data.schema import ClipRow
 from stgcma.data.vocab import AVE_CLASSES
 from stgcma.errors import ConfigError, DatasetLayoutError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipelines.config import PreprocessConfig
+    from pipelines.storage import Storage
+    from stgcma.data.schema import ClipRow
+
 NUM_SECONDS = 10
-CLIP_LENGTH = NominalLength(seconds=NUM_SECONDS)
 SPLITS = ("train", "val", "test")
 RowKey = tuple[str, str, int, int]
 _FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
@@ -41,7 +41,7 @@ _FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
 class AVEOptions(DatasetOptions):
     """Options that only AVE has."""
 
-    labels: str = option("auto", "annotations, the name of an .h5 file in SOURCE, or auto: labels.h5 if it exists.")
+    labels: str = option("auto", "annotations, an .h5 file in SOURCE, or auto: labels.h5 if it exists.")
 
     def __post_init__(self) -> None:
         if self.labels not in ("auto", "annotations") and not self.labels.endswith(".h5"):
@@ -111,13 +111,18 @@ class AVE(DatasetSource):
         return ClipListing(clips=tuple(clips), class_names=class_names, notes=tuple(notes))
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        import numpy as np
+
+        from pipelines.media.rows import video_row
+        from pipelines.media.span import NominalLength
+
         row = video_row(
             refs[0],
             source,
             config,
             num_segments=self.num_segments,
             with_waveform=self.stores_waveform,
-            nominal=CLIP_LENGTH,
+            nominal=NominalLength(seconds=NUM_SECONDS),
         )
         return [
             replace(
@@ -247,6 +252,8 @@ def derived_labels(rows: Sequence[AnnotationRow], class_names: Sequence[str]) ->
 
     They agree with the official event times and video classes in all 41,430 seconds of AVE.
     """
+    import numpy as np
+
     labels = np.full((len(rows), NUM_SECONDS), len(class_names) - 1, dtype=np.int8)
     for index, row in enumerate(rows):
         labels[index, row.start : row.end] = class_names.index(row.category)
@@ -277,12 +284,12 @@ def choose_labels(
             f"{root.uri}/{name} needs shape {list(needed)} (rows, seconds, classes), got {list(one_hot.shape)}. "
             "The file belongs to another Annotations.txt. Use --labels annotations."
         )
-    labels = one_hot.argmax(axis=-1).astype(np.int8)
+    labels = one_hot.argmax(axis=-1).astype(derived.dtype)
     differing = labels != derived
     several = int(((one_hot > 0).sum(axis=-1) > 1).sum())
     notes = [f"labels come from {name}; {int(differing.sum())} seconds differ from Annotations.txt"]
     if differing.any():
-        where = ", ".join(f"{rows[i].video_id} (row {i})" for i in np.flatnonzero(differing.any(axis=1))[:10])
+        where = ", ".join(f"{rows[i].video_id} (row {i})" for i in differing.any(axis=1).nonzero()[0][:10])
         notes[0] += f", in {int(differing.any(axis=1).sum())} rows: {where}"
     if several:
         notes.append(f"{name} marks several classes in {several} seconds; the first is used")

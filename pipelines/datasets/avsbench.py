@@ -30,16 +30,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.clips import ClipListing, ClipRef
-from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.datasets.listing import check_spellings, media_variant
-from pipelines.media.avs_rows import ClipFiles, build_row
-from pipelines.storage import Storage
-from stgcma.data.schema import ClipRow
+from pipelines.media.avs_files import ClipFiles
 from stgcma.errors import DatasetLayoutError
+
+if TYPE_CHECKING:
+    from pipelines.config import PreprocessConfig
+    from pipelines.storage import Storage
+    from stgcma.data.schema import ClipRow
 
 NUM_FRAMES = 5
 CLIP_SECONDS = 5
@@ -119,6 +121,8 @@ class AVSBench(DatasetSource):
         return ClipListing(clips=tuple(clips), class_names=tuple(categories), notes=tuple(_notes(clips, present)))
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        from pipelines.media.avs_rows import build_row
+
         root, _ = self._find_root(source)
         data = root / self.data_folder
         return [build_row(ref, self._files_there(ref, data), data, config) for ref in refs]

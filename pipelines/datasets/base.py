@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.clips import ClipListing, ClipRef
-from pipelines.config import PreprocessConfig
 from pipelines.options import DatasetOptions
-from stgcma.data.schema import AnnotationKind, ClipRow, ShardMetadata
 
 if TYPE_CHECKING:
+    from pipelines.config import PreprocessConfig
     from pipelines.storage import Storage
+    from stgcma.data.schema import AnnotationKind, ClipRow, ShardMetadata
 
 
 class DatasetSource(ABC):
@@ -59,7 +59,9 @@ class DatasetSource(ABC):
         return 0
 
     def metadata(self, config: PreprocessConfig, fingerprint: str) -> ShardMetadata:
-        """The description that every shard of this run carries."""
+        """The description that every shard of a run carries."""
+        from stgcma.data.schema import ShardMetadata
+
         return ShardMetadata(
             dataset=self.name,
             fingerprint=fingerprint,

@@ -21,17 +21,12 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from pipelines.clips import ClipListing, ClipRef
-from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.datasets.listing import check_spellings, media_by_id
-from pipelines.media.rows import video_row
-from pipelines.media.span import NominalLength
 from pipelines.options import DatasetOptions, option
-from pipelines.storage import Storage
 from stgcma.data.question_text import (
     QUESTION_FOLDER,
     VIDEO_SPLIT,
@@ -40,13 +35,16 @@ from stgcma.data.question_text import (
     build_vocabulary,
     conflicting_answers,
     parse_questions,
-    questions_to_table,
 )
-from stgcma.data.schema import ClipRow
 from stgcma.errors import ConfigError, DatasetLayoutError
 
+if TYPE_CHECKING:
+    from pipelines.config import PreprocessConfig
+    from pipelines.storage import Storage
+    from stgcma.data.schema import ClipRow
+
 NUM_SEGMENTS = 10
-VIDEO_LENGTH = NominalLength(seconds=60, divides_shorter=True)
+VIDEO_SECONDS = 60
 SPLITS = ("train", "val", "test")
 JSON_PARENTS = ("", "data", "MUSIC-AVQA/data")
 
@@ -56,9 +54,7 @@ class MusicAVQAOptions(DatasetOptions):
     """Options that only MUSIC-AVQA has."""
 
     questions: str = option("json", "Folder of the questions: json (as published) or json_update (corrected).")
-    extra_frames: int = option(
-        0, "Frames in a second, denser grid from which negatives are drawn: 60 as published; 0: none."
-    )
+    extra_frames: int = option(0, "Frames in a second, denser grid for negatives: 60 as published, 0 for none.")
 
     def __post_init__(self) -> None:
         if not self.questions.strip("/"):
@@ -120,6 +116,9 @@ class MusicAVQA(DatasetSource):
         )
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        from pipelines.media.rows import video_row
+        from pipelines.media.span import NominalLength
+
         return [
             video_row(
                 ref,
@@ -128,7 +127,7 @@ class MusicAVQA(DatasetSource):
                 num_segments=self.num_segments,
                 with_waveform=self.stores_waveform,
                 extra_frames=self.extra_frames(config),
-                nominal=VIDEO_LENGTH,
+                nominal=NominalLength(seconds=VIDEO_SECONDS, divides_shorter=True),
             )
             for ref in refs
         ]
@@ -197,6 +196,10 @@ def _digest(of_split: dict[str, list[tuple[int, Question]]]) -> str:
 
 
 def _parquet(questions: Sequence[Question]) -> bytes:
+    import pyarrow.parquet as pq
+
+    from stgcma.data.question_table import questions_to_table
+
     sink = io.BytesIO()
     pq.write_table(questions_to_table(questions), sink)
     return sink.getvalue()

@@ -7,7 +7,7 @@ frames, it does not keep the aspect ratio.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.media.audio import decode_audio
+from pipelines.media.avs_files import ClipFiles
 from pipelines.media.decode import decode_pictures, frame_indices, timeline_of
 from pipelines.media.images import encode_frame
 from pipelines.media.masks import Mask, read_mask, read_picture
@@ -35,32 +36,6 @@ FRAME_POSITION = 15 / 16
 LENGTH_TOLERANCE_SECONDS = 0.5
 """A wav or video whose length differs from its clip's by more than this belongs to another clip."""
 _COUNT_TOLERANCE_SECONDS = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipFiles:
-    """Paths of one clip's files in the data folder, whether they exist or not."""
-
-    frames: tuple[str, ...]
-    """One per second."""
-    sound: str
-    video: str
-    """Read instead of missing frames or sound."""
-    masks: tuple[str, ...]
-    """One per annotated frame."""
-    category_folder: str = ""
-    """Folder with the masks of the clip's category; empty if the dataset has no categories."""
-
-    def media(self, present: Mapping[str, int]) -> str:
-        """Path that the row is read from: the folder of frames, or the video if there are no frames."""
-        if not any(path in present for path in self.frames) and self.video in present:
-            return self.video
-        return str(PurePosixPath(self.frames[0]).parent)
-
-    def num_bytes(self, present: Mapping[str, int]) -> int | None:
-        """Total size of the clip's files that exist; None if none exists."""
-        sizes = [present[path] for path in (*self.frames, self.sound, self.video, *self.masks) if path in present]
-        return sum(sizes) if sizes else None
 
 
 @dataclass(frozen=True, kw_only=True)

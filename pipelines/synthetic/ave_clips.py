@@ -7,31 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.options import option
+from pipelines.synthetic.configs import SPLITS, SyntheticConfig
 from pipelines.synthetic.render import render_frames, render_waveform
-from pipelines.synthetic.scenes import SHAPES, TASKS, ClipPlan, SyntheticTask, plan_clip
-from pipelines.synthetic.writing import SPLITS, SyntheticSizes, video_name, write_mp4
-from stgcma.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig(SyntheticSizes):
-    """Which synthetic AVE to write."""
-
-    task: SyntheticTask = option(
-        "t4", "t1: seen and heard; t3: off-screen impostors; t4: two objects, one of which sounds."
-    )
-    num_train: int = 400
-    num_workers: int | None = option(None, "Encoding processes  [default: one per CPU]")
-
-    def __post_init__(self) -> None:
-        problems = self.size_problems(least_train=len(SHAPES))
-        if self.task not in TASKS:
-            problems.append(f"task needs one of {', '.join(TASKS)}, got {self.task!r}.")
-        if self.num_workers is not None and self.num_workers < 1:
-            problems.append(f"num_workers needs at least 1, got {self.num_workers}.")
-        if problems:
-            raise ConfigError(*(f"Synthetic AVE: {problem}" for problem in problems))
+from pipelines.synthetic.scenes import SHAPES, TASKS, ClipPlan, plan_clip
+from pipelines.synthetic.writing import video_name, write_mp4
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.synthetic.ave_clips import SyntheticConfig, annotation_row, write_clip
+from pipelines.synthetic.ave_clips import annotation_row, write_clip
+from pipelines.synthetic.configs import SyntheticConfig
 from pipelines.synthetic.writing import SyntheticResult, in_processes, refuse_another_set
 
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}

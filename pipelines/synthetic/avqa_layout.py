@@ -14,41 +14,15 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.options import option
 from pipelines.synthetic.concert import Concert, ask, plan_concert
 from pipelines.synthetic.concert_clips import render_concert_frames, render_concert_sound
-from pipelines.synthetic.writing import (
-    SPLITS,
-    SyntheticResult,
-    SyntheticSizes,
-    in_processes,
-    refuse_another_set,
-    write_mp4,
-)
-from stgcma.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticAVQAConfig(SyntheticSizes):
-    """Which synthetic MUSIC-AVQA to write; sizes count videos."""
-
-    questions_per_type: int = option(8, "Most questions of one type about a video; 8 gives about 18 questions in all.")
-    num_workers: int | None = option(None, "Encoding processes  [default: one per CPU]")
-
-    def __post_init__(self) -> None:
-        problems = self.size_problems(least_train=1)
-        if self.questions_per_type < 1:
-            problems.append(f"questions_per_type needs at least 1, got {self.questions_per_type}.")
-        if self.num_workers is not None and self.num_workers < 1:
-            problems.append(f"num_workers needs at least 1, got {self.num_workers}.")
-        if problems:
-            raise ConfigError("Synthetic MUSIC-AVQA: " + "\n".join(problems))
+from pipelines.synthetic.configs import SPLITS, SyntheticAVQAConfig
+from pipelines.synthetic.writing import SyntheticResult, in_processes, refuse_another_set, write_mp4
 
 
 def make_concert(config: SyntheticAVQAConfig, split: str, index: int) -> Concert:

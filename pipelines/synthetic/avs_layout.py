@@ -25,32 +25,17 @@ import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from pipelines.synthetic.avs_clips import MaskClip, plan_masks, render_masks
+from pipelines.synthetic.configs import SPLITS, AVSLayout, SyntheticAVSConfig
 from pipelines.synthetic.render import SAMPLE_RATE
 from pipelines.synthetic.scenes import SHAPES
-from pipelines.synthetic.writing import SPLITS, SyntheticResult, SyntheticSizes, refuse_another_set, video_name
-from stgcma.errors import ConfigError
+from pipelines.synthetic.writing import SyntheticResult, refuse_another_set, video_name
 
 CATEGORIES = tuple(shape.lower() for shape in SHAPES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticAVSConfig(SyntheticSizes):
-    """Which synthetic AVSBench to write; the first shapes alternate within a split, so that every split is balanced."""
-
-    layout: Literal["s4", "ms3"]
-
-    def __post_init__(self) -> None:
-        problems = self.size_problems(least_train=len(SHAPES))
-        if self.layout not in LAYOUTS:
-            problems.append(f"layout needs one of {', '.join(LAYOUTS)}, got {self.layout!r}.")
-        if problems:
-            raise ConfigError(*(f"Synthetic AVS: {problem}" for problem in problems))
 
 
 @dataclass(frozen=True)
@@ -95,7 +80,7 @@ def _ms3_paths(name: str, category: str, split: str) -> ClipPaths:
     )
 
 
-LAYOUTS = {
+LAYOUTS: dict[AVSLayout, Layout] = {
     "s4": Layout(
         table="s4_meta_data.csv",
         data="s4_data",

@@ -20,9 +20,10 @@ the clip; an impostor clip is annotated as AVE annotates a clip without an event
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 SyntheticTask = Literal["t1", "t3", "t4"]
 TASKS: tuple[SyntheticTask, ...] = ("t1", "t3", "t4")
@@ -177,6 +178,8 @@ def _candidate_interval(rule: TaskRule, rng: np.random.Generator) -> tuple[int, 
 
 def _fill(weights: dict[str, float], num_seconds: int, rng: np.random.Generator) -> list[str]:
     """Kinds of ``num_seconds`` seconds outside the candidate, in runs of 1 to 4."""
+    import numpy as np
+
     names, edges = list(weights), np.cumsum(list(weights.values()))
     kinds: list[str] = []
     while len(kinds) < num_seconds:

@@ -1,4 +1,4 @@
-"""What the writers of synthetic sets share: sizes, names, mp4 files, processes, and never mixing sets in one folder."""
+"""What the writers of synthetic sets share: names, mp4 files, processes, and never mixing sets in one folder."""
 
 from __future__ import annotations
 
@@ -20,35 +20,7 @@ import numpy as np
 from pipelines.synthetic.render import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
 from stgcma.errors import ConfigError
 
-SPLITS = ("train", "val", "test")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticSizes:
-    """Clips per split, and the seed of everything that is drawn."""
-
-    num_train: int = 600
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        """Split -> number of clips."""
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
-
-    def size_problems(self, *, least_train: int) -> list[str]:
-        """What is wrong with the sizes, one sentence each.
-
-        Args:
-            least_train: Fewest training clips; val and test need one.
-        """
-        return [
-            f"num_{split} needs at least {least}, got {size}."
-            for (split, size), least in zip(self.split_sizes.items(), (least_train, 1, 1), strict=True)
-            if size < least
-        ]
 
 
 @dataclass(frozen=True)

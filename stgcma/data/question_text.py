@@ -1,4 +1,4 @@
-"""MUSIC-AVQA questions: the official json, the word rules, the vocabularies and the stored form (method section 6).
+"""MUSIC-AVQA questions: the official json, the word rules and the vocabularies (method section 6).
 
 One question is one entry of ``avqa-<split>.json``::
 
@@ -16,8 +16,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
 
 from stgcma.errors import ConfigError, DatasetLayoutError
 
@@ -172,27 +170,3 @@ def conflicting_answers(questions: Iterable[Question]) -> dict[int, tuple[str, .
     for question in questions:
         answers.setdefault(question.question_id, {})[question.answer] = None
     return {number: tuple(found) for number, found in answers.items() if len(found) > 1}
-
-
-QUESTION_SCHEMA = pa.schema(
-    [
-        ("question_id", pa.int64()),
-        ("video_id", pa.string()),
-        ("type", pa.list_(pa.string(), 2)),
-        ("words", pa.list_(pa.string())),
-        ("answer", pa.string()),
-    ]
-)
-"""Columns of ``<fingerprint>/questions/<split>.parquet``: one row per question, in the order of the file."""
-
-
-def questions_to_table(questions: Sequence[Question]) -> pa.Table:
-    """Questions -> a table with ``QUESTION_SCHEMA``."""
-    columns = [[getattr(question, name) for question in questions] for name in QUESTION_SCHEMA.names]
-    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, QUESTION_SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=QUESTION_SCHEMA)
-
-
-def questions_from_table(table: pa.Table) -> list[Question]:
-    """The inverse of ``questions_to_table``."""
-    return [Question(**{**row, "type": tuple(row["type"]), "words": tuple(row["words"])}) for row in table.to_pylist()]

@@ -24,6 +24,7 @@ from torch import Tensor
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.data.images import decode_frames, resize_bicubic
 from stgcma.data.manifest import open_filesystem
+from stgcma.data.question_table import questions_from_table
 from stgcma.data.question_text import (
     MAX_WORDS,
     QUESTION_FOLDER,
@@ -31,7 +32,6 @@ from stgcma.data.question_text import (
     Question,
     QuestionVocabulary,
     parse_questions,
-    questions_from_table,
 )
 from stgcma.data.reader import FRAME_COLUMNS, ReadContext, Reader, stack
 from stgcma.data.sampler import Unit, epoch_order

@@ -14,7 +14,7 @@ from pipelines.storage import Storage
 from pipelines.synthetic.writing import write_mp4
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loaders
-from stgcma.data.question_text import questions_from_table
+from stgcma.data.question_table import questions_from_table
 from stgcma.data.questions import QuestionReader
 from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, DatasetLayoutError, FailureBudgetExceededError

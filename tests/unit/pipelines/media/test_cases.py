@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.datasets.ave import CLIP_LENGTH
+from pipelines.datasets.ave import NUM_SECONDS
+from pipelines.media.span import NominalLength
 from stgcma.errors import ClipDecodeError
 from tests.shared_data import shared_dir
 from tests.unit.pipelines.media.helpers import row_of
 from tests.unit.pipelines.media.self_describing import sounding_second
 
+CLIP_LENGTH = NominalLength(seconds=NUM_SECONDS)
 WHOLE = (
     "audio_first.mkv",
     "audio_first.mp4",

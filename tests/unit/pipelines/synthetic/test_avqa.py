@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from pipelines.synthetic.avqa_layout import (
-    SyntheticAVQAConfig,
     make_concert,
     question_only_scores,
     questions_of,
@@ -17,6 +16,7 @@ from pipelines.synthetic.avqa_layout import (
 from pipelines.synthetic.concert import INSTRUMENTS, LOUDNESS, QUESTIONS, Concert, Voice, ask, plan_concert
 from pipelines.synthetic.concert_ceilings import concert_ceilings
 from pipelines.synthetic.concert_clips import PITCHES_HZ, PLACE_X, render_concert_frames, render_concert_sound
+from pipelines.synthetic.configs import SyntheticAVQAConfig
 from stgcma.data.question_text import MAX_WORDS, build_vocabulary, parse_questions, question_words
 from stgcma.errors import ConfigError
 from tests.shared_data import shared_dir

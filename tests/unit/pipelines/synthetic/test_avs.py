@@ -10,12 +10,12 @@ from pipelines.storage import Storage
 from pipelines.synthetic.avs_clips import NUM_SECONDS, SEVERAL_SOURCES, SINGLE_SOURCE
 from pipelines.synthetic.avs_layout import (
     CATEGORIES,
-    SyntheticAVSConfig,
     blind_scores,
     make_mask_clip,
     make_name,
     write_synthetic_avs,
 )
+from pipelines.synthetic.configs import SyntheticAVSConfig
 from pipelines.synthetic.render import HIGH_HZ, LOW_HZ
 from stgcma.data.fbank import SAMPLE_RATE
 from stgcma.errors import ConfigError

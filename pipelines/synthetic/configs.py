@@ -15,82 +15,79 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
+class SyntheticSizes:
+    """Clips per split, and the seed of everything that is drawn."""
+
+    num_train: int = 600
+    num_val: int = 100
+    num_test: int = 200
+    seed: int = 0
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Split -> number of clips."""
+        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
+
+    def check(self, name: str, problems: list[str], *, least_train: int = 1) -> None:
+        """Check the sizes.
+
+        Args:
+            name: The set, for messages.
+            problems: Other problems, one sentence each.
+            least_train: Fewest training clips; val and test need one.
+
+        Raises:
+            ConfigError: If there is any problem; lists them all.
+        """
+        too_few = [
+            f"num_{split} needs at least {least}, got {size}."
+            for (split, size), least in zip(self.split_sizes.items(), (least_train, 1, 1), strict=True)
+            if size < least
+        ]
+        if too_few or problems:
+            raise ConfigError(*(f"{name}: {problem}" for problem in (*too_few, *problems)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig(SyntheticSizes):
     """Settings of a synthetic AVE. Sizes count clips."""
 
     task: SyntheticTask = option("t4", "t1: seen and heard; t3: off-screen impostors; t4: which of two objects sounds.")
     num_train: int = 400
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
     num_workers: int | None = option(None, "Encoding processes  [default: one per CPU]")
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = _worker_problems(self.num_workers)
         if self.task not in TASKS:
             problems.append(f"task needs one of {', '.join(TASKS)}, got {self.task!r}.")
-        if self.num_train < len(SHAPES):
-            problems.append(f"num_train needs at least {len(SHAPES)} clips, one per category, got {self.num_train}.")
-        if min(self.num_val, self.num_test) < 1:
-            problems.append(f"num_val and num_test need at least 1 clip, got {self.num_val} and {self.num_test}.")
-        if self.num_workers is not None and self.num_workers < 1:
-            problems.append(f"num_workers needs at least 1 process, got {self.num_workers}.")
-        if problems:
-            raise ConfigError(*(f"Synthetic AVE: {problem}" for problem in problems))
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
+        self.check("Synthetic AVE", problems, least_train=len(SHAPES))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticAVSConfig:
-    """Settings of a synthetic AVSBench. Sizes count clips."""
+class SyntheticAVSConfig(SyntheticSizes):
+    """Settings of a synthetic AVSBench. Sizes count clips; the first shapes alternate within a split."""
 
     layout: AVSLayout
-    num_train: int = 600
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} needs at least {least}, got {value}."
-            for name, value, least in (
-                ("num_train", self.num_train, len(SHAPES)),
-                ("num_val", self.num_val, 1),
-                ("num_test", self.num_test, 1),
-            )
-            if value < least
-        ]
-        if self.layout not in AVS_LAYOUTS:
-            problems.append(f"layout needs one of {', '.join(AVS_LAYOUTS)}, got {self.layout!r}.")
-        if problems:
-            raise ConfigError(*(f"Synthetic AVS: {problem}" for problem in problems))
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
+        known = self.layout in AVS_LAYOUTS
+        problems = [] if known else [f"layout needs one of {', '.join(AVS_LAYOUTS)}, got {self.layout!r}."]
+        self.check("Synthetic AVS", problems, least_train=len(SHAPES))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticAVQAConfig:
+class SyntheticAVQAConfig(SyntheticSizes):
     """Settings of a synthetic MUSIC-AVQA. Sizes count videos."""
 
-    num_train: int = 600
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
     questions_per_type: int = option(8, "Most questions of one type about a video; 8 gives about 18 in total.")
     num_workers: int | None = option(None, "Encoding processes  [default: one per CPU]")
 
     def __post_init__(self) -> None:
-        for name in ("num_train", "num_val", "num_test", "questions_per_type"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Synthetic MUSIC-AVQA: {name} needs at least 1, got {getattr(self, name)}.")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise ConfigError(f"Synthetic MUSIC-AVQA: num_workers needs at least 1, got {self.num_workers}.")
+        problems = _worker_problems(self.num_workers)
+        if self.questions_per_type < 1:
+            problems.append(f"questions_per_type needs at least 1, got {self.questions_per_type}.")
+        self.check("Synthetic MUSIC-AVQA", problems)
 
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
+
+def _worker_problems(num_workers: int | None) -> list[str]:
+    return [f"num_workers needs at least 1, got {num_workers}."] if num_workers is not None and num_workers < 1 else []

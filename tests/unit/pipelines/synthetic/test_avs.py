@@ -1,4 +1,4 @@
-"""The synthetic AVSBench: official layout, masks of what is heard, and a task that needs both senses."""
+"""The synthetic AVSBench: official layout, masks of the objects that sound, and a task that needs both modalities."""
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ def test_pitches_are_those_of_the_objects_that_sound(many_clips):
                 assert (spectrum[int(low) : int(high) + 1].max() > 100 * np.median(spectrum)) == sounds
 
 
-def test_mask_is_the_objects_that_sound(many_clips):
+def test_masks_show_the_objects_that_sound(many_clips):
     for clip in many_clips:
         loudness = clip.waveform.reshape(NUM_SECONDS, SAMPLE_RATE).astype(float).std(axis=1)
         np.testing.assert_array_equal(loudness > 3 * 0.002 * 32767, clip.masks.any((1, 2)))
@@ -127,7 +127,7 @@ def test_a_single_source_is_the_category(written):
     assert [clip.plan.category for clip in clips] == list(range(6))
 
 
-def test_without_listening_no_strategy_gets_far():
+def test_no_guess_without_sound_gets_far():
     scores = blind_scores(SyntheticAVSConfig(layout="ms3", num_test=60), "test")
     assert set(scores) == {"every object", "a random object", "nothing"}
     assert max(scores.values()) < 0.75

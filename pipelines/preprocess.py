@@ -1,15 +1,15 @@
-"""Media -> shards, the whole graph top to bottom:
+"""Media -> shards, the whole process from top to bottom:
 
     annotation files ──list──▶ clips ──plan──▶ shard specs ──make what is missing──▶ Parquet + state ──▶ manifest, last
 
-    <output>/<dataset>/<fingerprint>/manifest.json           written last: its presence means complete
+    <output>/<dataset>/<fingerprint>/manifest.json           written last, so shards with a manifest are complete
                                      failures.parquet        one row per lost clip: stage, reason, detail
                                      stats.json              fbank mean and std over the training clips
                                      <split>/part-00000-of-00007.parquet
-                                     _state/<shard>.json     what makes a second run do nothing
+                                     _state/<shard>.json     says that the shard is complete, so that no run repeats it
 
-The shards follow from the clip list and the settings alone; workers, interruptions and restarts change neither the
-files' names nor their content.
+The shards depend only on the clip list and the settings. Workers, interruptions and restarts change neither the names
+of the files nor their content.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ STATS_NAME = "stats.json"
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessResult:
-    """What lies at ``uri`` now, and what this run did for it."""
+    """The shards at ``uri``, and what this run did."""
 
     manifest: ShardManifest
     uri: str
     made_shards: int
     reused_shards: int
     repairs: tuple[str, ...]
-    """What was damaged and is whole again, one or two sentences each."""
+    """What was damaged or came from media that changed, and is right again; one or two sentences each."""
     verified: bool
     """Whether every row that was reused has been read."""
     failures: tuple[ClipFailure, ...]
@@ -65,17 +65,18 @@ class PreprocessResult:
 
 
 def preprocess(config: PreprocessConfig, *, verify: bool = False, reporter: Reporter | None = None) -> PreprocessResult:
-    """Make all shards of a dataset that are not there yet.
+    """Make all shards of a dataset that do not exist yet.
 
     Args:
-        config: What, how and where.
-        verify: Read every row that is there, and make anew what is not as it was written.
-        reporter: Receives the progress; log lines when None.
+        config: Settings of the run.
+        verify: Read all existing rows and media files, and make damaged or changed shards again.
+        reporter: Receives the progress; None: log lines.
 
     Raises:
-        DatasetLayoutError: If the source is not laid out as documented.
-        FailureBudgetExceededError: If too many clips of a split are lost; the shards are kept, no manifest is written.
-        RunFailedError: If workers stopped; finished shards are kept.
+        ConfigError: If the options belong to another dataset.
+        DatasetLayoutError: If the source does not have the documented layout.
+        FailureBudgetExceededError: If a split loses too many clips. The shards are kept; no manifest is written.
+        RunFailedError: If workers stop. Finished shards are kept.
     """
     started = time.monotonic()
     reporter = reporter or LogReporter()
@@ -84,7 +85,7 @@ def preprocess(config: PreprocessConfig, *, verify: bool = False, reporter: Repo
     listing = dataset.list_clips(Storage(config.source), config)
     clips = first_of_each_split(listing.clips, config.limit)
     if not clips:
-        raise DatasetLayoutError(f"{config.source} lists no clips of {config.dataset}; check --source.")
+        raise DatasetLayoutError(f"{config.source} lists no clips of {config.dataset}. Check --source.")
 
     name = fingerprint(config, clips)
     output = Storage(f"{config.output}/{dataset.name}/{name}")
@@ -163,7 +164,7 @@ def _replace_manifest(output: Storage, manifest: ShardManifest) -> str:
 
 
 def _resolved(config: PreprocessConfig, dataset: DatasetSource) -> PreprocessConfig:
-    """Defaults filled in, filter banks in one order: equivalent settings get the same fingerprint."""
+    """Fill in defaults and sort the filter banks, so that equivalent settings get the same fingerprint."""
     chosen = config.fbank_specs or dataset.default_fbanks
     config = replace(config, options=config.options_as(dataset.options))
     return replace(
@@ -178,7 +179,7 @@ def _read_state(output: Storage, shard: str) -> ShardState:
 
 
 def _remove_leftovers(output: Storage) -> None:
-    """Temporary files of a run that was killed. One run at a time works in an output folder."""
+    """Remove temporary files of a killed run. Only one run at a time may use an output folder."""
     if output.is_local:
         for path in output.list_files(recursive=True):
             if path.endswith(".tmp"):
@@ -218,24 +219,26 @@ def _manifest(
 
 
 def _media_notes(states: Sequence[ShardState]) -> list[str]:
-    """What decoding showed and a reader of the numbers may want to know."""
+    """Notes on decoders, padded sound and clips of other lengths."""
     decoders: Counter[str] = sum((Counter(state.decoders) for state in states), Counter())
     padded = sum(state.padded_clips for state in states)
     notes = [f"frames by {', '.join(f'{decoder} ({n} clips)' for decoder, n in sorted(decoders.items()))}"]
     if padded:
-        notes.append(f"{padded} clips have sound that ends more than 0.1 s before their pictures; zeros fill the rest")
+        notes.append(f"{padded} clips have sound that ends more than 0.1 s before their pictures; zeros fill the gap")
     lengths: Counter[str] = sum((Counter(state.other_lengths) for state in states), Counter())
     notes += [f"{n} clips were {change} to the length of the dataset's clips" for change, n in sorted(lengths.items())]
     return notes
 
 
 def _mask_notes(counts: Mapping[str, MaskCounts]) -> list[str]:
-    """How many masks say nothing, and how many pixels neither yes nor no."""
+    """Notes on masks without foreground, and on pixels that are neither black nor white."""
     if not counts:
         return []
     empty = ", ".join(f"{split} {c.empty} of {c.masks}" for split, c in sorted(counts.items()))
     notes = [f"masks without foreground: {empty}"]
     non_binary = sum(c.non_binary_pixels for c in counts.values())
     if non_binary:
-        notes.append(f"{non_binary} pixels of the mask files are neither black nor white; half of white divides them")
+        notes.append(
+            f"{non_binary} pixels of the mask files are neither black nor white; half of white is the threshold"
+        )
     return notes

@@ -1,7 +1,7 @@
-"""Tensors and text metadata of a safetensors file held in memory. Nothing is ever unpickled.
+"""Encode and decode safetensors files in memory: tensors and text metadata. Nothing is unpickled.
 
-Every file that is written here carries the sha256 of its content: a flipped bit, swapped tensors or a changed word of
-the metadata are found when it is read.
+Every file carries the sha256 of its content, so that a flipped bit, swapped tensors or changed metadata are found when
+the file is read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def decode_tensors(data: bytes, where: str, *, foreign: bool = False) -> tuple[d
 
     Args:
         data: The whole file.
-        where: Its location, for the message.
+        where: Location of the file, for messages.
         foreign: Accept a file of another program, which carries no sha256.
 
     Raises:
@@ -46,7 +46,7 @@ def decode_tensors(data: bytes, where: str, *, foreign: bool = False) -> tuple[d
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{where} is not a complete safetensors file ({type(error).__name__}: {error}). It may be cut off, or "
-            "another program wrote it. Delete it to start anew, or restore a copy."
+            "another program wrote it. Delete it to start again, or restore a copy."
         ) from None
     metadata: dict[str, str] = header.get("__metadata__", {})
     written = metadata.pop(SHA256_KEY, None)
@@ -58,7 +58,7 @@ def decode_tensors(data: bytes, where: str, *, foreign: bool = False) -> tuple[d
     if written is not None and (found := content_sha256(tensors, metadata)) != written:
         raise CheckpointError(
             f"{where} is damaged: its content has sha256 {found[:16]}, it was written with {written[:16]}. "
-            "Restore a copy, or delete it to start anew."
+            "Restore a copy, or delete it to start again."
         )
     return tensors, metadata
 

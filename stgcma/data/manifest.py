@@ -1,7 +1,7 @@
-"""The manifest of one preprocessed dataset: written last, so its presence means the data is complete.
+"""The manifest of one preprocessed dataset. It is written last, so its presence means that the data is complete.
 
 Layout: ``<root>/<dataset>/<fingerprint>/manifest.json`` beside ``<split>/part-00000.parquet``, ``failures.parquet``
-and ``stats.json``. The fingerprint names the settings; other settings go to another folder and are never mixed.
+and ``stats.json``. The fingerprint identifies the settings. Other settings are stored in another folder.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -25,7 +26,7 @@ MANIFEST_NAME = "manifest.json"
 _REWRITE = "Run the same stgcma-jobs preprocess again: it writes the manifest anew from the shards."
 
 _URI_SYNTAX = ":/?&=@%"
-"""Characters of a URI that are left as they are; others, such as a blank in a folder's name, are quoted for Arrow."""
+"""Characters of a URI that are not quoted for Arrow. Others, such as a space in the name of a folder, are quoted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +34,13 @@ class ShardEntry:
     """One Parquet file of a split."""
 
     path: str
-    """Relative to the manifest: ``train/part-00000-of-00007.parquet``."""
+    """Path relative to the manifest, e.g. ``train/part-00000-of-00007.parquet``."""
     num_rows: int
     size_bytes: int
     digest: str
-    """sha256 over the decoded row contents in order (independent of compression and of the machine)."""
+    """sha256 over the decoded rows in order. It does not depend on the compression or the machine."""
     footer_sha256: str
-    """Of the file from its Parquet footer on: with the page checksums, every byte that a reader uses is covered."""
+    """sha256 of the Parquet footer. Together with the checksums of the pages it covers all that a reader uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,13 @@ class FbankStats:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskCounts:
-    """Masks of one split."""
+    """Numbers of masks in one split."""
 
     masks: int = 0
     empty: int = 0
-    """Without any foreground."""
+    """Masks without foreground."""
     non_binary_pixels: int = 0
-    """Grey pixels of the files that were neither black nor white."""
+    """Pixels of the mask files that were neither black nor white."""
 
     def __add__(self, other: MaskCounts) -> MaskCounts:
         return MaskCounts(
@@ -71,7 +72,7 @@ class MaskCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardManifest:
-    """What was made, from what, with which settings."""
+    """The files of one preprocessed dataset, how they were made, and what they hold."""
 
     dataset: str
     fingerprint: str
@@ -80,9 +81,9 @@ class ShardManifest:
     num_failures: dict[str, int]
     stats: dict[str, FbankStats]
     class_names: tuple[str, ...] = ()
-    """AVE: 29 names, background last; AVSBench: categories; MUSIC-AVQA: the answers."""
+    """AVE: 29 class names, background last. AVSBench: categories. MUSIC-AVQA: answers."""
     mask_counts: dict[str, MaskCounts] = field(default_factory=dict)
-    """AVSBench only, by split."""
+    """AVSBench only: split -> counts."""
     question_words: tuple[str, ...] = ()
     """MUSIC-AVQA only: the question vocabulary, ``<pad>`` first."""
     tables: dict[str, str] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class ShardManifest:
     source: str = ""
     """Where the media lay. No number depends on it."""
     notes: tuple[str, ...] = ()
-    """What the dataset source reported: leaks between splits, labels that differ."""
+    """Remarks of the dataset source, e.g. about clips in several splits or labels that differ."""
     schema_version: int = SCHEMA_VERSION
 
     @cached_property
@@ -140,7 +141,7 @@ class ShardManifest:
             raise ShardMismatchError(f"{where} is damaged ({type(error).__name__}: {error}). {_REWRITE}") from None
         if version != SCHEMA_VERSION:
             raise ShardMismatchError(
-                f"{where} has schema version {version}, this release reads {SCHEMA_VERSION}. "
+                f"{where} has schema version {version}, but this release reads {SCHEMA_VERSION}. "
                 "Run stgcma-jobs preprocess again with this release."
             )
         try:
@@ -170,36 +171,36 @@ class ShardManifest:
 
 
 def _with_single_put(uri: str) -> str:
-    """Let Arrow send a small object as one PUT: one request instead of three, and an atomic one."""
+    """The URI with the option that makes Arrow send a small object as one atomic PUT instead of three requests."""
     if not uri.startswith("s3://"):
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """A directory or ``s3://`` URI -> (filesystem, path). S3 settings come from the usual ``AWS_*`` variables."""
+    """A directory or ``s3://`` URI -> (filesystem, path). S3 settings come from the usual ``AWS_*`` variables.
+
+    Raises:
+        ConfigError: If the URI is malformed or the place cannot be reached.
+    """
     if "://" in uri:
         try:
             filesystem, path = pafs.FileSystem.from_uri(_with_single_put(quote(uri, safe=_URI_SYNTAX)))
         except (pa.ArrowException, ValueError) as error:
-            raise ConfigError(
-                f"{uri} names no place that can be read: {error}. Needed is a directory or s3://BUCKET/FOLDER."
-            ) from None
+            raise ConfigError(f"{uri} cannot be read: {error}. Give a directory or s3://BUCKET/FOLDER.") from None
         except OSError as error:
             raise ConfigError(
                 f"{uri} cannot be reached: {error}. Check AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the credentials."
             ) from None
         return filesystem, path.rstrip("/")
-    from pathlib import Path
-
     return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
 
 
 def read_first_file(uri: str, names: Sequence[str]) -> tuple[bytes, str]:
-    """Content and location of the first file that exists among ``<uri>/<name>``; the name ``""`` means ``uri`` itself.
+    """Content and location of the first of the files ``<uri>/<name>`` that exists. The name ``""`` stands for ``uri``.
 
     Raises:
-        CheckpointError: If none exists.
+        CheckpointError: If none of them exists.
     """
     filesystem, path = open_filesystem(uri)
     for name in names:
@@ -208,11 +209,16 @@ def read_first_file(uri: str, names: Sequence[str]) -> tuple[bytes, str]:
             with filesystem.open_input_stream(place, compression=None) as stream:
                 return stream.read(), f"{uri.rstrip('/')}/{name}".rstrip("/")
     inside = " or ".join(name for name in names if name)
-    raise CheckpointError(f"No weights at {uri}. Needed: a weight file, or a folder that holds {inside}.")
+    raise CheckpointError(f"No weights at {uri}. Give a weight file, or a folder that holds {inside}.")
 
 
 def find_manifests(root: str, dataset: str, fingerprint: str | None = None) -> dict[str, ShardManifest]:
-    """Complete preprocessings of ``dataset`` under ``root``, by fingerprint; only one where ``fingerprint`` names it.
+    """Fingerprint -> manifest of every complete preprocessing of ``dataset`` under ``root``.
+
+    Args:
+        root: Root of the shards: a directory or URI.
+        dataset: Folder under it.
+        fingerprint: Read only this one; None: all.
 
     Raises:
         ShardMismatchError: If a manifest is damaged, or lies in the folder of another one.
@@ -244,40 +250,41 @@ def _manifest_paths(root: str, dataset: str) -> dict[str, str]:
 
 
 def _what_is_there(root: str) -> str:
-    """A hint for who gave one preprocessing instead of its root, or the root of other datasets."""
+    """A hint for messages: whether ``root`` is itself a preprocessing, or which datasets are there."""
     filesystem, path = open_filesystem(root)
     if filesystem.get_file_info(f"{path}/{MANIFEST_NAME}").type == pafs.FileType.File:
-        return f" This is one preprocessing; the root is two folders up: {root.rstrip('/').rsplit('/', 2)[0]}"
+        return f" This folder is one preprocessing; the root is two folders up: {root.rstrip('/').rsplit('/', 2)[0]}"
     folders = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     others = [info.base_name for info in folders if info.type == pafs.FileType.Directory]
     complete = [name for name in sorted(others) if _manifest_paths(root, name)]
-    return f" There are shards of: {', '.join(complete)}." if complete else ""
+    return f" It holds shards of: {', '.join(complete)}." if complete else ""
 
 
 def select_manifest(root: str, dataset: str, *, fbank: str | None, fingerprint: str | None = None) -> ShardManifest:
-    """The one preprocessing that fits; several or none are an error that lists them.
+    """The manifest of the only preprocessing that fits.
 
     Args:
-        root: Shard root, directory or URI.
+        root: Root of the shards: a directory or URI.
         dataset: Folder under it.
-        fbank: Name of the fbank spec that the backbone reads; None when no audio is read.
-        fingerprint: Choose this one.
+        fbank: Name of the filter bank that the backbone reads; None if no audio is read.
+        fingerprint: Fingerprint of the preprocessing to choose; None: any.
 
     Raises:
-        ShardMismatchError: With what was needed, what lies there and the command that makes or selects it.
+        ShardMismatchError: If none fits or several fit. The message lists what is there, and the command or option that
+            helps.
     """
     found = find_manifests(root, dataset, fingerprint)
     command = f"stgcma-jobs preprocess --dataset {dataset} --output {root}"
     option = f" --fbank {fbank}" if fbank else ""
     if fingerprint is not None and fingerprint not in found:
         raise ShardMismatchError(
-            f"No complete shards {root}/{dataset}/{fingerprint}; "
-            f"there are: {', '.join(sorted(_manifest_paths(root, dataset))) or 'none'}."
+            f"No complete shards at {root}/{dataset}/{fingerprint}. Set data.fingerprint to one that exists: "
+            f"{', '.join(sorted(_manifest_paths(root, dataset))) or 'none'}."
         )
     if not found:
         raise ShardMismatchError(
             f"No complete shards of {dataset!r} under {root}.{_what_is_there(root)}\n"
-            f"Run: {command}{option}   (with --source where the clips are not in data/raw)"
+            f"Run: {command}{option}   (and --source if the clips are not in data/raw)"
         )
     fitting = {k: m for k, m in found.items() if fbank is None or fbank in m.metadata.fbank_specs}
     if not fitting:

@@ -50,6 +50,6 @@ def read_table(filesystem: pafs.FileSystem, path: str, digest: str, where: str) 
         raise ShardMismatchError(f"{where} is damaged ({type(error).__name__}: {error}). {REPAIR}") from None
     if found != digest:
         raise ShardMismatchError(
-            f"{where} holds values with digest {found[:12]}, its manifest says {digest[:12]}. {REPAIR}"
+            f"{where} holds values with digest {found[:12]}, but its manifest says {digest[:12]}. {REPAIR}"
         )
     return table

@@ -1,7 +1,7 @@
-"""Random access to the rows of one preprocessed dataset, local or remote, by clip number.
+"""Random access by clip number to the rows of one preprocessed dataset, local or remote.
 
-Clips are numbered in the order of their ids, so the numbering (and with it shuffling and augmentation) does not depend
-on how many shards there are. Files are opened on first use and never travel to another process.
+Clips are numbered in the order of their ids. The numbering, and with it shuffling and augmentation, does not depend on
+the number of shards. Every process opens the files itself, on first use.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from stgcma.data.shard_file import MISSING_ROWS, damaged_page, open_shard
 from stgcma.errors import ShardMismatchError
 
 CACHE_BYTES = 192 * 2**20
-"""Decoded columns each process keeps: a small dataset is read once, a large one costs this much memory."""
+"""Largest size of the decoded columns that a process keeps. A small dataset is then read only once."""
 
 
 class ShardStore:
     """The rows of all splits of one manifest.
 
     Args:
-        root: What ``DataConfig.shards`` names: a directory or URI.
-        manifest: Of the dataset and fingerprint below it.
+        root: ``DataConfig.shards``: a directory or URI.
+        manifest: Manifest of the dataset and fingerprint under it.
     """
 
     def __init__(self, root: str, manifest: ShardManifest) -> None:
@@ -55,15 +55,15 @@ class ShardStore:
         self._index = state["index"]
 
     def clip_ids(self, split: str) -> tuple[str, ...]:
-        """Ids of all clips of a split in their numbering.
+        """Ids of all clips of a split, in the order of their numbers.
 
         Raises:
-            ShardMismatchError: If there is no such split, or a file differs from what the manifest says.
+            ShardMismatchError: If there is no such split, or a file differs from the manifest.
         """
         return self._split(split).clip_ids
 
     def row(self, split: str, number: int, columns: Sequence[str]) -> ClipRow:
-        """One clip with the columns asked for; the others stay at their defaults."""
+        """One clip with the given columns. The other fields keep their defaults."""
         path, group, offset = self._split(split).places[number]
         chosen = [column for column in self._schema if column.name in columns]
         arrays = [self._value(path, group, column.name, offset) for column in chosen]
@@ -74,7 +74,7 @@ class ShardStore:
             if split not in self.manifest.splits:
                 raise ShardMismatchError(
                     f"{self.uri} has no split {split!r}; it has: {', '.join(self.manifest.splits) or 'none'}. "
-                    "Preprocess that split, or choose another."
+                    "Preprocess that split, or choose another one."
                 )
             self._index[split] = self._read_index(split)
         return self._index[split]
@@ -113,13 +113,13 @@ class ShardStore:
             raise (damage or error) from None
 
     def _value(self, path: str, group: int, column: str, offset: int) -> pa.Array:
-        """One value as an array of length 1, from the cache as far as its row group was decoded."""
+        """One value as an array of length 1, from the cache if it was decoded before."""
         key = (path, group, column)
         decoded = self._cache.pop(key, None)
         self._cached_bytes -= decoded.num_bytes if decoded else 0
         decoded = decoded or _LazyColumn(self._open(path), group, column)
         with self._reading(path):
-            value = decoded.value(offset)  # a read that fails leaves nothing half decoded behind
+            value = decoded.value(offset)  # if this fails, the cache keeps nothing of the column
         self._cache[key] = decoded
         self._cached_bytes += decoded.num_bytes
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
@@ -128,9 +128,9 @@ class ShardStore:
 
 
 class _LazyColumn:
-    """One column of one row group, decoded row by row up to the last row asked for.
+    """One column of one row group, decoded row by row up to the last row that was requested.
 
-    Rows at random decode half of a group on average, rows in order decode nothing twice.
+    Random access decodes half of a group on average. Access in order decodes every row once.
     """
 
     def __init__(self, file: pq.ParquetFile, group: int, column: str) -> None:
@@ -150,7 +150,7 @@ class _LazyColumn:
 
 
 class _SplitIndex:
-    """Ids of a split in order, and where each row lies: (path, row group, offset in it)."""
+    """The ids of a split in order, and the place of each row: (path, row group, offset in the group)."""
 
     def __init__(self, clip_ids: list[str], places: list[tuple[str, int, int]]) -> None:
         self.clip_ids = tuple(clip_ids)

@@ -253,4 +253,4 @@ def test_training_does_not_go_on_from_a_damaged_checkpoint(runs, capsys):
     code, _, err = command(capsys, "train", str(run / "config.yaml"), *more)
     assert code == 2
     assert "last.safetensors is damaged" in err
-    assert "Restore a copy, or delete it to start anew" in err
+    assert "Restore a copy, or delete it to start again" in err

@@ -33,5 +33,5 @@ def test_what_is_missing_damaged_or_another_table_is_named(tmp_path):
     with pytest.raises(ShardMismatchError, match=r"questions/train.parquet is damaged .* --verify"):
         read(path, table_digest(TABLE))
     path.write_bytes(encode_table(TABLE.slice(1)))
-    with pytest.raises(ShardMismatchError, match=r"holds values with digest \w{12}, its manifest says \w{12}"):
+    with pytest.raises(ShardMismatchError, match=r"holds values with digest \w{12}, but its manifest says \w{12}"):
         read(path, table_digest(TABLE))

@@ -11,7 +11,7 @@ from pipelines.config import PreprocessConfig
 from pipelines.datasets.music_avqa import MusicAVQA, MusicAVQAOptions, find_videos
 from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
-from pipelines.synthetic.writing import write_mp4
+from pipelines.synthetic.mp4 import write_mp4
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loaders
 from stgcma.data.question_table import questions_from_table

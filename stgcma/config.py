@@ -6,6 +6,8 @@ environment variables. ``jobs/runs/configfile.py`` reads YAML and ``--set a.b=v`
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -23,6 +25,46 @@ AVQAVariant = Literal["b_lavish", "b_released", "l"]
 def chosen_branches(choice: BranchChoice) -> tuple[Branch, ...]:
     """``both`` -> ``("visual", "audio")``; otherwise the chosen branch alone."""
     return BRANCHES if choice == "both" else (choice,)
+
+
+def out_of_range(
+    record: object,
+    section: str,
+    *,
+    at_least_0: Iterable[str] = (),
+    at_least_1: Iterable[str] = (),
+    positive: Iterable[str] = (),
+    fraction: Iterable[str] = (),
+) -> list[str]:
+    """One sentence for each number of a record that is outside its range; None is always allowed.
+
+    Args:
+        record: The dataclass that is being built.
+        section: Where its fields are in a recipe, e.g. ``optim``.
+        at_least_0: Fields that need 0 or more.
+        at_least_1: Fields that need 1 or more.
+        positive: Fields that need more than 0.
+        fraction: Fields that are probabilities.
+    """
+    rules: tuple[tuple[Iterable[str], str, Callable[[float], bool]], ...] = (
+        (at_least_0, "0 or more", lambda value: value >= 0),
+        (at_least_1, "at least 1", lambda value: value >= 1),
+        (positive, "a positive number", lambda value: value > 0),
+        (fraction, "a probability in [0, 1]", lambda value: 0 <= value <= 1),
+    )
+    return [
+        f"{section}.{name} needs {need}, got {value}."
+        for names, need, holds in rules
+        for name in names
+        if (value := getattr(record, name)) is not None and not (math.isfinite(value) and holds(value))
+    ]
+
+
+def require_ranges(record: object, section: str, **fields: Iterable[str]) -> None:
+    """Raise ``ConfigError`` with the sentences of ``out_of_range``, if there are any."""
+    problems = out_of_range(record, section, **fields)
+    if problems:
+        raise ConfigError(*problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +191,7 @@ class ModelConfig:
             raise ConfigError(f"model.drop_path_rate needs a number in [0, 1), got {self.drop_path_rate}.")
         if not 0 <= self.head_dropout < 1:
             raise ConfigError(f"model.head_dropout needs a number in [0, 1), got {self.head_dropout}.")
-        if self.head_hidden_dim < 1:
-            raise ConfigError(f"model.head_hidden_dim needs a positive integer, got {self.head_hidden_dim}.")
+        require_ranges(self, "model", at_least_1=("num_classes", "head_hidden_dim", "num_heads"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,15 +212,25 @@ class AugmentConfig:
     mixup_beta: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "randaugment_probability",
-            "horizontal_flip_probability",
-            "erase_probability",
-            "mixup_probability",
+        require_ranges(
+            self,
+            "data.augment",
+            at_least_0=("randaugment_ops", "randaugment_magnitude", "randaugment_magnitude_std"),
+            positive=("mixup_beta",),
+            fraction=(
+                "randaugment_probability",
+                "horizontal_flip_probability",
+                "erase_probability",
+                "mixup_probability",
+            ),
+        )
+        for name, (low, high), most in (
+            ("crop_scale", self.crop_scale, 1.0),
+            ("crop_ratio", self.crop_ratio, math.inf),
         ):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ConfigError(f"data.augment.{name} needs a probability in [0, 1], got {value}.")
+            if not 0 < low <= high <= most:
+                limit = " <= 1" if most == 1 else ""
+                raise ConfigError(f"data.augment.{name} needs 0 < low <= high{limit}, got {low}, {high}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +258,11 @@ class DataConfig:
     encoded once. 1: the published loop, which encodes the video again for every question."""
     limit_train_clips: int | None = None
     """Use only the first N training clips in id order, for smoke tests and learning curves."""
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self, "data", at_least_0=("loader_workers",), at_least_1=("questions_per_video", "limit_train_clips")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,15 +301,31 @@ class OptimConfig:
     """Stop at the first end of an epoch after this many minutes of wall clock time; None: never."""
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.epochs < 1:
-            problems.append(f"optim.epochs needs at least 1, got {self.epochs}.")
-        if self.batch_size < 1:
-            problems.append(f"optim.batch_size needs at least 1, got {self.batch_size}.")
+        problems = out_of_range(
+            self,
+            "optim",
+            at_least_0=("seed", "warmup_epochs", "min_learning_rate", "weight_decay"),
+            at_least_1=("epochs", "batch_size", "eval_batch_size", "checkpoint_every_steps", "patience_epochs"),
+            positive=(
+                "learning_rate",
+                "head_learning_rate",
+                "gate_learning_rate",
+                "eps",
+                "grad_clip_norm",
+                "max_minutes",
+            ),
+        )
         if self.warmup_epochs > self.epochs:
             problems.append(f"optim.warmup_epochs: {self.warmup_epochs} exceeds optim.epochs: {self.epochs}.")
-        if self.learning_rate <= 0:
-            problems.append(f"optim.learning_rate needs a positive number, got {self.learning_rate}.")
+        for name in ("learning_rate", "head_learning_rate", "gate_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and 0 < rate < self.min_learning_rate:
+                problems.append(
+                    f"optim.min_learning_rate: {self.min_learning_rate} exceeds optim.{name}: {rate}, so the "
+                    "schedule would rise. Lower min_learning_rate."
+                )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            problems.append(f"optim.betas needs two numbers in [0, 1), got {list(self.betas)}.")
         if self.average_epochs is not None:
             first, last = self.average_epochs
             if not 1 <= first <= last <= self.epochs:

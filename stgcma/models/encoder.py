@@ -41,7 +41,7 @@ class AVFeatures:
 
 
 class AudioVisualEncoder(nn.Module, ABC):
-    """Frames and filter banks -> ``AVFeatures``: what a head may know of the encoder in front of it."""
+    """Frames and filter banks -> ``AVFeatures``. Heads are built for this base class."""
 
     spec: BackboneSpec
     running: tuple[Branch, ...]

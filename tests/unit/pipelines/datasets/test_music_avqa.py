@@ -21,6 +21,8 @@ from stgcma.errors import ConfigError, DatasetLayoutError, FailureBudgetExceeded
 from stgcma.models.backbones.swin import SwinSpec
 from tests.shared_data import shared_dir
 
+pytestmark = pytest.mark.slow
+
 REAL, SYNTHETIC = "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"
 SPEC = SwinSpec(
     name="tiny",

@@ -27,6 +27,8 @@ from pipelines.synthetic.render import (
 from pipelines.synthetic.scenes import BACKGROUND, RULES, SHAPES, TASKS, ClipPlan, label_of, plan_clip
 from stgcma.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 TINY = SyntheticConfig(task="t4", num_train=8, num_val=2, num_test=3, seed=3, num_workers=1)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 import wave
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +28,16 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from benchmarks.common import Comparison, Variant, compare
+from pipelines.shards.parts import PartWriter
+from pipelines.storage import Storage
 from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
 from stgcma.config import AugmentConfig
 from stgcma.data import store as store_module
 from stgcma.data.augment import MixupDraw, VisualDraw, augment_frames, draw_mixup, draw_visual, mixed_fbanks
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, FbankSpec, normalize_fbank, segment_starts
 from stgcma.data.images import decode_frames
-from stgcma.data.manifest import ShardEntry, ShardManifest
-from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
+from stgcma.data.manifest import ShardManifest
+from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
 from stgcma.data.store import ShardStore
 
 SEGMENTS, HEIGHT, WIDTH, SIZE = 10, 256, 455, 224
@@ -79,25 +81,18 @@ def make_media(root: Path, fbanks: tuple[str, ...] = ()) -> Media:
     metadata = ShardMetadata(
         dataset=DATASET, fingerprint=FINGERPRINT, annotation="events", num_segments=SEGMENTS, fbank_specs=fbanks
     )
-    media = Media(
-        ShardStore(
-            str(root / "shards"),
-            ShardManifest(
-                dataset=DATASET,
-                fingerprint=FINGERPRINT,
-                metadata=metadata,
-                num_failures={},
-                stats={},
-                splits={"train": (ShardEntry(path="train.parquet", num_rows=NUM_CLIPS, size_bytes=0, digest=""),)},
-            ),
-        ),
-        root / "files",
+    (root / "files").mkdir()
+    output = Storage(f"{root}/shards/{DATASET}/{FINGERPRINT}")
+    manifest = ShardManifest(
+        dataset=DATASET, fingerprint=FINGERPRINT, metadata=metadata, num_failures={}, stats={}, splits={"train": ()}
     )
-    media.folder.mkdir()
-    shard = root / "shards" / DATASET / FINGERPRINT / "train.parquet"
-    shard.parent.mkdir(parents=True)
-    write_parquet(encode_rows(list(_rows(media)), metadata), shard)
-    return media
+    media = Media(ShardStore(str(root / "shards"), manifest), root / "files")
+    with PartWriter(output, "train.parquet", metadata, 16) as part:
+        for row in _rows(media):
+            part.add(row)
+    assert part.entry is not None
+    manifest = replace(manifest, splits={"train": (part.entry,)})
+    return replace(media, store=ShardStore(str(root / "shards"), manifest))
 
 
 def _rows(media: Media) -> Iterator[ClipRow]:

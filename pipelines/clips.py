@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +50,8 @@ class ClipListing:
     question_words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What the user should know: ids in two splits, labels that differ, unused files."""
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    """Path -> content of small files to store beside the shards; readers join them to the rows."""
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    """Path -> small table to store beside the shards; readers join it to the rows."""
 
 
 def group_by_media(clips: Sequence[ClipRef]) -> list[list[ClipRef]]:

@@ -14,11 +14,14 @@ of the files nor their content.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+
+import pyarrow as pa
 
 from pipelines.clips import ClipListing, ClipRef, first_of_each_split
 from pipelines.config import PreprocessConfig, fingerprint
@@ -27,14 +30,16 @@ from pipelines.datasets.base import DatasetSource
 from pipelines.progress import LogReporter, Reporter
 from pipelines.shards.execute import make_shards
 from pipelines.shards.failures import FAILURES_NAME, ClipFailure, check_budget, failures_table
+from pipelines.shards.found import find_shards
 from pipelines.shards.making import ShardState, state_path
-from pipelines.shards.plan import ShardSpec, plan_shards
+from pipelines.shards.plan import plan_shards
 from pipelines.shards.stats import finish
 from pipelines.storage import Storage
 from stgcma.data.fbank import FBANK_SPECS
 from stgcma.data.manifest import MANIFEST_NAME, MaskCounts, ShardManifest
 from stgcma.data.schema import ShardMetadata
-from stgcma.errors import DatasetLayoutError
+from stgcma.data.side_table import encode_table, read_table, table_digest
+from stgcma.errors import DatasetLayoutError, ShardMismatchError
 
 STATS_NAME = "stats.json"
 
@@ -47,19 +52,24 @@ class PreprocessResult:
     uri: str
     made_shards: int
     reused_shards: int
+    repairs: tuple[str, ...]
+    """What was damaged or came from media that changed, and is right again; one or two sentences each."""
+    verified: bool
+    """Whether every row that was reused has been read."""
     failures: tuple[ClipFailure, ...]
     seconds: float
 
     @property
     def nothing_to_do(self) -> bool:
-        return self.made_shards == 0
+        return self.made_shards == 0 and not self.repairs
 
 
-def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) -> PreprocessResult:
+def preprocess(config: PreprocessConfig, *, verify: bool = False, reporter: Reporter | None = None) -> PreprocessResult:
     """Make all shards of a dataset that do not exist yet.
 
     Args:
         config: Settings of the run.
+        verify: Read all existing rows and media files, and make damaged or changed shards again.
         reporter: Receives the progress; None: log lines.
 
     Raises:
@@ -81,10 +91,12 @@ def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) ->
     output = Storage(f"{config.output}/{dataset.name}/{name}")
     metadata = dataset.metadata(config, name)
     specs = plan_shards(clips, clips_per_shard=config.clips_per_shard, fingerprint=name)
-    reused = _finished(specs, output)
+    found = find_shards(specs, output, metadata, verify=verify, num_threads=config.num_workers)
+    reused = found.states
     missing = [spec for spec in specs if spec.name not in reused]
+    repairs = [f"{problem} Shard {shard} is made anew." for shard, problem in found.damage.items()]
 
-    for note in listing.notes:
+    for note in (*listing.notes, *repairs):
         reporter.note(note)
     reporter.start(len(clips), sum(len(spec.clips) for spec in specs if spec.name in reused))
     try:
@@ -98,22 +110,57 @@ def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) ->
     states = {spec.name: reused.get(spec.name) or _read_state(output, spec.name) for spec in specs}
     failures = tuple(failure for spec in specs for failure in states[spec.name].failures)
     manifest = _manifest(config, listing, metadata, clips, list(states.values()), failures)
-    if missing or not output.exists(MANIFEST_NAME):
-        output.write_bytes(FAILURES_NAME, failures_table(failures))
-        output.write_bytes(STATS_NAME, json.dumps({k: asdict(v) for k, v in manifest.stats.items()}, indent=2).encode())
+    stats = json.dumps({name: asdict(numbers) for name, numbers in manifest.stats.items()}, indent=2).encode()
+    rewritten = [
+        _replace_table(output, FAILURES_NAME, failures_table(failures)),
+        _replace(output, STATS_NAME, stats),
+    ]
     check_budget(clips, failures, config.failure_budget, output.uri)
-    if missing or not output.exists(MANIFEST_NAME):
-        for path, content in listing.files.items():
-            output.write_bytes(path, content)
-        output.write_bytes(MANIFEST_NAME, manifest.to_json().encode())
+    rewritten += [_replace_table(output, path, table) for path, table in listing.tables.items()]
+    rewritten += [_replace_manifest(output, manifest)]
+    if not missing:
+        for repair in filter(None, rewritten):
+            repairs.append(repair)
+            reporter.note(repair)
     return PreprocessResult(
         manifest=manifest,
         uri=output.uri,
         made_shards=len(missing),
         reused_shards=len(reused),
+        repairs=tuple(repairs),
+        verified=verify,
         failures=failures,
         seconds=time.monotonic() - started,
     )
+
+
+def _replace(output: Storage, path: str, data: bytes) -> str:
+    """Write a file unless it is there; returns what was there instead, or nothing."""
+    there = output.read_bytes(path) if output.exists(path) else None
+    if there == data:
+        return ""
+    output.write_bytes(path, data)
+    return "" if there is None else f"{path} was not what the shards and settings say. It is written anew."
+
+
+def _replace_table(output: Storage, path: str, table: pa.Table) -> str:
+    """The same for a table; only its values count, whichever Parquet writer stored them."""
+    try:
+        read_table(output.filesystem, output.full_path(path), table_digest(table), path)
+    except ShardMismatchError:
+        return _replace(output, path, encode_table(table))
+    return ""
+
+
+def _replace_manifest(output: Storage, manifest: ShardManifest) -> str:
+    """The same for the manifest; that the media lie elsewhere by now is no damage."""
+    if output.exists(MANIFEST_NAME):
+        with contextlib.suppress(ShardMismatchError):
+            there = ShardManifest.from_json(output.read_bytes(MANIFEST_NAME), MANIFEST_NAME)
+            if replace(there, source=manifest.source) == manifest:
+                output.write_bytes(MANIFEST_NAME, manifest.to_json().encode())
+                return ""
+    return _replace(output, MANIFEST_NAME, manifest.to_json().encode())
 
 
 def _resolved(config: PreprocessConfig, dataset: DatasetSource) -> PreprocessConfig:
@@ -127,22 +174,8 @@ def _resolved(config: PreprocessConfig, dataset: DatasetSource) -> PreprocessCon
     )
 
 
-def _finished(specs: Sequence[ShardSpec], output: Storage) -> dict[str, ShardState]:
-    """States of the shards that are complete and made from the media that the source holds now."""
-    sizes = output.list_files(recursive=True)
-    finished = {}
-    for spec in specs:
-        if state_path(spec.name) not in sizes:
-            continue
-        state = _read_state(output, spec.name)
-        whole = all(sizes.get(entry.path) == entry.size_bytes for entry in state.entries.values())
-        if state.spec_digest == spec.digest and whole:
-            finished[spec.name] = state
-    return finished
-
-
 def _read_state(output: Storage, shard: str) -> ShardState:
-    return ShardState.from_json(output.read_text(state_path(shard)))
+    return ShardState.from_json(output.read_bytes(state_path(shard)), f"{output.uri}/{state_path(shard)}")
 
 
 def _remove_leftovers(output: Storage) -> None:
@@ -178,7 +211,9 @@ def _manifest(
         class_names=listing.class_names,
         mask_counts=dict(sorted(masks.items())),
         question_words=listing.question_words,
-        settings={"source": config.source, **config.content()},
+        tables={path: table_digest(table) for path, table in listing.tables.items()},
+        settings=config.content(),
+        source=config.source,
         notes=(*listing.notes, *_media_notes(states), *_mask_notes(masks)),
     )
 

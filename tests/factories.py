@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import simplejpeg
 import torch
 from PIL import Image
@@ -20,7 +18,8 @@ from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.data.manifest import MANIFEST_NAME, FbankStats, ShardEntry, ShardManifest
 from stgcma.data.question_table import questions_to_table
 from stgcma.data.question_text import Question, build_vocabulary
-from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
+from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
+from stgcma.data.side_table import encode_table, table_digest
 
 NUM_CLASSES = 29
 
@@ -168,13 +167,7 @@ def write_shards(
         written = []
         for number, shard in enumerate(shards):
             path = f"{split}/part-{number:05d}-of-{len(shards):05d}.parquet"
-            write_parquet(encode_rows(shard, metadata), folder / path)
-            content = (folder / path).read_bytes()
-            written.append(
-                ShardEntry(
-                    path=path, num_rows=len(shard), size_bytes=len(content), digest=hashlib.sha256(content).hexdigest()
-                )
-            )
+            written.append(write_shard(shard, metadata, folder, path))
         entries[split] = tuple(written)
         if split in ("train", "videos"):
             for name in values:
@@ -196,6 +189,18 @@ def write_shards(
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest
+
+
+def write_shard(rows: Sequence[ClipRow], metadata: ShardMetadata, folder: Path, path: str) -> ShardEntry:
+    """One Parquet file under ``folder``, and what the manifest says of it."""
+    from pipelines.shards.parts import PartWriter  # not above: a test imports this file where there is no pipelines
+    from pipelines.storage import Storage
+
+    with PartWriter(Storage(str(folder)), path, metadata, 16) as part:
+        for row in rows:
+            part.add(row)
+    assert part.entry is not None, "an empty shard has no file"
+    return part.entry
 
 
 def tiny_batch(
@@ -272,11 +277,14 @@ def write_question_shards(
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     (folder / "questions").mkdir(exist_ok=True)
     path = "videos/part-00000-of-00001.parquet"
-    write_parquet(encode_rows(rows, metadata), folder / path)
-    for split in ("train", "test"):
-        pq.write_table(questions_to_table(tiny_questions(num_videos, split)), folder / "questions" / f"{split}.parquet")
+    entry = write_shard(rows, metadata, folder, path)
+    tables = {
+        f"questions/{split}.parquet": questions_to_table(tiny_questions(num_videos, split))
+        for split in ("train", "test")
+    }
+    for name, table in tables.items():
+        (folder / name).write_bytes(encode_table(table))
     vocabulary = build_vocabulary(tiny_questions(num_videos, "train"))
-    entry = ShardEntry(path=path, num_rows=num_videos, size_bytes=(folder / path).stat().st_size, digest="0" * 64)
     manifest = ShardManifest(
         dataset=metadata.dataset,
         fingerprint=metadata.fingerprint,
@@ -285,6 +293,7 @@ def write_question_shards(
         num_failures={"videos": 0},
         class_names=vocabulary.answers,
         question_words=vocabulary.words,
+        tables={name: table_digest(table) for name, table in tables.items()},
         settings={"made_by": "tests"},
         stats={name: FbankStats(mean=-5.0, std=4.0, count=1) for name in metadata.fbank_specs},
     )

@@ -16,7 +16,6 @@ failure budget counts questions by split.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -82,6 +81,8 @@ class MusicAVQA(DatasetSource):
     options = MusicAVQAOptions
 
     def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
+        from stgcma.data.question_table import questions_to_table
+
         folder = config.options_as(MusicAVQAOptions).questions
         questions = read_splits(source, folder)
         vocabulary = build_vocabulary(questions["train"])
@@ -112,7 +113,9 @@ class MusicAVQA(DatasetSource):
             class_names=vocabulary.answers,
             question_words=vocabulary.words,
             notes=tuple(_notes(questions, vocabulary, asked.keys(), media.keys(), folder)),
-            files={f"{QUESTION_FOLDER}/{split}.parquet": _parquet(listed) for split, listed in questions.items()},
+            tables={
+                f"{QUESTION_FOLDER}/{split}.parquet": questions_to_table(listed) for split, listed in questions.items()
+            },
         )
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
@@ -193,16 +196,6 @@ def find_videos(source: Storage) -> dict[str, tuple[str, int]]:
 def _digest(of_split: dict[str, list[tuple[int, Question]]]) -> str:
     listed = [[split, place, asdict(q)] for split, items in sorted(of_split.items()) for place, q in items]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
-
-
-def _parquet(questions: Sequence[Question]) -> bytes:
-    import pyarrow.parquet as pq
-
-    from stgcma.data.question_table import questions_to_table
-
-    sink = io.BytesIO()
-    pq.write_table(questions_to_table(questions), sink)
-    return sink.getvalue()
 
 
 def _notes(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.clips import ClipRef
 from stgcma.errors import ClipDecodeError, FailureBudgetExceededError
@@ -44,13 +42,11 @@ class ClipFailure:
         )
 
 
-def failures_table(failures: Sequence[ClipFailure]) -> bytes:
-    """A Parquet file with one row per failure, in id order."""
+def failures_table(failures: Sequence[ClipFailure]) -> pa.Table:
+    """One row per failure, in id order."""
     schema = pa.schema([(f.name, pa.string()) for f in fields(ClipFailure)])
     ordered = sorted(failures, key=lambda failure: failure.clip_id)
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(failure) for failure in ordered], schema=schema), sink)
-    return sink.getvalue()
+    return pa.Table.from_pylist([asdict(failure) for failure in ordered], schema=schema)
 
 
 def causes(failures: Sequence[ClipFailure]) -> str:

@@ -6,6 +6,7 @@ whose making was interrupted has no such state and is made again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from stgcma.data.fbank import SAMPLE_RATE
 from stgcma.data.manifest import MaskCounts, ShardEntry
 from stgcma.data.png import encode_bits
 from stgcma.data.schema import ClipRow, ShardMetadata
-from stgcma.errors import ClipDecodeError
+from stgcma.errors import ClipDecodeError, ShardMismatchError
 
 OnClip = Callable[[int, int], None]
 """Called after each media file with the numbers of clips made and lost."""
@@ -56,16 +57,36 @@ class ShardState:
     """Split -> masks; empty for a dataset without masks."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        values = asdict(self)
+        return json.dumps({"digest": _digest(values), **values}, indent=1, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> ShardState:
-        values: dict[str, Any] = json.loads(text)
-        values["entries"] = {split: ShardEntry(**entry) for split, entry in values["entries"].items()}
-        values["failures"] = tuple(ClipFailure(**failure) for failure in values["failures"])
-        values["sums"] = {name: FbankSums(**sums) for name, sums in values["sums"].items()}
-        values["masks"] = {split: MaskCounts(**counts) for split, counts in values.get("masks", {}).items()}
-        return cls(**values)
+    def from_json(cls, text: bytes, where: str) -> ShardState:
+        """Read it back.
+
+        Args:
+            text: Of ``to_json``.
+            where: Its location, for messages.
+
+        Raises:
+            ShardMismatchError: If it is not what was written.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            digest = values.pop("digest")
+            if _digest(values) != digest:
+                raise ValueError("its content does not have its digest")
+            values["entries"] = {split: ShardEntry(**entry) for split, entry in values["entries"].items()}
+            values["failures"] = tuple(ClipFailure(**failure) for failure in values["failures"])
+            values["sums"] = {name: FbankSums(**sums) for name, sums in values["sums"].items()}
+            values["masks"] = {split: MaskCounts(**counts) for split, counts in values["masks"].items()}
+            return cls(**values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ShardMismatchError(f"{where} is damaged ({error}).") from None
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def state_path(shard: str) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +22,8 @@ from stgcma.data.schema import SCHEMA_VERSION, ShardMetadata, require_columns
 from stgcma.errors import CheckpointError, ConfigError, ShardMismatchError
 
 MANIFEST_NAME = "manifest.json"
+
+_REWRITE = "Run the same stgcma-jobs preprocess again: it writes the manifest anew from the shards."
 
 _URI_SYNTAX = ":/?&=@%"
 """Characters of a URI that are not quoted for Arrow. Others, such as a space in the name of a folder, are quoted."""
@@ -36,6 +39,8 @@ class ShardEntry:
     size_bytes: int
     digest: str
     """sha256 over the decoded rows in order. It does not depend on the compression or the machine."""
+    footer_sha256: str
+    """sha256 of the Parquet footer. Together with the checksums of the pages it covers all that a reader uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +86,36 @@ class ShardManifest:
     """AVSBench only: split -> counts."""
     question_words: tuple[str, ...] = ()
     """MUSIC-AVQA only: the question vocabulary, ``<pad>`` first."""
+    tables: dict[str, str] = field(default_factory=dict)
+    """Tables beside the shards that readers join to the rows: path -> ``stgcma.data.side_table.table_digest``."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """The preprocessing configuration as plain values."""
+    """The preprocessing settings that decide what the rows hold, as plain values."""
+    source: str = ""
+    """Where the media lay. No number depends on it."""
     notes: tuple[str, ...] = ()
     """Remarks of the dataset source, e.g. about clips in several splits or labels that differ."""
     schema_version: int = SCHEMA_VERSION
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """sha256 over the digests of all shards. It does not depend on interruptions of the preprocessing."""
-        lines = [f"{split} {e.path} {e.digest}" for split, entries in sorted(self.splits.items()) for e in entries]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """sha256 over everything a number depends on: equal for equal data, whatever was interrupted in between.
+
+        Left out are the location of the media, notes, failures, and how the rows are stored. Mean and standard
+        deviation count with nine digits, because the last ones differ between processors.
+        """
+        values = {
+            "dataset": self.dataset,
+            "fingerprint": self.fingerprint,
+            "metadata": asdict(self.metadata),
+            "splits": {s: [[e.path, e.num_rows, e.digest] for e in entries] for s, entries in self.splits.items()},
+            "stats": {name: [f"{s.mean:.9g}", f"{s.std:.9g}", s.count] for name, s in self.stats.items()},
+            "class_names": self.class_names,
+            "mask_counts": {split: asdict(counts) for split, counts in self.mask_counts.items()},
+            "question_words": self.question_words,
+            "tables": self.tables,
+            "settings": self.settings,
+        }
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def num_rows(self, split: str) -> int:
         return sum(entry.num_rows for entry in self.splits.get(split, ()))
@@ -100,22 +124,47 @@ class ShardManifest:
         return json.dumps({**asdict(self), "digest": self.digest}, indent=2, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> ShardManifest:
-        values = json.loads(text)
-        values.pop("digest", None)
-        if values.get("schema_version") != SCHEMA_VERSION:
+    def from_json(cls, text: str | bytes, where: str) -> ShardManifest:
+        """Read it back.
+
+        Args:
+            text: Of ``to_json``.
+            where: Its location, for messages.
+
+        Raises:
+            ShardMismatchError: If it is damaged or of another schema version.
+        """
+        try:
+            values = json.loads(text)
+            version = values.get("schema_version")
+        except (ValueError, AttributeError) as error:
+            raise ShardMismatchError(f"{where} is damaged ({type(error).__name__}: {error}). {_REWRITE}") from None
+        if version != SCHEMA_VERSION:
             raise ShardMismatchError(
-                f"The manifest has schema version {values.get('schema_version')}, but this release reads "
-                f"{SCHEMA_VERSION}. Run stgcma-jobs preprocess again with this release."
+                f"{where} has schema version {version}, but this release reads {SCHEMA_VERSION}. "
+                "Run stgcma-jobs preprocess again with this release."
             )
+        try:
+            digest = values.pop("digest")
+            manifest = cls._from_values(values)
+            found = manifest.digest
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ShardMismatchError(f"{where} is damaged ({type(error).__name__}: {error}). {_REWRITE}") from None
+        if found != digest:
+            raise ShardMismatchError(
+                f"{where} was changed: its content has digest {found[:12]}, it says {str(digest)[:12]}. {_REWRITE}"
+            )
+        return manifest
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any]) -> ShardManifest:
         metadata = values["metadata"]
         values["metadata"] = ShardMetadata(**{**metadata, "fbank_specs": tuple(metadata["fbank_specs"])})
         values["splits"] = {
             split: tuple(ShardEntry(**entry) for entry in entries) for split, entries in values["splits"].items()
         }
         values["stats"] = {name: FbankStats(**stat) for name, stat in values["stats"].items()}
-        counts = values.get("mask_counts", {})
-        values["mask_counts"] = {split: MaskCounts(**numbers) for split, numbers in counts.items()}
+        values["mask_counts"] = {split: MaskCounts(**numbers) for split, numbers in values["mask_counts"].items()}
         for name in ("class_names", "question_words", "notes"):
             values[name] = tuple(values[name])
         return cls(**values)
@@ -163,19 +212,41 @@ def read_first_file(uri: str, names: Sequence[str]) -> tuple[bytes, str]:
     raise CheckpointError(f"No weights at {uri}. Give a weight file, or a folder that holds {inside}.")
 
 
-def find_manifests(root: str, dataset: str) -> dict[str, ShardManifest]:
-    """Fingerprint -> manifest of every complete preprocessing of ``dataset`` under ``root``."""
-    filesystem, path = open_filesystem(root)
-    selector = pafs.FileSelector(f"{path}/{dataset}", allow_not_found=True)
+def find_manifests(root: str, dataset: str, fingerprint: str | None = None) -> dict[str, ShardManifest]:
+    """Fingerprint -> manifest of every complete preprocessing of ``dataset`` under ``root``.
+
+    Args:
+        root: Root of the shards: a directory or URI.
+        dataset: Folder under it.
+        fingerprint: Read only this one; None: all.
+
+    Raises:
+        ShardMismatchError: If a manifest is damaged, or lies in the folder of another one.
+    """
+    filesystem, _ = open_filesystem(root)
     found = {}
-    for info in filesystem.get_file_info(selector):
-        if info.type != pafs.FileType.Directory:
+    for name, path in _manifest_paths(root, dataset).items():
+        if fingerprint not in (None, name):
             continue
-        manifest = f"{info.path}/{MANIFEST_NAME}"
-        if filesystem.get_file_info(manifest).type == pafs.FileType.File:
-            with filesystem.open_input_stream(manifest) as stream:
-                found[info.base_name] = ShardManifest.from_json(stream.read().decode())
+        where = f"{root.rstrip('/')}/{dataset}/{name}/{MANIFEST_NAME}"
+        with filesystem.open_input_stream(path) as stream:
+            manifest = ShardManifest.from_json(stream.read(), where)
+        if (manifest.dataset, manifest.fingerprint) != (dataset, name):
+            raise ShardMismatchError(
+                f"{where} is the manifest of {manifest.dataset}/{manifest.fingerprint}. Move its folder back to that "
+                "name, or remove it."
+            )
+        found[name] = manifest
     return found
+
+
+def _manifest_paths(root: str, dataset: str) -> dict[str, str]:
+    """Fingerprint -> manifest on the file system of ``root``."""
+    filesystem, path = open_filesystem(root)
+    folders = filesystem.get_file_info(pafs.FileSelector(f"{path}/{dataset}", allow_not_found=True))
+    names = [info.base_name for info in folders if info.type == pafs.FileType.Directory]
+    paths = {name: f"{path}/{dataset}/{name}/{MANIFEST_NAME}" for name in names}
+    return {name: p for name, p in paths.items() if filesystem.get_file_info(p).type == pafs.FileType.File}
 
 
 def _what_is_there(root: str) -> str:
@@ -185,7 +256,7 @@ def _what_is_there(root: str) -> str:
         return f" This folder is one preprocessing; the root is two folders up: {root.rstrip('/').rsplit('/', 2)[0]}"
     folders = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     others = [info.base_name for info in folders if info.type == pafs.FileType.Directory]
-    complete = [name for name in sorted(others) if find_manifests(root, name)]
+    complete = [name for name in sorted(others) if _manifest_paths(root, name)]
     return f" It holds shards of: {', '.join(complete)}." if complete else ""
 
 
@@ -202,16 +273,14 @@ def select_manifest(root: str, dataset: str, *, fbank: str | None, fingerprint: 
         ShardMismatchError: If none fits or several fit. The message lists what is there, and the command or option that
             helps.
     """
-    found = find_manifests(root, dataset)
+    found = find_manifests(root, dataset, fingerprint)
     command = f"stgcma-jobs preprocess --dataset {dataset} --output {root}"
     option = f" --fbank {fbank}" if fbank else ""
-    if fingerprint is not None:
-        if fingerprint not in found:
-            raise ShardMismatchError(
-                f"No complete shards at {root}/{dataset}/{fingerprint}. Set data.fingerprint to one that exists: "
-                f"{', '.join(sorted(found)) or 'none'}."
-            )
-        found = {fingerprint: found[fingerprint]}
+    if fingerprint is not None and fingerprint not in found:
+        raise ShardMismatchError(
+            f"No complete shards at {root}/{dataset}/{fingerprint}. Set data.fingerprint to one that exists: "
+            f"{', '.join(sorted(_manifest_paths(root, dataset))) or 'none'}."
+        )
     if not found:
         raise ShardMismatchError(
             f"No complete shards of {dataset!r} under {root}.{_what_is_there(root)}\n"
@@ -223,6 +292,6 @@ def select_manifest(root: str, dataset: str, *, fbank: str | None, fingerprint: 
         where = f"{root}/{dataset}/{fingerprint}"
         require_columns(manifest.metadata, fbank=fbank, where=where, command=command)  # type: ignore[arg-type]
     if len(fitting) > 1:
-        lines = "\n".join(f"  --set data.fingerprint={k}   {m.settings}" for k, m in sorted(fitting.items()))
+        lines = "\n".join(f"  --set data.fingerprint={k}   {m.source} {m.settings}" for k, m in sorted(fitting.items()))
         raise ShardMismatchError(f"{len(fitting)} preprocessings of {dataset!r} fit. Choose one:\n{lines}")
     return next(iter(fitting.values()))

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from stgcma.data.question_text import (
 )
 from stgcma.data.reader import FRAME_COLUMNS, ReadContext, Reader, stack
 from stgcma.data.sampler import Unit, epoch_order
+from stgcma.data.side_table import read_table
 from stgcma.errors import ConfigError, ShardMismatchError
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class QuestionReader(Reader):
         self._answers = {answer: index for index, answer in enumerate(self.vocabulary.answers)}
         self._words = {word: index for index, word in enumerate(self.vocabulary.words)}
         self.draws_negatives = (context.train or self.only_matches) and len(context.branches) == 2
-        self.units = self._plan_units(read_questions(context.store.uri, data.questions, context.split))
+        self.units = self._plan_units(read_questions(context.store.uri, manifest.tables, data.questions, context.split))
         self._videos = sorted({unit.number for unit in self.units})
         if self.draws_negatives:
             self._check_negatives()
@@ -289,16 +289,17 @@ def _epoch_positions(num_units: int, seed: int, epoch: int) -> tuple[np.ndarray,
     return order, np.argsort(order)
 
 
-def read_questions(uri: str, folder: str | None, split: str) -> list[Question]:
+def read_questions(uri: str, tables: Mapping[str, str], folder: str | None, split: str) -> list[Question]:
     """Questions of one split, from the official json in ``folder`` or as preprocessing stored them.
 
     Args:
         uri: Preprocessed dataset, ``<shards>/<dataset>/<fingerprint>``.
+        tables: ``ShardManifest.tables`` of it.
         folder: Directory or URI with ``avqa-<split>.json``; None: read the stored questions.
         split: ``train``, ``val`` or ``test``.
 
     Raises:
-        ShardMismatchError: If preprocessing stored no questions for the split.
+        ShardMismatchError: If preprocessing stored no questions for the split, or they are damaged.
         ConfigError: If ``folder`` has no file for the split.
         DatasetLayoutError: If that file is malformed.
     """
@@ -309,12 +310,11 @@ def read_questions(uri: str, folder: str | None, split: str) -> list[Question]:
             raise ConfigError(f"data.questions: {folder} has no avqa-{split}.json. Give the folder of the json files.")
         with filesystem.open_input_stream(file) as stream:
             return parse_questions(stream.read().decode("utf-8-sig"), f"{folder}/avqa-{split}.json")
-    filesystem, path = open_filesystem(uri)
-    file = f"{path}/{QUESTION_FOLDER}/{split}.parquet"
-    if filesystem.get_file_info(file).type != pafs.FileType.File:
+    name = f"{QUESTION_FOLDER}/{split}.parquet"
+    if name not in tables:
         raise ShardMismatchError(
             f"{uri} stores no {split!r} questions, because its source had no avqa-{split}.json. Set data.questions to "
             "a folder that has this file, or add the file to the source and preprocess again."
         )
-    with filesystem.open_input_file(file) as stream:
-        return questions_from_table(pq.read_table(stream))
+    filesystem, path = open_filesystem(uri)
+    return questions_from_table(read_table(filesystem, f"{path}/{name}", tables[name], f"{uri}/{name}"))

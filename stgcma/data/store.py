@@ -7,8 +7,8 @@ the number of shards. Every process opens the files itself, on first use.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from stgcma.data.manifest import ShardManifest, open_filesystem
-from stgcma.data.schema import ClipRow, ShardMetadata, arrow_schema, decode_rows
+from stgcma.data.schema import ClipRow, arrow_schema, decode_rows
+from stgcma.data.shard_file import MISSING_ROWS, damaged_page, open_shard
 from stgcma.errors import ShardMismatchError
 
 CACHE_BYTES = 192 * 2**20
@@ -43,6 +44,7 @@ class ShardStore:
         self._cache: OrderedDict[tuple[str, int, str], _LazyColumn] = OrderedDict()
         self._cached_bytes = 0
         self._schema = arrow_schema(self.manifest.metadata)
+        self._entries = {e.path: (split, e) for split, entries in self.manifest.splits.items() for e in entries}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"manifest": self.manifest, "uri": self.uri, "index": self._index}
@@ -81,14 +83,11 @@ class ShardStore:
         found = []
         for entry in self.manifest.splits[split]:
             file = self._open(entry.path)
-            if file.metadata.num_rows != entry.num_rows:
-                raise ShardMismatchError(
-                    f"{self.uri}/{entry.path} has {file.metadata.num_rows} rows, but its manifest says "
-                    f"{entry.num_rows}. Remove the file and run the same stgcma-jobs preprocess again. It makes only "
-                    "the missing files."
-                )
             for group in range(file.metadata.num_row_groups):
-                ids = file.read_row_group(group, columns=["clip_id"], use_threads=False)["clip_id"].to_pylist()
+                with self._reading(entry.path):
+                    ids = file.read_row_group(group, columns=["clip_id"], use_threads=False)["clip_id"].to_pylist()
+                    if len(ids) != file.metadata.row_group(group).num_rows:
+                        raise pa.ArrowInvalid(MISSING_ROWS)
                 found += [(clip_id, entry.path, group, offset) for offset, clip_id in enumerate(ids)]
         found.sort()
         return _SplitIndex([item[0] for item in found], [item[1:] for item in found])
@@ -98,35 +97,20 @@ class ShardStore:
             if self._filesystem is None:
                 self._filesystem = open_filesystem(self.uri)
             filesystem, folder = self._filesystem
-            where = f"{folder}/{path}"
-            try:
-                if isinstance(filesystem, pafs.LocalFileSystem):
-                    file = pq.ParquetFile(where, memory_map=True)
-                else:
-                    file = pq.ParquetFile(filesystem.open_input_file(where), pre_buffer=True)
-            except FileNotFoundError:
-                raise ShardMismatchError(
-                    f"{self.uri}/{path} is listed in the manifest but missing. Run the same stgcma-jobs preprocess "
-                    "again. It makes only the missing files."
-                ) from None
-            except pa.ArrowInvalid as error:
-                raise ShardMismatchError(
-                    f"{self.uri}/{path} is damaged ({str(error).splitlines()[0]}). Remove the file and run the same "
-                    "stgcma-jobs preprocess again. It makes only the missing files."
-                ) from None
-            stored = ShardMetadata.decode(file.schema_arrow, f"{self.uri}/{path}")
-            if stored != self.manifest.metadata:
-                differing = ", ".join(
-                    f"{f.name} {mine!r} instead of {theirs!r}"
-                    for f in fields(stored)
-                    if (mine := getattr(stored, f.name)) != (theirs := getattr(self.manifest.metadata, f.name))
-                )
-                raise ShardMismatchError(
-                    f"{self.uri}/{path} was made with {differing} in its manifest. "
-                    "Remove the file and run the same stgcma-jobs preprocess again. It makes only the missing files."
-                )
-            self._files[path] = file
+            split, entry = self._entries[path]
+            self._files[path] = open_shard(
+                filesystem, f"{folder}/{path}", entry, split, self.manifest.metadata, f"{self.uri}/{path}"
+            )
         return self._files[path]
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """Name the file whose pages are damaged; a network that fails is raised as it is."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            damage = damaged_page(error, f"{self.uri}/{path}")
+            raise (damage or error) from None
 
     def _value(self, path: str, group: int, column: str, offset: int) -> pa.Array:
         """One value as an array of length 1, from the cache if it was decoded before."""
@@ -134,7 +118,8 @@ class ShardStore:
         decoded = self._cache.pop(key, None)
         self._cached_bytes -= decoded.num_bytes if decoded else 0
         decoded = decoded or _LazyColumn(self._open(path), group, column)
-        value = decoded.value(offset)  # if this fails, the cache keeps nothing of the column
+        with self._reading(path):
+            value = decoded.value(offset)  # if this fails, the cache keeps nothing of the column
         self._cache[key] = decoded
         self._cached_bytes += decoded.num_bytes
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
@@ -155,7 +140,10 @@ class _LazyColumn:
 
     def value(self, offset: int) -> pa.Array:
         while len(self._values) <= offset:
-            array = next(self._batches).column(0)
+            batch = next(self._batches, None)
+            if batch is None:
+                raise pa.ArrowInvalid(MISSING_ROWS)
+            array = batch.column(0)
             self._values.append(array)
             self.num_bytes += array.nbytes
         return self._values[offset]

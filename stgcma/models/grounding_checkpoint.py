@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from stgcma.errors import CheckpointError
 from stgcma.models.grounding import Grounding
 from stgcma.models.reference.avqa import GROUNDING_NAMES
+from stgcma.tensor_file import decode_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +75,9 @@ def _read(file: Path) -> dict[str, Tensor]:
         )
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            return decode_tensors(file.read_bytes(), str(file), foreign=True)[0]
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(
             f"{file} cannot be read as weights: {error}. Give a .safetensors file or a torch file of tensors."
         ) from error

@@ -14,7 +14,8 @@ from stgcma.errors import CheckpointError
 from stgcma.models.adaptations import STGCMA
 from stgcma.models.parameters import trainable_parameters, trainable_state_dict
 from stgcma.tasks import build_model, build_task
-from stgcma.training.checkpoint import LoopState, decode, encode_run, load_run
+from stgcma.tensor_file import decode_tensors, encode_tensors
+from stgcma.training.checkpoint import METADATA_KEY, LoopState, decode, encode_run, load_run
 from stgcma.training.engine import Precision, WeightAverage, train_one_epoch
 from stgcma.training.optim import Schedule, build_optimizer
 from tests.factories import tiny_batch
@@ -106,13 +107,15 @@ def test_a_pickle_is_rejected_and_not_loaded():
 
 def test_files_of_other_programs_and_versions_are_rejected(run):
     foreign = save({"weight": torch.ones(2)}, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"other\.safetensors is not a checkpoint of a run"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors carries no sha256 .*stgcma did not write it"):
         decode(foreign, "other.safetensors")
-    data = encode_run(*run, STATE)
-    future = data.replace(b'{\\"format_version\\": 1', b'{\\"format_version\\": 9')
-    assert future != data
+    with pytest.raises(CheckpointError, match=r"other\.safetensors is not a checkpoint of a run"):
+        decode(encode_tensors({"weight": torch.ones(2)}, {}), "other.safetensors")
+    tensors, metadata = decode_tensors(encode_run(*run, STATE), "here")
+    future = {METADATA_KEY: metadata[METADATA_KEY].replace('"format_version": 1', '"format_version": 9')}
+    assert future != metadata
     with pytest.raises(CheckpointError, match="has checkpoint format 9, but this release reads 1"):
-        decode(future, "new.safetensors")
+        decode(encode_tensors(tensors, future), "new.safetensors")
 
 
 def test_a_checkpoint_of_another_model_names_what_differs(run):

@@ -14,7 +14,9 @@ from stgcma.models.adaptations import STGCMA
 from stgcma.models.parameters import frozen_sha256, trainable_parameters, trainable_state_dict
 from stgcma.models.settings import from_mapping
 from stgcma.tasks import build_model, build_task
+from stgcma.tensor_file import decode_tensors, encode_tensors
 from stgcma.training.trained_model import (
+    METADATA_KEY,
     RUN_WEIGHTS,
     FbankNormalization,
     ModelInfo,
@@ -108,7 +110,8 @@ def test_the_hash_depends_on_frozen_values_only():
     ("data", "message"),
     [
         (b"", "is not a complete safetensors file"),
-        (save({"weight": torch.ones(2)}), "does not describe its model.* stgcma-jobs import"),
+        (save({"weight": torch.ones(2)}), "carries no sha256 .* stgcma-jobs import"),
+        (encode_tensors({"weight": torch.ones(2)}, {}), "does not describe its model.* stgcma-jobs import"),
     ],
 )
 def test_other_files_are_rejected(tmp_path, data, message):
@@ -120,7 +123,9 @@ def test_other_files_are_rejected(tmp_path, data, message):
 
 def test_files_of_another_release_are_rejected():
     model, info = trained_model()
-    data = encode_model(model, info).replace(b'{\\"format_version\\": 1', b'{\\"format_version\\": 9')
+    tensors, metadata = decode_tensors(encode_model(model, info), "here")
+    text = metadata[METADATA_KEY].replace('"format_version": 1', '"format_version": 9')
+    data = encode_tensors(tensors, {METADATA_KEY: text})
     with pytest.raises(CheckpointError, match="weight format 9, but this release reads 1"):
         decode_model(data, "new.safetensors")
     with pytest.raises(ConfigError, match=r"new\.safetensors has 1 problem\n  taste: no such field"):

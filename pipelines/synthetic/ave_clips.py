@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.synthetic.configs import SPLITS, SyntheticConfig
+from pipelines.synthetic.mp4 import write_mp4
 from pipelines.synthetic.render import render_frames, render_waveform
 from pipelines.synthetic.scenes import SHAPES, TASKS, ClipPlan, plan_clip
-from pipelines.synthetic.writing import video_name, write_mp4
+from pipelines.synthetic.writing import video_name
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ import numpy as np
 from pipelines.synthetic.concert import Concert, ask, plan_concert
 from pipelines.synthetic.concert_clips import render_concert_frames, render_concert_sound
 from pipelines.synthetic.configs import SPLITS, SyntheticAVQAConfig
-from pipelines.synthetic.writing import SyntheticResult, in_processes, refuse_another_set, write_mp4
+from pipelines.synthetic.mp4 import write_mp4
+from pipelines.synthetic.writing import SyntheticResult, in_processes, refuse_another_set
 
 
 def make_concert(config: SyntheticAVQAConfig, split: str, index: int) -> Concert:

@@ -35,7 +35,6 @@ Cell = tuple[Hashable, Hashable, int]
 class Ceilings:
     """Accuracies over seconds."""
 
-    majority: float
     visual: float
     audio: float
     additive: float
@@ -85,7 +84,6 @@ def compute_ceilings(task: SyntheticTask) -> Ceilings:
         return sum(max(group.values()) for group in groups.values())
 
     return Ceilings(
-        majority=best(lambda cell: None),
         visual=best(lambda cell: cell[0]),
         audio=best(lambda cell: cell[1]),
         additive=additive_accuracy(cells),

@@ -1,4 +1,4 @@
-"""What the writers of synthetic sets share: names, mp4 files, processes, and never mixing sets in one folder."""
+"""What the writers of synthetic sets share: names, processes, and never mixing two sets in one folder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-import av
-import numpy as np
-
-from pipelines.synthetic.render import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
 from stgcma.errors import ConfigError
 
 T = TypeVar("T")
@@ -42,36 +37,6 @@ def video_name(key: str, index: int) -> str:
     digest = hashlib.sha256(f"{key}/{index}".encode()).digest()
     name = base64.urlsafe_b64encode(digest).decode()[:11]
     return f"-{name[1:]}" if index % 5 == 0 else name
-
-
-def write_mp4(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
-    """Encode H.264 (veryfast, crf 18) and AAC; the file appears when it is complete.
-
-    Encoding uses a single thread, because many processes do it at the same time.
-
-    Args:
-        path: The file to write.
-        frames: ``[n, 64, 64, 3]`` uint8, 5 per second.
-        waveform: ``[num_samples]`` int16 at 16 kHz.
-    """
-    partial = path.with_suffix(".mp4.partial")
-    with av.open(str(partial.absolute()), "w", format="mp4") as container:
-        video = container.add_stream(
-            "libx264", rate=FRAME_RATE, options={"preset": "veryfast", "crf": "18", "threads": "1"}
-        )
-        video.width = video.height = FRAME_SIZE
-        video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options={"aac_coder": "fast"})
-        for index, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-        sound = av.AudioFrame.from_ndarray(waveform[None], format="s16", layout="mono")
-        sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
-        container.mux(audio.encode(sound))
-        container.mux(audio.encode(None))
-    partial.replace(path)
 
 
 def refuse_another_set(root: Path, files: Mapping[str, str]) -> None:

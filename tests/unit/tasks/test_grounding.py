@@ -13,6 +13,8 @@ from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
 from stgcma.tasks import build_model, build_task
 
+pytestmark = pytest.mark.slow
+
 SPEC = SwinSpec(
     name="tiny",
     image_size=32,

@@ -29,6 +29,8 @@ from tests.paths import ROOT
 from tests.unit.jobs import fake_training
 from tests.unit.jobs.tables.test_ablation import RECIPE
 
+pytestmark = pytest.mark.slow
+
 TABLE = """
 name: small
 title: "Table 5 & co: what <interaction> is worth"

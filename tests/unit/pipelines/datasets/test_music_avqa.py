@@ -11,7 +11,7 @@ from pipelines.config import PreprocessConfig
 from pipelines.datasets.music_avqa import MusicAVQA, MusicAVQAOptions, find_videos
 from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
-from pipelines.synthetic.writing import write_mp4
+from pipelines.synthetic.mp4 import write_mp4
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loaders
 from stgcma.data.question_table import questions_from_table
@@ -20,6 +20,8 @@ from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, DatasetLayoutError, FailureBudgetExceededError
 from stgcma.models.backbones.swin import SwinSpec
 from tests.shared_data import shared_dir
+
+pytestmark = pytest.mark.slow
 
 REAL, SYNTHETIC = "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"
 SPEC = SwinSpec(

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stgcma.data.schema import SAMPLE_RATE, ClipRow
+from stgcma.data.fbank import SAMPLE_RATE
+from stgcma.data.schema import ClipRow
 
 NUM_BITS = 8
 SECONDS = 5

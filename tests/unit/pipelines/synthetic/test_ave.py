@@ -27,6 +27,8 @@ from pipelines.synthetic.render import (
 from pipelines.synthetic.scenes import BACKGROUND, RULES, SHAPES, TASKS, ClipPlan, label_of, plan_clip
 from stgcma.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 TINY = SyntheticConfig(task="t4", num_train=8, num_val=2, num_test=3, seed=3, num_workers=1)
 
 
@@ -156,13 +158,12 @@ def test_shapes_are_six_different_pictures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "majority", "visual", "audio", "additive"),
-    [("t1", 0.50, 0.65, 0.665, 1.0), ("t3", 0.50, 0.60, 0.60, 0.78), ("t4", 0.277, 0.454, 0.305, 0.6385)],
+    ("task", "visual", "audio", "additive"),
+    [("t1", 0.65, 0.665, 1.0), ("t3", 0.60, 0.60, 0.78), ("t4", 0.454, 0.305, 0.6385)],
 )
-def test_ceilings(task: str, majority: float, visual: float, audio: float, additive: float) -> None:
+def test_ceilings(task: str, visual: float, audio: float, additive: float) -> None:
     """Only t1 is decided by a sum of the modalities; t3 and t4 need their product."""
     found = compute_ceilings(task)
-    assert found.majority == pytest.approx(majority, abs=0.002)
     assert found.visual == pytest.approx(visual, abs=0.002)
     assert found.audio == pytest.approx(audio, abs=0.002)
     assert found.additive == pytest.approx(additive, abs=0.002)

@@ -21,6 +21,8 @@ from stgcma.data.question_text import MAX_WORDS, build_vocabulary, parse_questio
 from stgcma.errors import ConfigError
 from tests.shared_data import shared_dir
 
+pytestmark = pytest.mark.slow
+
 CONFIG = SyntheticAVQAConfig(num_train=300, num_val=20, num_test=200, num_workers=1)
 CELLO, PIANO, FLUTE, DRUM = range(4)
 SCENE = Concert(

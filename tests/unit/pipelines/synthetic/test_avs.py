@@ -20,6 +20,8 @@ from pipelines.synthetic.render import HIGH_HZ, LOW_HZ
 from stgcma.data.fbank import SAMPLE_RATE
 from stgcma.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = SyntheticAVSConfig(layout="s4", num_train=6, num_val=2, num_test=3)
 SEVERAL = SyntheticAVSConfig(layout="ms3", num_train=6, num_val=2, num_test=3)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -27,10 +27,6 @@ class ClipRef:
     """Whether the clip's filter banks enter mean and standard deviation: it is a training clip."""
     budget: dict[str, int] = field(default_factory=dict)
     """What is lost when the clip fails, by split of the failure budget. Empty: one clip of ``split``."""
-
-    def annotation_values(self) -> dict[str, Any] | None:
-        """The annotation as plain values, for fingerprints."""
-        return None if self.annotation is None else asdict(self.annotation)
 
     @property
     def losses(self) -> dict[str, int]:

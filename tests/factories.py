@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from PIL import Image
 
 from stgcma.data.batch import AVBatch, EventTargets
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
+from stgcma.data.index import INDEX_NAME, SplitIndex, encode_index
 from stgcma.data.manifest import MANIFEST_NAME, FbankStats, ShardEntry, ShardManifest
 from stgcma.data.question_text import Question, build_vocabulary, questions_to_table
-from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
+from stgcma.data.schema import PARQUET_OPTIONS, ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
 
 NUM_CLASSES = 29
 
@@ -156,6 +158,7 @@ def write_shards(
     metadata = metadata or tiny_metadata()
     folder = Path(root) / metadata.dataset / metadata.fingerprint
     entries: dict[str, tuple[ShardEntry, ...]] = {}
+    ids: dict[str, list[list[str]]] = defaultdict(list)
     values: dict[str, list[np.ndarray]] = {name: [] for name in metadata.fbank_specs}
     index = 0
     for split, num_rows in (splits or {"train": 6, "val": 3, "test": 3}).items():
@@ -168,6 +171,7 @@ def write_shards(
             path = f"{split}/part-{number:05d}-of-{len(shards):05d}.parquet"
             write_parquet(encode_rows(shard, metadata), folder / path)
             content = (folder / path).read_bytes()
+            ids[split].append([row.clip_id for row in shard])
             written.append(
                 ShardEntry(
                     path=path, num_rows=len(shard), size_bytes=len(content), digest=hashlib.sha256(content).hexdigest()
@@ -191,9 +195,18 @@ def write_shards(
         stats=stats,
         class_names=class_names,
         settings={"made_by": "tests"},
+        index_sha256=write_index(folder, ids),
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest
+
+
+def write_index(folder: Path, shards: Mapping[str, list[list[str]]]) -> str:
+    """The index of shards written by ``write_parquet``, from the clip ids of each by split; its sha256."""
+    size = PARQUET_OPTIONS["row_group_size"]
+    data = encode_index({split: SplitIndex.of_shards(ids, size) for split, ids in shards.items()})
+    (folder / INDEX_NAME).write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def tiny_batch(
@@ -282,6 +295,7 @@ def write_question_shards(
         question_words=vocabulary.words,
         settings={"made_by": "tests"},
         stats={name: FbankStats(mean=-5.0, std=4.0, count=1) for name in metadata.fbank_specs},
+        index_sha256=write_index(folder, {"videos": [[row.clip_id for row in rows]]}),
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest

@@ -40,7 +40,9 @@ def preprocess(
     resample: Annotated[str, typer.Option(help="To 16 kHz: sinc, or nearest_moviepy as published.")] = "sinc",
     frame_encoding: Annotated[str, typer.Option(help="jpeg, or raw: 7x the bytes, 10x faster to read.")] = "jpeg",
     short_side: Annotated[int, typer.Option(help="Pixels of the frames' shorter side; never scaled up.")] = 256,
-    clips_per_shard: Annotated[int, typer.Option(help="Media files per Parquet file.")] = 32,
+    clips_per_shard: Annotated[
+        int | None, typer.Option(help="Media files per Parquet file  [default: 32, more where the set is large]")
+    ] = None,
     ray_address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="local, auto or an address.")] = "local",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -155,7 +155,7 @@ def parse_rows(lines: Sequence[str], where: str) -> list[AnnotationRow]:
         category, _, rest = line.strip().partition("&")
         values = rest.rsplit("&", 3)  # from the right: a file name may hold an "&"
         times = [value.strip() for value in values[2:]]
-        if len(values) != len(_FIELDS) - 1 or not all(time.isdecimal() for time in times):
+        if len(values) != len(_FIELDS) - 1 or not (times[0].isdecimal() and times[1].isdecimal()):
             raise DatasetLayoutError(f"{where}, line {number}: needs {'&'.join(_FIELDS)}, got {line!r}.")
         start, end = int(times[0]), int(times[1])
         if not 0 <= start <= end <= NUM_SECONDS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -47,8 +48,19 @@ def _make_here(
         writer.write(spec, reporter.advance)
 
 
+def pack_task(spec: ShardSpec, config: PreprocessConfig, metadata: ShardMetadata, output: str) -> bytes:
+    """All that a worker needs for one shard. Compressed: all tasks lie in the object store from the start."""
+    return zlib.compress(pickle.dumps((spec, config, metadata, output)), level=1)
+
+
+def unpack_task(task: bytes) -> tuple[ShardSpec, PreprocessConfig, ShardMetadata, str]:
+    """Inverse of ``pack_task``."""
+    values: tuple[ShardSpec, PreprocessConfig, ShardMetadata, str] = pickle.loads(zlib.decompress(task))
+    return values
+
+
 class _ShardActor:
-    """What Ray Data calls: a row with a pickled task -> a row with two counts.
+    """What Ray Data calls: a row with a packed task -> a row with two counts.
 
     The task brings everything with it: constructor arguments would lie in the object store, and an actor whose
     arguments were lost could not be restarted.
@@ -58,7 +70,7 @@ class _ShardActor:
         self._writer: ShardWriter | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        spec, config, metadata, output = pickle.loads(row["task"])
+        spec, config, metadata, output = unpack_task(row["task"])
         self._writer = self._writer or ShardWriter(config, metadata, output)
         state = self._writer.write(spec)
         return {"made": sum(entry.num_rows for entry in state.entries.values()), "lost": len(state.failures)}
@@ -75,7 +87,7 @@ def _make_with_ray(
     with _ray_running(config) as num_cpus:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        tasks = [{"task": pickle.dumps((spec, config, metadata, output))} for spec in specs]
+        tasks = [{"task": pack_task(spec, config, metadata, output)} for spec in specs]
         num_actors = min(config.num_workers or num_cpus, len(specs))
         results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
             _ShardActor, compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors), num_cpus=1

@@ -1,7 +1,8 @@
 """The manifest of one preprocessed dataset: written last, so its presence means the data is complete.
 
-Layout: ``<root>/<dataset>/<fingerprint>/manifest.json`` beside ``<split>/part-00000.parquet``, ``failures.parquet``
-and ``stats.json``. The fingerprint names the settings; other settings go to another folder and are never mixed.
+Layout: ``<root>/<dataset>/<fingerprint>/manifest.json`` beside ``index.parquet``, ``<split>/part-00000.parquet``,
+``failures.parquet`` and ``stats.json``. The fingerprint names the settings; other settings go to another folder and are
+never mixed.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class ShardManifest:
     """MUSIC-AVQA only: the question vocabulary, ``<pad>`` first."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The preprocessing configuration, as plain values."""
+    index_sha256: str = ""
+    """Of ``index.parquet``, which lies beside the manifest (``stgcma/data/index.py``)."""
     notes: tuple[str, ...] = ()
     """What the dataset source reported: leaks between splits, labels that differ."""
     schema_version: int = SCHEMA_VERSION

@@ -1,11 +1,13 @@
 """Random access to the rows of one preprocessed dataset, local or remote, by clip number.
 
 Clips are numbered in the order of their ids, so the numbering (and with it shuffling and augmentation) does not depend
-on how many shards there are. Files are opened on first use and never travel to another process.
+on how many shards there are. The index beside the manifest says where each lies: a run starts without opening a shard.
+Files are opened on first use, a bounded number at a time, and never travel to another process.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,12 +17,17 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from stgcma.data.manifest import ShardManifest, open_filesystem
+from stgcma.data.index import INDEX_NAME, SplitIndex, decode_index
+from stgcma.data.manifest import ShardEntry, ShardManifest, open_filesystem
 from stgcma.data.schema import ClipRow, ShardMetadata, arrow_schema, decode_rows
 from stgcma.errors import ShardMismatchError
 
+MAX_OPEN_FILES = 128
+"""Shards each process keeps open: systems allow 256 or 1,024 files, some of them Ray's."""
 CACHE_BYTES = 192 * 2**20
 """Decoded columns each process keeps: a small dataset is read once, a large one costs this much memory."""
+
+_REMAKE = "Run the same stgcma-jobs preprocess again: it makes only what is missing."
 
 
 class ShardStore:
@@ -38,8 +45,8 @@ class ShardStore:
 
     def _reset(self) -> None:
         self._filesystem: tuple[pafs.FileSystem, str] | None = None
-        self._files: dict[str, pq.ParquetFile] = {}
-        self._index: dict[str, _SplitIndex] = {}
+        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._index: dict[str, SplitIndex] = {}
         self._cache: OrderedDict[tuple[str, int, str], _LazyColumn] = OrderedDict()
         self._cached_bytes = 0
         self._schema = arrow_schema(self.manifest.metadata)
@@ -52,22 +59,41 @@ class ShardStore:
         self._reset()
         self._index = state["index"]
 
-    def clip_ids(self, split: str) -> tuple[str, ...]:
-        """Ids of all clips of a split in their numbering.
+    def num_clips(self, split: str) -> int:
+        """Clips of a split: numbers ``0 .. num_clips``.
 
         Raises:
-            ShardMismatchError: If there is no such split, or a file differs from what the manifest says.
+            ShardMismatchError: If there is no such split, or the index differs from what the manifest says.
         """
-        return self._split(split).clip_ids
+        return len(self._split(split))
+
+    def clip_ids(self, split: str) -> list[str]:
+        """Ids of all clips of a split in their numbering, as a new list.
+
+        Raises:
+            ShardMismatchError: If there is no such split, or the index differs from what the manifest says.
+        """
+        return self._split(split).clip_ids.to_pylist()
 
     def row(self, split: str, number: int, columns: Sequence[str]) -> ClipRow:
-        """One clip with the columns asked for; the others stay at their defaults."""
-        path, group, offset = self._split(split).places[number]
-        chosen = [column for column in self._schema if column.name in columns]
-        arrays = [self._value(path, group, column.name, offset) for column in chosen]
-        return decode_rows(pa.Table.from_arrays(arrays, schema=pa.schema(chosen)))[0]
+        """One clip with the columns asked for; the others stay at their defaults.
 
-    def _split(self, split: str) -> _SplitIndex:
+        Raises:
+            ShardMismatchError: If the shard is missing, damaged, or not the one that the manifest describes.
+        """
+        index = self._split(split)
+        shard, group, offset = index.places[number].tolist()
+        entry = self.manifest.splits[split][shard]
+        chosen = [column for column in self._schema if column.name in columns]
+        arrays = [self._value(entry, group, column.name, offset) for column in chosen]
+        row = decode_rows(pa.Table.from_arrays(arrays, schema=pa.schema(chosen)))[0]
+        if "clip_id" in columns and row.clip_id != (expected := index.clip_ids[number].as_py()):
+            raise ShardMismatchError(
+                f"{self.uri}/{entry.path} has clip {row.clip_id!r} where the index says {expected!r}. {_REMAKE}"
+            )
+        return row
+
+    def _split(self, split: str) -> SplitIndex:
         if split not in self._index:
             if split not in self.manifest.splits:
                 raise ShardMismatchError(
@@ -77,26 +103,31 @@ class ShardStore:
             self._index[split] = self._read_index(split)
         return self._index[split]
 
-    def _read_index(self, split: str) -> _SplitIndex:
-        found = []
-        for entry in self.manifest.splits[split]:
-            file = self._open(entry.path)
-            if file.metadata.num_rows != entry.num_rows:
-                raise ShardMismatchError(
-                    f"{self.uri}/{entry.path} has {file.metadata.num_rows} rows, its manifest says {entry.num_rows}. "
-                    "Remove the file and run the same stgcma-jobs preprocess again: it makes only what is missing."
-                )
-            for group in range(file.metadata.num_row_groups):
-                ids = file.read_row_group(group, columns=["clip_id"], use_threads=False)["clip_id"].to_pylist()
-                found += [(clip_id, entry.path, group, offset) for offset, clip_id in enumerate(ids)]
-        found.sort()
-        return _SplitIndex([item[0] for item in found], [item[1:] for item in found])
+    def _read_index(self, split: str) -> SplitIndex:
+        filesystem, folder = self._place()
+        where = f"{self.uri}/{INDEX_NAME}"
+        try:
+            with filesystem.open_input_stream(f"{folder}/{INDEX_NAME}", compression=None) as stream:
+                data = stream.read()
+        except FileNotFoundError:
+            raise ShardMismatchError(f"{where} is missing. {_REMAKE}") from None
+        if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
+            raise ShardMismatchError(
+                f"{where} is damaged, or of another manifest. Remove it and run the same stgcma-jobs preprocess again: "
+                "it makes only what is missing."
+            )
+        return decode_index(data, split)
 
-    def _open(self, path: str) -> pq.ParquetFile:
+    def _place(self) -> tuple[pafs.FileSystem, str]:
+        if self._filesystem is None:
+            self._filesystem = open_filesystem(self.uri)
+        return self._filesystem
+
+    def _open(self, entry: ShardEntry) -> pq.ParquetFile:
+        """The file of a shard; the one that was not used for longest is closed where there are too many."""
+        path = entry.path
         if path not in self._files:
-            if self._filesystem is None:
-                self._filesystem = open_filesystem(self.uri)
-            filesystem, folder = self._filesystem
+            filesystem, folder = self._place()
             where = f"{folder}/{path}"
             try:
                 if isinstance(filesystem, pafs.LocalFileSystem):
@@ -124,15 +155,29 @@ class ShardStore:
                     f"{self.uri}/{path} was made with {differing} in its manifest. "
                     "Remove the file and run the same stgcma-jobs preprocess again: it makes only what is missing."
                 )
+            if file.metadata.num_rows != entry.num_rows:
+                raise ShardMismatchError(
+                    f"{self.uri}/{path} has {file.metadata.num_rows} rows, its manifest says {entry.num_rows}. "
+                    "Remove the file and run the same stgcma-jobs preprocess again: it makes only what is missing."
+                )
             self._files[path] = file
+            if len(self._files) > MAX_OPEN_FILES:
+                self._close(next(iter(self._files)))
+        self._files.move_to_end(path)
         return self._files[path]
 
-    def _value(self, path: str, group: int, column: str, offset: int) -> pa.Array:
+    def _close(self, path: str) -> None:
+        """Forget a file and its columns, whose readers hold it open."""
+        del self._files[path]
+        for key in [key for key in self._cache if key[0] == path]:
+            self._cached_bytes -= self._cache.pop(key).num_bytes
+
+    def _value(self, entry: ShardEntry, group: int, column: str, offset: int) -> pa.Array:
         """One value as an array of length 1, from the cache as far as its row group was decoded."""
-        key = (path, group, column)
+        file, key = self._open(entry), (entry.path, group, column)
         decoded = self._cache.pop(key, None)
         self._cached_bytes -= decoded.num_bytes if decoded else 0
-        decoded = decoded or _LazyColumn(self._open(path), group, column)
+        decoded = decoded or _LazyColumn(file, group, column)
         value = decoded.value(offset)  # a read that fails leaves nothing half decoded behind
         self._cache[key] = decoded
         self._cached_bytes += decoded.num_bytes
@@ -158,11 +203,3 @@ class _LazyColumn:
             self._values.append(array)
             self.num_bytes += array.nbytes
         return self._values[offset]
-
-
-class _SplitIndex:
-    """Ids of a split in order, and where each row lies: (path, row group, offset in it)."""
-
-    def __init__(self, clip_ids: list[str], places: list[tuple[str, int, int]]) -> None:
-        self.clip_ids = tuple(clip_ids)
-        self.places = places

@@ -15,8 +15,10 @@ from pipelines.preprocess import preprocess
 from pipelines.progress import LogReporter
 from pipelines.shards.decoder import DecodingProcess
 from pipelines.shards.digest import RowsDigest
+from stgcma.data.index import decode_index
 from stgcma.data.manifest import find_manifests
 from stgcma.data.schema import SAMPLE_RATE, ShardMetadata, decode_rows
+from stgcma.data.store import ShardStore
 from stgcma.errors import DatasetLayoutError, FailureBudgetExceededError
 from tests.media import write_ave, write_clip
 
@@ -119,6 +121,30 @@ def test_shards_say_what_they_are_and_digests_describe_the_rows(config):
             digest = RowsDigest(metadata)
             digest.update(decode_rows(file.read()))
             assert digest.hexdigest() == entry.digest
+
+
+def check_index(result):
+    """Every row of every shard is where the index says, and the index says nothing else."""
+    store, listed = ShardStore(str(Path(result.uri).parents[1]), result.manifest), []
+    for split, entries in result.manifest.splits.items():
+        places = decode_index(Path(result.uri, "index.parquet").read_bytes(), split)
+        assert store.clip_ids(split) == sorted(store.clip_ids(split))
+        for number, (shard, group, row) in enumerate(places.places.tolist()):
+            file = pq.ParquetFile(f"{result.uri}/{entries[shard].path}")
+            stored = file.read_row_group(group, columns=["clip_id"])["clip_id"][row].as_py()
+            assert stored == store.clip_ids(split)[number] == store.row(split, number, ("clip_id",)).clip_id
+            listed.append(stored)
+    assert sorted(listed) == sorted(row.clip_id for row in all_rows(result))
+
+
+def test_the_index_says_where_every_row_lies_and_is_made_again_when_missing(config):
+    result = preprocess(replace(config, clips_per_shard=4))
+    check_index(result)
+    index = Path(result.uri, "index.parquet")
+    good = index.read_bytes()
+    index.unlink()
+    assert preprocess(replace(config, clips_per_shard=4)).nothing_to_do
+    assert index.read_bytes() == good
 
 
 def test_other_readers_read_the_shards(config):
@@ -237,6 +263,7 @@ def test_budget_stops_the_job_with_a_table_and_a_larger_one_accepts(config, sour
     assert accepted.nothing_to_do  # the shards were made; only the manifest was missing
     assert accepted.manifest.num_failures == {"test": 1, "train": 1, "val": 1}
     assert accepted.manifest.splits["val"] == ()
+    check_index(accepted)
     listed = pq.read_table(f"{accepted.uri}/failures.parquet").to_pylist()
     assert [(row["clip_id"], row["stage"], row["reason"]) for row in listed] == [
         ("ddddddddddd:3", "probe", "no audio stream"),

@@ -1,10 +1,13 @@
-# make demo   set up, then synthetic clips -> shards -> trained adapters -> two result tables
-# make test   set up, then lint and all tests but the one that starts a whole cluster
-# make test-cluster   that one;  make test-fast   all but those that start Ray
-# make bench  the ratios of the README, measured on this machine
-# make lint   ruff check and format check;  make format   apply them
-# make ui     MLflow UI of the demo's runs, on loopback
-# make clean  remove the environment and everything the demo wrote
+# make demo          set up; make synthetic clips and shards, train adapters, print two result tables
+# make test          set up; run lint and all tests except the cluster test
+# make test-fast     set up; run lint and all tests that do not start Ray
+# make test-ray      set up; run only the tests that start Ray
+# make test-cluster  set up; run only the test that starts a Ray cluster
+# make bench         set up; run the benchmarks of benchmarks/README.md
+# make lint          set up; run ruff's checks and its format check
+# make format        set up; apply ruff's fixes and its format
+# make ui            set up; show the demo's runs in MLflow, on loopback
+# make clean         remove the environment and the demo's output
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 VENV := .venv
@@ -19,8 +22,8 @@ help:
 
 setup: $(READY)
 
-# Everything is pinned in constraints.txt; the stamp keeps a later make from doing any of this again. Byte code is
-# compiled here once, not by every process that starts: where Python may not write it, that is 20 s each.
+# constraints.txt pins all packages. The stamp file keeps later calls of make from repeating this. Byte code is compiled
+# here, because where Python cannot write it, each new process would spend 20 s on compiling.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and none was found; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
@@ -45,6 +48,8 @@ test-cluster: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,1 +1,1 @@
-"""Ratios against what a user would write otherwise, measured side by side in one run (``make bench``)."""
+"""Benchmarks: our code and the usual alternatives, measured side by side in one run (``make bench``)."""

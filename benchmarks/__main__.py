@@ -1,4 +1,4 @@
-"""Run every benchmark, print its tables: ``python -m benchmarks [NAME...]``."""
+"""Runs the benchmarks and prints their tables: ``python -m benchmarks [NAME...]``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ NAMES = sorted(file.stem.removeprefix("bench_") for file in Path(__file__).paren
 
 
 def main() -> None:
-    """Each benchmark runs in its own process, so that none inherits another's memory or threads."""
+    """Run each benchmark in a process of its own, so that none inherits memory or threads of another."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(NAMES)}; default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(NAMES)}; default: all")
     names = parser.parse_args().names or NAMES
     unknown = sorted(set(names) - set(NAMES))
     if unknown:

@@ -1,9 +1,9 @@
 """(e) A question-answering step that encodes each video once, against the published loop that encodes it per question.
 
-Both take the same questions and the same negative frames and must give the same loss and gradients. The published loop
-steps through the questions two at a time; here its gradients are accumulated, so that the sums can be compared. Five
-questions a video is the average of MUSIC-AVQA (45,867 on 9,288). ``--questions FOLDER`` adds what an epoch over
-official json files costs.
+Both use the same questions and negative frames and must give the same loss and gradients. The published loop takes two
+questions per step; here its gradients are accumulated, so that the sums can be compared. Five questions per video is
+the average of MUSIC-AVQA (45,867 questions about 9,288 videos). ``--questions FOLDER`` prints the encodes per question
+of an epoch over official json files.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from stgcma.tasks.base import AudioVisualModel, Task
 VIDEOS, QUESTIONS, SEGMENTS = 2, 5, 10
 PUBLISHED_BATCH = 2
 TARGET_ENCODES = 0.25
-"""Encodes of a video per question, at most."""
+"""Largest number of encodes per question."""
 
 
 @dataclass
 class EncodeCounter:
-    """Clips through both adapted branches of the encoder, frames through the plain frozen backbone."""
+    """Counts the clips through the adapted encoder and the frames through the plain frozen backbone."""
 
     clips: int = 0
     plain_frames: int = 0
@@ -42,7 +42,7 @@ class EncodeCounter:
     handles: list = field(default_factory=list)
 
     def watch(self, model: AudioVisualModel) -> None:
-        """Count from now on."""
+        """Start counting the passes of a model."""
 
         def adapted(_module: object, _inputs: object, features: object) -> None:
             self.clips += len(features.tokens["visual"])  # type: ignore[attr-defined]
@@ -62,12 +62,12 @@ class EncodeCounter:
 
     @property
     def plain_clips_per_question(self) -> float:
-        """Negatives, in clips of ten frames: forward only, one modality, no adapters."""
+        """Negative frames per question, in clips of ten frames: forward only, one modality, no adapters."""
         return self.plain_frames / SEGMENTS / self.questions
 
 
 def build(spec: BackboneSpec) -> tuple[Task, AudioVisualModel]:
-    """Variant L on a small Swin, everything random in it switched off, so that both ways can be compared."""
+    """Variant L on a small Swin without dropout and stochastic depth, so that both ways can be compared."""
     config = ModelConfig(
         backbone=spec.name,
         pretrained="none",
@@ -85,7 +85,7 @@ def build(spec: BackboneSpec) -> tuple[Task, AudioVisualModel]:
 
 
 def make_batch(spec: BackboneSpec) -> AVBatch:
-    """Two videos with five questions each; every negative is a frame of the other video."""
+    """Two videos with five questions each. The negatives are frames of the other video."""
     generator = torch.Generator().manual_seed(1)
     count, size = VIDEOS * QUESTIONS, spec.image_size
     video = torch.arange(VIDEOS).repeat_interleave(QUESTIONS)
@@ -105,7 +105,7 @@ def make_batch(spec: BackboneSpec) -> AVBatch:
 
 
 def with_stored_negatives(batch: AVBatch) -> AVBatch:
-    """The same negatives as frames of their own, as they come when drawn from all videos."""
+    """The batch with its negatives as separate frames, as if they were drawn from all videos."""
     targets = batch.targets
     assert isinstance(targets, QuestionTargets)
     assert targets.negative_index is not None
@@ -115,7 +115,7 @@ def with_stored_negatives(batch: AVBatch) -> AVBatch:
 
 
 def published_batches(batch: AVBatch) -> list[AVBatch]:
-    """Two questions at a time, each with its own copy of its video."""
+    """Batches of two questions, each with its own copy of its video."""
     whole = with_stored_negatives(batch)
     targets = whole.targets
     assert isinstance(targets, QuestionTargets)
@@ -144,7 +144,7 @@ def published_batches(batch: AVBatch) -> list[AVBatch]:
 
 
 def step(task: Task, model: AudioVisualModel, batches: list[AVBatch]) -> dict[str, Tensor]:
-    """Loss and gradients, accumulated over the batches."""
+    """Loss and gradients by name, accumulated over the batches."""
     model.zero_grad(set_to_none=True)
     total = torch.zeros(())
     for batch in batches:
@@ -156,7 +156,11 @@ def step(task: Task, model: AudioVisualModel, batches: list[AVBatch]) -> dict[st
 
 
 def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
-    """One line, or an error where they are not the same step."""
+    """A line that says how equal two steps are.
+
+    Raises:
+        AssertionError: If they differ.
+    """
     if ours.keys() != theirs.keys():
         raise AssertionError(f"gradients of other parameters: {ours.keys() ^ theirs.keys()}")
     scale = torch.cat([value.flatten() for value in theirs.values()]).norm()
@@ -167,7 +171,7 @@ def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
 
 
 def count_encodes(task: Task, spec: BackboneSpec, batches: list[AVBatch]) -> EncodeCounter:
-    """One step of each batch under a counter."""
+    """Count the encodes of a step over the batches."""
     _, model = build(spec)
     counter = EncodeCounter(questions=sum(len(batch.targets.answers) for batch in batches))  # type: ignore[union-attr]
     counter.watch(model)
@@ -176,14 +180,14 @@ def count_encodes(task: Task, spec: BackboneSpec, batches: list[AVBatch]) -> Enc
 
 
 def run(rounds: int = 5, spec: BackboneSpec | None = None) -> Comparison:
-    """Interleaved rounds of the grouped step, with negatives from the batch or of their own, and the published loop."""
+    """Compare the grouped step, with negatives from the batch or separate, with the published loop."""
     spec = spec or backbone_spec("swin_demo")
     task, model = build(spec)
     batch = make_batch(spec)
     stored, published = with_stored_negatives(batch), published_batches(batch)
     ways = {
         "each video once, negatives from the batch": [batch],
-        "each video once, negatives of their own": [stored],
+        "each video once, separate negatives": [stored],
         "a video per question (published)": published,
     }
     counters = {name: count_encodes(task, spec, batches) for name, batches in ways.items()}
@@ -196,26 +200,26 @@ def run(rounds: int = 5, spec: BackboneSpec | None = None) -> Comparison:
     )
     lines = [
         f"{name}: {counter.per_question:.2f} encodes and {counter.plain_clips_per_question:.2f} plain frozen clips "
-        "a question"
+        "per question"
         for name, counter in counters.items()
     ]
     ours = counters[next(iter(ways))].per_question
     verdict = "reached" if ours <= TARGET_ENCODES else "MISSED"
-    lines.append(f"encodes a question {ours:.2f}, target <= {TARGET_ENCODES:g}: {verdict}")
+    lines.append(f"encodes per question {ours:.2f}, target <= {TARGET_ENCODES:g}: {verdict}")
     return replace(comparison, equality="\n  ".join([comparison.equality, *lines]))
 
 
 def epoch_encodes(questions: list[Question]) -> float:
-    """Encodes per question of an epoch that takes all questions of a video in one step: the floor for these files."""
+    """Encodes per question if all questions of a video are in one step: the minimum for these files."""
     return len({question.video_id for question in questions}) / len(questions)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--questions", type=Path, help="Folder with avqa-*.json.")
+    parser.add_argument("--questions", type=Path, help="folder with avqa-*.json")
     arguments = parser.parse_args()
     print(run(arguments.rounds).table())
     for file in sorted(arguments.questions.glob("avqa-*.json")) if arguments.questions else []:
         found = parse_questions(file.read_text(encoding="utf-8"), str(file))
-        print(f"  {file.name}: {len(found)} questions, {epoch_encodes(found):.3f} encodes a question in an epoch")
+        print(f"  {file.name}: {len(found)} questions, {epoch_encodes(found):.3f} encodes per question in an epoch")

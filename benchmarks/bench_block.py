@@ -1,7 +1,7 @@
-"""(d) One adapted ViT-B/16 block, forward and backward, against the same block written straight from the equations.
+"""(d) One adapted ViT-B/16 block, forward and backward, against a literal implementation of the paper's equations.
 
-The rival calls open_clip's own attention once per modality and stage and writes the cross-attention as two softmax
-products; both run on the same weights and must agree. Target: not slower.
+The rival calls open_clip's attention once per modality and stage and computes the cross-attention as two softmax
+products. Both have the same weights and must give the same results. Target: not slower.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RATIO = 1 / 8
 
 
 class StraightforwardBlock(nn.Module):
-    """Section 3 of the paper, line by line: tokens ``[B*S, n, D]`` per modality."""
+    """Section 3 of the paper line by line, on tokens ``[B*S, n, D]`` per modality."""
 
     def __init__(self, backbone: CLIPBackbone, adapted: STGCMABlock) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class StraightforwardBlock(nn.Module):
 
 
 def gradients(adapted: STGCMABlock, outputs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Backward of a fixed scalar; returns outputs and gradients for comparison and clears them."""
+    """Outputs and gradients by name, from a backward pass of a fixed scalar."""
     adapted.zero_grad(set_to_none=True)
     (outputs[0].square().mean() + outputs[1].square().mean()).backward()
     result = {name: p.grad for name, p in adapted.named_parameters()}
@@ -68,7 +68,12 @@ def gradients(adapted: STGCMABlock, outputs: tuple[Tensor, Tensor]) -> dict[str,
 
 
 def run(rounds: int = 7, spec: CLIPSpec | None = None) -> Comparison:
-    """Interleaved rounds of both; ``spec`` allows a smaller geometry for a quick look."""
+    """Compare both blocks.
+
+    Args:
+        rounds: Rounds after the warm-up.
+        spec: A smaller geometry for a quick run; None: ViT-B/16.
+    """
     torch.manual_seed(0)
     spec = replace(spec or backbone_spec("clip_vit_b16"), depths=(1,))
     config = ModelConfig(backbone=spec.name, pretrained="none", adaptation=STGCMA())
@@ -80,7 +85,7 @@ def run(rounds: int = 7, spec: CLIPSpec | None = None) -> Comparison:
     rival = StraightforwardBlock(backbone, adapted)
     grid = (spec.image_size // spec.patch_size) ** 2 + 1
     cells = backbone.audio_grid[0] * backbone.audio_grid[1] + 1
-    # A block in the middle of the stack receives tokens that need a gradient.
+    # As in the middle of the stack, the tokens need a gradient.
     visual = torch.randn(1, SEGMENTS, grid, spec.width, requires_grad=True)
     audio = torch.randn(1, SEGMENTS, cells, spec.width, requires_grad=True)
 

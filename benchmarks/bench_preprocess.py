@@ -1,10 +1,10 @@
-"""(a) Preprocessing one clip against what a user would write, and against this field's usual recipe.
+"""(a) Preprocessing of one clip, against the usual libraries and against the usual ffmpeg commands.
 
-* Frames at the ten chosen times and 16 kHz mono sound, against decord + AudioReader + torchvision in one thread.
-* The same as JPEG and int16, ready to be stored, against ffmpeg writing 3 jpg a second and a wav file.
-* Peak memory of a fresh process on a 60-second 720p clip.
+* Ten frames and 16 kHz mono sound, against decord + AudioReader + torchvision in one thread.
+* The same as JPEG and int16, ready to store, against ffmpeg writing 3 jpg files per second and a wav file.
+* Peak memory of a new process for a 60-second 720p clip.
 
-Run with the paths of clips to measure them instead of the generated ones.
+Paths of clips as arguments measure these clips instead of generated ones.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ SHORT_SIDE = 256
 MEMORY_LIMIT_MIB = 1024
 
 Decoded = tuple[np.ndarray, np.ndarray]
-"""``[10, H, W, 3]`` uint8 frames and ``[num_samples]`` int16 sound."""
+"""Frames ``[10, H, W, 3]`` uint8 and sound ``[num_samples]`` int16."""
 
 
 def ours(path: Path) -> Decoded:
-    """The path of ``pipelines.media.rows``, up to encoding."""
+    """Decode as ``pipelines.media.rows`` does, without encoding."""
     clip = decode_clip(path, PreprocessConfig(dataset="ave", source=""), num_segments=SEGMENTS)
     return clip.frames.images[clip.frames.grids[0]], clip.waveform
 
 
 def decord_and_torchvision(path: Path) -> Decoded:
-    """Both of decord's readers and torchvision's resize on the view that it is fast on."""
+    """Decode with decord's two readers, and resize with torchvision in the memory layout that is fast for it."""
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
     frames = reader.get_batch(np.linspace(0, len(reader) - 1, SEGMENTS).astype(int)).asnumpy()
     small = vision.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), [SHORT_SIDE], antialias=True)
@@ -58,19 +58,23 @@ def equal_decodes(mine: Decoded, theirs: Decoded) -> str:
 
 
 def equal_sound(mine: np.ndarray, theirs: np.ndarray) -> str:
-    """Same length within 0.1 s, and the same signal up to gain and a delay of at most 2 ms."""
+    """Check that lengths agree within 0.1 s, and signals up to gain and a delay of 2 ms.
+
+    Raises:
+        AssertionError: If they do not.
+    """
     length = min(len(mine), len(theirs)) - 100
     if abs(len(mine) - len(theirs)) > SAMPLE_RATE // 10:
         raise AssertionError(f"sound of {len(mine)} and of {len(theirs)} samples")
     a = mine[:length].astype(float)
     scores = [np.corrcoef(a, theirs[lag : lag + length].astype(float))[0, 1] for lag in range(33)]
-    if max(scores) < 0.97:  # a delay of a fraction of a sample costs the highest frequencies
+    if max(scores) < 0.97:  # a delay of a fraction of a sample changes the highest frequencies
         raise AssertionError(f"sound correlates to {max(scores):.3f} only")
     return f"sound correlates to {max(scores):.4f} at a delay of {int(np.argmax(scores))} samples"
 
 
 def ffmpeg_recipe(path: Path) -> tuple[list[bytes], np.ndarray]:
-    """``ffmpeg`` once for pictures and once for sound, as the published data scripts do; one thread."""
+    """Run ffmpeg once for pictures and once for sound, as the published data scripts do, in one thread."""
     with tempfile.TemporaryDirectory() as folder:
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-threads", "1", "-i", str(path)]
         subprocess.run([*command, "-vf", "fps=3", "-q:v", "2", f"{folder}/%04d.jpg"], check=True)
@@ -82,7 +86,11 @@ def ffmpeg_recipe(path: Path) -> tuple[list[bytes], np.ndarray]:
 
 
 def equal_recipe(row: ClipRow, theirs: tuple[list[bytes], np.ndarray]) -> str:
-    """Ten of the rival's pictures, chosen by its rule, show what our frames show (up to a sixth of a second)."""
+    """Check that ten of the rival's pictures, chosen as the reference does, show what our frames show within 1/6 s.
+
+    Raises:
+        AssertionError: If they do not, or as ``equal_sound``.
+    """
     jpgs, sound = theirs
     chosen = [jpgs[index - 1] for index in np.linspace(1, len(jpgs), SEGMENTS).astype(int)]
     size = (row.frame_height, row.frame_width)
@@ -97,15 +105,18 @@ def equal_recipe(row: ClipRow, theirs: tuple[list[bytes], np.ndarray]) -> str:
 
 
 def peak_mib(path: Path, extra_frames: int) -> float:
-    """Peak resident memory of a fresh process that makes one row with filter banks."""
+    """Peak resident memory in MiB of a new process that makes one row with filter banks."""
     command = [sys.executable, "-m", "benchmarks.one_row", str(path), str(extra_frames)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def run(rounds: int = 7, paths: Sequence[Path] = ()) -> list[Comparison]:
-    """Both comparisons for every clip: one with B-frames and one without, unless paths are given.
+    """Make both comparisons for each clip.
 
-    Without B-frames there is nothing to skip: that clip's ratio to ffmpeg is reported without a target.
+    Args:
+        rounds: Rounds after the warm-up.
+        paths: Clips; by default one with B-frames and one without. In a clip without B-frames no frame can be skipped,
+            so it has no target against ffmpeg.
     """
     torch.set_num_threads(1)
     results = []
@@ -136,7 +147,7 @@ def run(rounds: int = 7, paths: Sequence[Path] = ()) -> list[Comparison]:
                     title=f"stored pictures and sound of a clip: {name}",
                     variants=[
                         Variant("stgcma, 10 JPEG q95 + int16", on(make_row)),
-                        Variant("ffmpeg, 3 jpg a second + wav", on(ffmpeg_recipe)),
+                        Variant("ffmpeg, 3 jpg per second + wav", on(ffmpeg_recipe)),
                     ],
                     rounds=rounds,
                     check=equal_recipe,
@@ -147,7 +158,7 @@ def run(rounds: int = 7, paths: Sequence[Path] = ()) -> list[Comparison]:
 
 
 def memory_report() -> str:
-    """Peak memory on a long clip, beside the limit."""
+    """Peak memory for a long clip, with the limit."""
     with tempfile.TemporaryDirectory() as folder:
         path = make_clip(Path(folder, "long.mp4"), seconds=60, width=1280, height=720, preset="ultrafast")
         peaks = {f"10 + {extra} frames" if extra else "10 frames": peak_mib(path, extra) for extra in (0, 60)}
@@ -156,7 +167,7 @@ def memory_report() -> str:
         f"{MEMORY_LIMIT_MIB} MiB"
         for name, peak in peaks.items()
     ]
-    return "\n".join(["peak memory of a process on a 60 s 720p clip, filter banks included", *lines])
+    return "\n".join(["peak memory of a process for a 60 s 720p clip, including filter banks", *lines])
 
 
 if __name__ == "__main__":

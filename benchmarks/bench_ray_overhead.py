@@ -1,12 +1,13 @@
-"""(b) What Ray Data and Parquet cost over the same functions in a plain loop.
+"""(b) The overhead of Ray Data and Parquet over the same functions in a plain loop.
 
-Over the same clips: a loop that builds rows and throws them away, and the run in this process, which adds Parquet
-files, digests and states; two processes with half of that loop each, and the run on Ray with two workers (two processes
-on two cores slow each other down, which is not the price of Ray). CPU time is that of the whole process tree. Starting
-processes is a fixed cost that an afternoon of decoding does not notice: it is taken from a shorter run, long enough
-that both workers take part in it, left out, and reported by itself. A round runs all four one after the other; ratios
-are taken within a round. Ray's cost is also shown in its two parts: workers, by the clip, and Ray's own processes with
-the driver, which cost by the second however many workers there are.
+Four runs over the same clips: a loop that builds rows and discards them; preprocessing in this process, which adds
+Parquet files, digests and states; two processes with half of the loop each; preprocessing on Ray with two workers. The
+last two are compared with each other, because two processes on two cores slow each other down even without Ray.
+
+CPU time is that of the whole process tree. Starting processes is a fixed cost; it is measured with a shorter run, in
+which both workers take part, subtracted and reported separately. A round runs all four, and ratios are taken within a
+round. Ray's cost is also split into workers, which cost per clip, and Ray's own processes with the driver, which cost
+per second regardless of the number of workers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class TreeCpu:
-    """CPU seconds of a process tree, and the share of Ray's workers in it."""
+    """CPU seconds of a process tree, and those of Ray's workers in it."""
 
     all: float
     workers: float = 0.0
@@ -54,8 +55,10 @@ class TreeCpu:
 
 
 def tree_cpu_seconds(work: Callable[[], object]) -> TreeCpu:
-    """CPU time of this process and of all that it starts while ``work`` runs, those that end before it included and the
-    watching left out."""
+    """CPU time of this process and its descendants while ``work`` runs, including descendants that end before it.
+
+    The time of the thread that watches them is subtracted.
+    """
     used: dict[tuple[int, str], tuple[str, float]] = {}
     first = _tree()
     stop = threading.Event()
@@ -78,7 +81,7 @@ def tree_cpu_seconds(work: Callable[[], object]) -> TreeCpu:
 
 
 def _tree() -> dict[tuple[int, str], tuple[str, float]]:
-    """(pid, start time) -> name, user and system seconds, of this process and its descendants (Linux)."""
+    """(pid, start time) -> (name, CPU seconds) of this process and its descendants (Linux)."""
     parents, seconds, starts = {}, {}, {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -86,7 +89,7 @@ def _tree() -> dict[tuple[int, str], tuple[str, float]]:
         try:
             before, _, after = (entry / "stat").read_text().rpartition(")")
         except OSError:
-            continue  # it ended meanwhile
+            continue  # the process has ended
         pid, fields = int(entry.name), after.split()
         parents[pid], starts[pid] = int(fields[1]), fields[19]
         seconds[pid] = before.partition("(")[2], (int(fields[11]) + int(fields[12])) / _TICKS
@@ -97,7 +100,7 @@ def _tree() -> dict[tuple[int, str], tuple[str, float]]:
 
 
 def make_source(root: Path) -> Path:
-    """``NUM_CLIPS`` copies of one clip in AVE's layout."""
+    """Write ``NUM_CLIPS`` copies of one clip in AVE's layout."""
     (root / "AVE").mkdir(parents=True)
     clip = make_clip(root / "clip.mp4")
     names = [f"{number:011d}" for number in range(NUM_CLIPS)]
@@ -110,7 +113,7 @@ def make_source(root: Path) -> Path:
 
 
 def plain_loop(config: PreprocessConfig, part: int = 0, parts: int = 1) -> None:
-    """The functions of the workers, nothing else, over every ``parts``-th clip."""
+    """Call only the functions that workers call, for every ``parts``-th clip from number ``part``."""
     torch.set_num_threads(1)
     dataset, source = dataset_source(config.dataset), Storage(config.source)
     clips = dataset.list_clips(source, config).clips[: config.limit]
@@ -119,7 +122,7 @@ def plain_loop(config: PreprocessConfig, part: int = 0, parts: int = 1) -> None:
 
 
 def plain_processes(config: PreprocessConfig) -> None:
-    """The plain loop in two processes."""
+    """Run the plain loop in two processes."""
     context = multiprocessing.get_context("spawn")
     halves = [context.Process(target=plain_loop, args=(config, part, WORKERS)) for part in range(WORKERS)]
     for half in halves:
@@ -131,7 +134,7 @@ def plain_processes(config: PreprocessConfig) -> None:
 
 
 def run(rounds: int = 3) -> str:
-    """Interleaved rounds; per clip, and what starting Ray costs once."""
+    """Run interleaved rounds. Returns a table of CPU times per clip and the cost of starting Ray."""
     samples: dict[str, list[float]] = {name: [] for name in (LOOP, HERE, LOOPS, RAY, "own", "start")}
     digests: dict[int | None, set[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +150,7 @@ def run(rounds: int = 3) -> str:
             shutil.rmtree(output)
 
         def started(work: Callable[[int | None], None]) -> tuple[TreeCpu, float]:
-            """CPU time a clip without what starting costs, and that cost."""
+            """CPU time per clip without the start, and CPU seconds of the start."""
             short = tree_cpu_seconds(lambda: work(FEW))
             per_clip = (tree_cpu_seconds(lambda: work(None)) - short) * (1 / (NUM_CLIPS - FEW))
             return per_clip, short.all - per_clip.all * FEW
@@ -172,8 +175,8 @@ def run(rounds: int = 3) -> str:
             line += f" {ratio - 1:9.1%}  <= {TARGET - 1:.0%}  {'reached' if ratio <= TARGET else 'MISSED'}"
         lines.append(line)
     lines.append(f"  of the last, Ray's own processes and the driver: {median(samples['own']) * 1e3:.1f} CPU ms/clip")
-    lines.append(f"  starting Ray and two workers: {median(samples['start']):.1f} CPU s, once a run")
-    lines.append("  digests of both runs equal")
+    lines.append(f"  starting Ray and two workers: {median(samples['start']):.1f} CPU s, once per run")
+    lines.append("  all runs give the same digest")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
-"""TPAVI at the size of the published model, against the same module with its attention matrix written out.
+"""TPAVI at the size of the published model, against the same module with an explicit attention matrix.
 
-T = 5 segments, C = 256 channels, forward and backward, one clip, at each of the decoder's four scales. At 56 x 56 the
-matrix has 15,680 x 15,680 entries: 0.94 GiB, and again for its gradient.
+Forward and backward pass of one clip with 5 segments and 256 channels at each of the decoder's four scales. At 56 x 56
+the matrix has 15,680 x 15,680 entries: 0.94 GiB, and the same for its gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TARGET = 2.0
 
 
 class DirectTPAVI(TPAVI):
-    """The published computation: every position's product with every other, divided by their number."""
+    """The published computation: products of all pairs of positions, divided by the number of positions."""
 
     def forward(self, maps: Tensor, audio: Tensor) -> Tensor:
         batch, channels = maps.shape[0], maps.shape[-1]
@@ -33,7 +33,7 @@ class DirectTPAVI(TPAVI):
 
 
 def run(rounds: int = 3, side: int = SIDES[0]) -> Comparison:
-    """Interleaved rounds of both at one scale of ``side x side`` positions."""
+    """Compare both modules at one scale of ``side x side`` positions."""
     torch.manual_seed(0)
     collapsed = TPAVI(CHANNELS, AUDIO_DIM)
     torch.nn.init.ones_(collapsed.out_norm.weight)
@@ -50,7 +50,7 @@ def run(rounds: int = 3, side: int = SIDES[0]) -> Comparison:
         return {"output": output.detach(), **dict(zip(("maps", "audio", *names), gradients, strict=True))}
 
     def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
-        # In train mode the batch norm removes what a bias before it adds, so that gradient is pure rounding.
+        # In training, the batch norm removes a bias before it, so the gradient of that bias is rounding error.
         shared = [name for name in theirs if name not in ("query.bias", "out.bias")]
         worst = max(((ours[name] - theirs[name]).norm() / theirs[name].norm()).item() for name in shared)
         if worst > 1e-4:

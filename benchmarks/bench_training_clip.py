@@ -1,12 +1,11 @@
-"""(c) One AVE training clip from the shards against 10 jpg files and wav files read the way the reference reads them.
+"""(c) One AVE training clip from the shards, against 10 jpg files and wav files read as the reference reads them.
 
-Both sides apply the same draws and must give the same tensors. Ours reads Parquet row groups of 16 clips in random
-order with the row-group cache off, as in a data set far larger than the cache. The rival reads wav files by libsndfile,
-the soundfile backend of ``torchaudio.load`` up to 2.8 (later ones go through torchcodec, which costs many times as
-much); a second rival, without a target, reads them by the standard library, the cheapest reader there is. File caches
-are warm on all sides. Results go into a batch that is used again, as a loader's do: neither side pays for pages of
-memory that only the benchmark would hold.
-Targets: mix-up audio 5x (CLIP) and 3x (Swin), images 1.8x less CPU time, everything on the CPU.
+Both sides use the same random draws and must give the same tensors. Ours reads Parquet row groups of 16 clips in
+random order without the row-group cache, as in a data set much larger than the cache. The rival reads wav files with
+libsndfile, the soundfile backend of ``torchaudio.load`` up to 2.8; later versions use torchcodec, which costs many
+times as much. A second rival, without a target, reads them with the standard library, which is the cheapest reader.
+File caches are warm. Results are copied into a batch that is reused, as in a loader, so that no side pays for new
+memory pages. Targets: 5 (CLIP) and 3 (Swin) times less CPU time for mix-up audio, 1.8 times less for images.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ DATASET, FINGERPRINT = "ave", "bench"
 
 @dataclass(frozen=True)
 class Job:
-    """One clip of an epoch and its draws."""
+    """One clip of an epoch and its random draws."""
 
     number: int
     visual: VisualDraw
@@ -70,7 +69,7 @@ class Media:
 
 
 def picture(rng: np.random.Generator) -> np.ndarray:
-    """``[H, W, 3]`` uint8: blurred shapes with texture; as JPEG q95 4:4:4 about 50 KB, as a frame of AVE is."""
+    """A picture ``[H, W, 3]`` uint8 of blurred shapes with texture: 50 KB as JPEG (q95, 4:4:4), like a frame of AVE."""
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 12, 16)))
     smooth = F.interpolate(coarse, size=(HEIGHT, WIDTH), mode="bicubic")[0].permute(1, 2, 0).numpy()
     noisy = np.clip(smooth + rng.normal(0, 7, (HEIGHT, WIDTH, 1)), 0, 255)
@@ -140,7 +139,7 @@ def _rows(media: Media) -> Iterator[ClipRow]:
 
 
 def draw_jobs(count: int) -> list[Job]:
-    """Clips in random order; every one of them mixed, so that the audio rows time mix-up alone."""
+    """Clips in random order. All of them are mixed, so that the audio comparisons measure only mix-up."""
     config, rng = AugmentConfig(mixup_probability=1.0), np.random.default_rng(1)
     jobs = []
     for _ in range(count):
@@ -169,7 +168,7 @@ def our_fbank(media: Media, job: Job, spec: FbankSpec) -> Tensor:
 
 
 def rival_frames(media: Media, job: Job) -> Tensor:
-    """Every frame from its own file, RandAugment on whole images, whole frames as floats, then crop and resize."""
+    """Read each frame from its own file, apply RandAugment to whole images, convert them to float, crop and resize."""
     images = []
     for path in media.jpgs(job.number):
         image = Image.open(path).convert("RGB")
@@ -194,7 +193,7 @@ def rival_frames(media: Media, job: Job) -> Tensor:
 
 
 WavReader = Callable[[Path], np.ndarray]
-"""A file -> ``[L]`` float32 in [-1, 1]."""
+"""File -> samples ``[L]`` float32 in [-1, 1]."""
 
 
 def read_by_libsndfile(path: Path) -> np.ndarray:
@@ -207,7 +206,7 @@ def read_by_standard_library(path: Path) -> np.ndarray:
 
 
 def rival_fbank(media: Media, job: Job, spec: FbankSpec, read: WavReader) -> Tensor:
-    """Per segment: open both wav files, mix them whole, cut one second, one fbank."""
+    """For each segment: read both wav files, mix them in full, cut one second and compute one filter bank."""
     segments = []
     for segment, weight in enumerate(job.mixup.weights):
         main, other = (_centred(read(media.wav(number))) for number in (job.number, job.mixup.partner))
@@ -257,7 +256,12 @@ def equal_frames(ours: list[Tensor], theirs: list[Tensor]) -> str:
 
 
 def run(rounds: int = 5, clips: int = 24) -> list[Comparison]:
-    """Mix-up audio for CLIP and Swin, images; each call processes ``clips`` clips with draws of their own."""
+    """Compare mix-up audio for CLIP and Swin, and images.
+
+    Args:
+        rounds: Rounds after the warm-up.
+        clips: Clips per call, each with its own draws.
+    """
     torch.set_num_threads(1)
     store_module.CACHE_BYTES = 0
     jobs = draw_jobs(clips)

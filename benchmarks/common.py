@@ -1,4 +1,4 @@
-"""What every benchmark does: build its rival, check that both give the same, interleave, print medians and ratios."""
+"""Compares ways of doing the same work: checks that results are equal, runs them in turn, takes medians and ratios."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from pathlib import Path
 from typing import Any
 
 Check = Callable[[Any, Any], str]
-"""(our result, a rival's result) -> one line saying how equal they are; raises when they are not."""
+"""(our result, a rival's result) -> a line that says how equal they are. Raises if they are not equal."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of doing the work. The first of a comparison is ours, the others are rivals."""
+    """One way of doing the work. In a comparison, the first is ours and the others are rivals."""
 
     name: str
     run: Callable[[], Any]
     target: float | None = None
-    """CPU time of this rival over ours that is to be reached; None: the comparison's."""
+    """Ratio to reach: CPU time of this rival divided by ours. None: the target of the comparison."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Medians over the rounds."""
+    """Medians of one variant over the rounds."""
 
     name: str
     wall_ms: float
     cpu_ms: float
-    """All threads and child processes."""
+    """Of all threads and child processes."""
     peak_mib: float
-    """Resident memory above what the process held when the work began."""
+    """Peak resident memory minus the resident memory before the work."""
     ratio: float
-    """CPU time of this variant over ours."""
+    """CPU time of this variant divided by ours."""
     target: float | None
 
     @property
@@ -54,11 +54,11 @@ class Comparison:
 
     @property
     def reached(self) -> bool:
-        """Whether every rival with a target is beaten by it."""
+        """Whether all targets are reached."""
         return all(measurement.reached for measurement in self.measurements)
 
     def table(self) -> str:
-        """Aligned text: one line a variant, then how equal the results are."""
+        """The result as text: one line per variant, and how equal the results are."""
         width = max(len(measurement.name) for measurement in self.measurements)
         lines = [f"{self.title}  (medians of {self.rounds} interleaved rounds)"]
         lines.append(f"  {'':{width}}  {'wall ms':>9} {'CPU ms':>9} {'peak MiB':>9} {'CPU ratio':>9}  target")
@@ -81,18 +81,18 @@ def compare(
     target: float | None = None,
     units: int = 1,
 ) -> Comparison:
-    """Run all variants in turn, ``rounds`` times after one warm-up whose results are compared.
+    """Run the variants in turn: once to warm up and to compare their results, then ``rounds`` times.
 
     Args:
         title: What is measured.
-        variants: Ours first.
+        variants: Our variant, then the rivals.
         rounds: Rounds after the warm-up.
-        check: Compares our result with each rival's.
-        target: CPU ratio to reach against rivals without a target of their own.
-        units: Pieces of work (clips) one call does; times are given per piece.
+        check: Compares our result with that of a rival.
+        target: CPU ratio to reach for rivals without a target of their own.
+        units: Pieces of work (clips) per call; times are given per piece.
 
     Raises:
-        AssertionError: From ``check``, if two variants do not give the same.
+        AssertionError: From ``check``, if results differ.
     """
     ours, *rivals = variants
     expected = ours.run()
@@ -117,7 +117,7 @@ def compare(
 
 
 def measure(run: Callable[[], Any]) -> tuple[float, float, float]:
-    """Wall and CPU milliseconds and peak MiB above the start of one call."""
+    """Wall time and CPU time in ms, and peak memory in MiB above the start, of one call."""
     base = _reset_peak()
     wall, cpu = time.perf_counter(), cpu_seconds()
     run()
@@ -126,13 +126,13 @@ def measure(run: Callable[[], Any]) -> tuple[float, float, float]:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process, its threads and its finished children."""
+    """User and system time of this process, its threads and its ended children."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _reset_peak() -> float:
-    """Forget the peak resident memory so far (Linux) and return what is resident now, MiB."""
+    """Reset the peak of the resident memory (Linux) and return the resident memory in MiB."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -141,7 +141,7 @@ def _reset_peak() -> float:
 
 
 def _status_mib(key: str) -> float:
-    """A line of ``/proc/self/status``; other systems have no such file, only the peak since the start."""
+    """A line of ``/proc/self/status`` in MiB; on other systems, the peak since the start of the process."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""Clips like those of the data sets, made on the spot: H.264 with AAC stereo, textured moving pictures, two tones."""
+"""Makes clips like those of the data sets: H.264 with textured moving pictures, stereo AAC with two tones."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def make_clip(
     keyframe_interval: int = 250,
     preset: str = "medium",
 ) -> Path:
-    """Encode one clip with x264's usual settings (crf 23).
+    """Write one clip with the usual settings of x264 (crf 23).
 
     Args:
-        path: Where.
-        seconds: Length.
-        width: Pixels.
-        height: Pixels.
-        b_frames: Most B-frames in a row; 0 makes every frame a reference.
-        keyframe_interval: Frames from one key frame to the next at most.
-        preset: Of x264.
+        path: The file to write.
+        seconds: Length of the clip.
+        width: Width in pixels.
+        height: Height in pixels.
+        b_frames: Most B-frames in a row; with 0, every frame is a reference.
+        keyframe_interval: Most frames from one key frame to the next.
+        preset: Preset of x264.
     """
     rng = np.random.default_rng(0)
     texture = _texture(rng, 2 * height, 2 * width)
@@ -64,7 +64,7 @@ def make_clip(
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """``[height, width, 3]`` float: detail at several scales, as natural pictures have."""
+    """A picture ``[height, width, 3]`` float with detail at several scales, like natural pictures."""
     total = torch.full((1, 3, height, width), 128.0)
     for cells, strength in ((6, 60.0), (24, 30.0), (96, 12.0)):
         coarse = torch.from_numpy(rng.uniform(-1, 1, (1, 3, cells, cells * 2))).float()

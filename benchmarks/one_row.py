@@ -1,4 +1,4 @@
-"""Makes one row of one clip in a process of its own and prints the peak memory in MiB: what a worker needs.
+"""Makes the row of one clip and prints the peak memory of this process in MiB, as a worker would need it.
 
 ``python -m benchmarks.one_row CLIP EXTRA_FRAMES``
 """
@@ -20,7 +20,13 @@ SEGMENTS = 10
 
 
 def make_row(path: Path, *, fbanks: tuple[str, ...] = (), extra_frames: int = 0) -> ClipRow:
-    """A row with JPEG frames, waveform and the filter banks asked for."""
+    """Make a row with JPEG frames, waveform and filter banks.
+
+    Args:
+        path: A video file.
+        fbanks: Names of filter banks.
+        extra_frames: Frames of the second, denser grid; 0: none.
+    """
     config = PreprocessConfig(dataset="ave", source=str(path.parent), fbank_specs=fbanks)
     ref = ClipRef(
         dataset="ave",
@@ -39,7 +45,7 @@ def make_row(path: Path, *, fbanks: tuple[str, ...] = (), extra_frames: int = 0)
 def main() -> None:
     torch.set_num_threads(1)
     make_row(Path(sys.argv[1]), fbanks=("clip", "swin"), extra_frames=int(sys.argv[2]))
-    status = Path("/proc/self/status").read_text()  # unlike getrusage, without what the parent held when it forked
+    status = Path("/proc/self/status").read_text()  # getrusage would include the memory of the parent at the fork
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 

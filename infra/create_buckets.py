@@ -1,6 +1,6 @@
-"""Create buckets that do not exist yet: ``python infra/create_buckets.py stgcma mlflow``.
+"""Creates buckets that do not exist: ``python infra/create_buckets.py stgcma mlflow``.
 
-Endpoint and credentials come from the usual ``AWS_*`` variables. Waits for a server that is still starting.
+Endpoint and credentials come from the usual ``AWS_*`` variables. The script waits for a server that is still starting.
 """
 
 from __future__ import annotations
@@ -14,11 +14,22 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 WAIT_SECONDS = 60
 REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-"""Answers that waiting does not change."""
+"""Error codes that waiting does not cure."""
 
 
 def create_buckets(names: list[str], *, wait_seconds: float = WAIT_SECONDS) -> list[str]:
-    """Returns the names that were created; existing buckets are left as they are."""
+    """Create the missing buckets.
+
+    Args:
+        names: Names of buckets.
+        wait_seconds: How long to wait for the server.
+
+    Returns:
+        The buckets that were created.
+
+    Raises:
+        BotoCoreError, ClientError: If the server does not answer in time or refuses the credentials.
+    """
     client = boto3.client("s3", config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}))
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -26,10 +37,7 @@ def create_buckets(names: list[str], *, wait_seconds: float = WAIT_SECONDS) -> l
             present = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
             break
         except (BotoCoreError, ClientError) as error:
-            if isinstance(error, ClientError) and error.response["Error"]["Code"] in (
-                "AccessDenied",
-                "InvalidAccessKeyId",
-            ):
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] in REFUSALS:
                 raise
             if time.monotonic() > deadline:
                 raise
@@ -43,4 +51,4 @@ def create_buckets(names: list[str], *, wait_seconds: float = WAIT_SECONDS) -> l
 if __name__ == "__main__":
     created = create_buckets(sys.argv[1:])
     for bucket in sys.argv[1:]:
-        print(f"{bucket}: {'created' if bucket in created else 'was there'}")
+        print(f"{bucket}: {'created' if bucket in created else 'exists'}")

@@ -1,7 +1,7 @@
-"""What a person runs: recipes, training on Ray Train, evaluation, tracking, sweeps and the ``stgcma-jobs`` command.
+"""The ``stgcma-jobs`` command: preprocessing, training on Ray Train, evaluation, tracking, sweeps and reports.
 
-Rooms, each importing only those to its left: ``runs`` <- ``tables`` <- ``sweeps`` <- ``demo`` <- ``commands``;
-``preparation`` (preprocessing, synthetic data) stands beside them and imports none of them.
+Each folder imports only those to its left: ``runs`` <- ``tables`` <- ``sweeps`` <- ``demo`` <- ``commands``.
+``preparation`` (preprocessing, synthetic data) imports none of them; only ``demo`` and ``commands`` import it.
 """
 
 from pathlib import Path

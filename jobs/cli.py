@@ -1,7 +1,7 @@
-"""``stgcma-jobs``: the commands by name. Parsing only; every command imports its work when it runs.
+"""The command line ``stgcma-jobs``. It only parses; a command imports the code it needs when it runs.
 
-Exit codes: 0 done; 1 a run that failed or a check that did not hold; 2 an error the caller can correct (message
-only); 130 interrupted. ``--debug`` anywhere on the line shows the traceback.
+Exit codes: 0 success; 1 failed run or failed check; 2 error that the user can correct (only the message is printed);
+130 interrupted. ``--debug`` anywhere on the line shows the traceback.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jobs.commands import CLASSES, COMMANDS
 from stgcma.errors import FailureBudgetExceededError, ParityError, RunFailedError, StgcmaError
 
 FAILED_RUN = (FailureBudgetExceededError, ParityError, RunFailedError)
-"""Errors of a run that was started correctly: exit code 1 instead of 2."""
+"""Errors of a run that started correctly: exit code 1 instead of 2."""
 
 app = typer.Typer(
     name="stgcma-jobs",
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    except Exception as error:  # the last line of defence: whatever is left is reported, never swallowed
+    except Exception as error:  # a bug or a fault of the machine: reported like the others
         _fail(error, debug, code=1)
 
 
@@ -64,7 +64,7 @@ def _fail(error: Exception, debug: bool, code: int) -> None:
     else:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         if not isinstance(error, StgcmaError):
-            print("This is not a known user error; --debug shows the traceback.", file=sys.stderr)
+            print("This error was not expected; --debug shows the traceback.", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -105,7 +105,7 @@ class PreprocessConfig:
             if value is not None and value < 1:
                 problems.append(f"{name} needs at least 1, got {value}.")
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)
 
     def options_as(self, record: type[OptionsT]) -> OptionsT:
         """The dataset's own options; their defaults where none were given.

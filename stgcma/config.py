@@ -260,4 +260,4 @@ class OptimConfig:
                     f"optim.average_epochs needs 1 <= first <= last <= epochs ({self.epochs}), got {first}..{last}."
                 )
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)

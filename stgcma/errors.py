@@ -10,7 +10,20 @@ class StgcmaError(Exception):
 
 
 class ConfigError(StgcmaError, ValueError):
-    """A configuration that cannot be run: unknown key, impossible combination, value out of range."""
+    """A configuration that cannot be run: unknown key, impossible combination, value out of range.
+
+    Args:
+        problems: A sentence each; one problem is the message itself, several take a line each.
+        where: The file or record they were found in. It heads the message, with the number of problems.
+    """
+
+    def __init__(self, *problems: str, where: str = "") -> None:
+        if where:
+            heading = f"{where} has {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+            super().__init__("\n  ".join([heading, *problems]))
+        else:
+            super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 class ShardMismatchError(StgcmaError, ValueError):

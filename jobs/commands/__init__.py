@@ -1,4 +1,4 @@
-"""Command name -> typer function. One file per group; functions parse, call, and import what they need when called."""
+"""The commands by name, one file per group. A command parses its options, imports the code it needs and calls it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "params": inspection.params,
     "demo": demo.demo,
 }
-"""In the order of ``--help``."""
+"""Command name -> typer function, in the order of ``--help``."""
 
 CLASSES: dict[str, type[DatasetCommand]] = {"synthesize": demo.SynthesizeCommand, "preprocess": data.PreprocessCommand}
 """Commands with options that depend on ``--dataset``."""

@@ -1,4 +1,4 @@
-"""Commands that make shards."""
+"""The command that makes shards: preprocess."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.commands.own_options import DatasetCommand, Records, own_options
 
 
 class PreprocessCommand(DatasetCommand):
-    """``preprocess``, with the options of every dataset in its help."""
+    """``preprocess``, whose help lists the options of every dataset."""
 
     @staticmethod
     def records() -> Records:
@@ -22,31 +22,39 @@ class PreprocessCommand(DatasetCommand):
 
 def preprocess(
     context: typer.Context,
-    dataset: Annotated[str, typer.Option(help="Its name: one of those below.")],
+    dataset: Annotated[str, typer.Option(help="Name of the dataset; the names are listed below.")],
     source: Annotated[
-        str | None, typer.Option(help="Official layout on disk or s3://  [default: data/raw/DATASET]")
+        str | None,
+        typer.Option(help="Dataset in its official layout: a directory or an s3:// URI  [default: data/raw/DATASET]"),
     ] = None,
-    output: Annotated[str, typer.Option(help="Root of the shards, directory or s3://")] = "data/shards",
+    output: Annotated[str, typer.Option(help="Root of the shards: a directory or an s3:// URI.")] = "data/shards",
     fbank: Annotated[
-        list[str] | None, typer.Option(help="Filter bank to store; repeat for several  [default: the dataset's own]")
+        list[str] | None,
+        typer.Option(help="Filter bank to store; repeat for several  [default: those the dataset's models read]"),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N clips of each split.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Make only the first N clips of each split.")] = None,
     num_workers: Annotated[
-        int | None, typer.Option(help="Decoding processes; 0: one, without Ray  [default: one a CPU]")
+        int | None, typer.Option(help="Decoding processes; 0 uses one without Ray  [default: one per CPU]")
     ] = None,
-    failure_budget: Annotated[float, typer.Option(help="Fraction of a split that may be lost.")] = 0.01,
-    clip_timeout: Annotated[float, typer.Option(help="Seconds that one clip may take before it is lost.")] = 300.0,
-    channel_mode: Annotated[str, typer.Option(help="Channels to mono: mean or left.")] = "mean",
-    resample: Annotated[str, typer.Option(help="To 16 kHz: sinc, or nearest_moviepy as published.")] = "sinc",
-    frame_encoding: Annotated[str, typer.Option(help="jpeg, or raw: 7x the bytes, 10x faster to read.")] = "jpeg",
-    short_side: Annotated[int, typer.Option(help="Pixels of the frames' shorter side; never scaled up.")] = 256,
+    failure_budget: Annotated[float, typer.Option(help="Fraction of a split's clips that may fail.")] = 0.01,
+    clip_timeout: Annotated[float, typer.Option(help="Seconds after which a clip counts as failed.")] = 300.0,
+    channel_mode: Annotated[str, typer.Option(help="How to mix channels to mono: mean or left.")] = "mean",
+    resample: Annotated[
+        str, typer.Option(help="How to resample to 16 kHz: sinc, or nearest_moviepy as published.")
+    ] = "sinc",
+    frame_encoding: Annotated[
+        str, typer.Option(help="jpeg, or raw: 7 times the bytes, 10 times faster to read.")
+    ] = "jpeg",
+    short_side: Annotated[int, typer.Option(help="Largest shorter side of the stored frames, in pixels.")] = 256,
     clips_per_shard: Annotated[
         int | None, typer.Option(help="Media files per Parquet file  [default: 32, more where the set is large]")
     ] = None,
-    ray_address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="local, auto or an address.")] = "local",
+    ray_address: Annotated[
+        str, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster: local, auto or an address.")
+    ] = "local",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Decode clips once into Parquet shards; a second run makes only what is missing."""
+    """Decode the clips of a dataset into Parquet shards. A second run makes only the missing shards."""
     from jobs.preparation.preprocessing import run
     from pipelines.config import PreprocessConfig
     from pipelines.datasets import dataset_source
@@ -75,5 +83,5 @@ def preprocess(
     try:
         run(config, as_json=as_json)
     except KeyboardInterrupt:
-        print("Interrupted. Finished shards are kept; the same command makes the others.", file=sys.stderr)
+        print("Interrupted. Finished shards are kept; run the same command to make the others.", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -1,4 +1,4 @@
-"""Commands on synthetic clips: synthesize, demo."""
+"""Commands for synthetic clips: synthesize and demo."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import typer
 
 from jobs.commands.own_options import DatasetCommand, Records, own_options
 
-TASK_HELP = "t1: seen and heard; t3: off-screen impostors; t4: two objects, which one sounds."
+TASK_HELP = "t1: seen and heard; t3: off-screen impostors; t4: which of two objects sounds."
 
 
 class SynthesizeCommand(DatasetCommand):
-    """``synthesize``, with the options of every synthetic set in its help."""
+    """``synthesize``, whose help lists the options of every synthetic set."""
 
     @staticmethod
     def records() -> Records:
@@ -23,15 +23,15 @@ class SynthesizeCommand(DatasetCommand):
 
 def synthesize(
     context: typer.Context,
-    output: Annotated[str, typer.Option(help="Folder to write.")],
-    dataset: Annotated[str, typer.Option(help="Whose layout: one of those below.")] = "ave",
-    clips: Annotated[int, typer.Option(help="Training clips.")] = 400,
-    val: Annotated[int, typer.Option(help="Validation clips.")] = 100,
-    test: Annotated[int, typer.Option(help="Test clips.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    output: Annotated[str, typer.Option(help="Folder to write into.")],
+    dataset: Annotated[str, typer.Option(help="Dataset whose layout is written; the names are listed below.")] = "ave",
+    clips: Annotated[int, typer.Option(help="Number of training clips.")] = 400,
+    val: Annotated[int, typer.Option(help="Number of validation clips.")] = 100,
+    test: Annotated[int, typer.Option(help="Number of test clips.")] = 200,
+    seed: Annotated[int, typer.Option(help="Random seed of the clips.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write a synthetic dataset of any size in the official layout; its labels depend on both picture and sound."""
+    """Write a synthetic dataset in an official layout. Its labels depend on both picture and sound."""
     from jobs.preparation import synthesis
 
     synthetic = synthesis.synthetic_set(dataset)
@@ -44,19 +44,19 @@ def demo(
     act: Annotated[
         int | None, typer.Option(min=1, max=2, help="1: events; 2: masks of the sounding objects  [default: both]")
     ] = None,
-    task: Annotated[str, typer.Option(help=f"Act 1. {TASK_HELP}")] = "t4",
-    clips: Annotated[int, typer.Option(help="Training clips of each act.")] = 400,
+    task: Annotated[str, typer.Option(help=f"Task of act 1. {TASK_HELP}")] = "t4",
+    clips: Annotated[int, typer.Option(help="Number of training clips of each act.")] = 400,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Training seeds of each model  [default: 3 in act 1, 2 in act 2]")
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time  [default: one per CPU, at most 6]")
+        int | None, typer.Option(min=1, help="Trials to run at the same time  [default: one per CPU, at most 6]")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every model.")
     ] = None,
 ) -> None:
-    """The whole project in minutes: synthetic clips, shards, several models with several seeds, and a table per act."""
+    """Run everything in minutes: make synthetic clips and shards, train models with several seeds, print a table."""
     from jobs.demo.events_act import events_act
     from jobs.demo.masks_act import masks_act
     from jobs.demo.runner import run_act

@@ -1,4 +1,4 @@
-"""Commands that check the method itself: parity with the reference and parameter counts."""
+"""Commands that check the implementation: verify (parity with the reference) and params (parameter counts)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stgcma.errors import ParityError
 
 def verify(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Golden vector files (.safetensors or .json).")
+        list[Path], typer.Argument(metavar="FILE...", help="Files of reference vectors (.safetensors or .json).")
     ],
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print every check as JSON.")] = False,
 ) -> None:
-    """Compare this machine's numbers with reference vectors and torchaudio: a line each, exit code 1 on failure."""
+    """Compare this machine's numbers with reference vectors and with torchaudio. The exit code is 1 on failure."""
     from stgcma.parity.verify import verify_files
 
     reports = []
@@ -34,20 +34,21 @@ def verify(
     failed = [report.file for report in reports if not report.passed]
     if failed:
         raise ParityError(
-            f"{len(failed)} of {len(reports)} checks failed; these differ from the reference or hold no vectors of it: "
-            + ", ".join(failed)
+            f"{len(failed)} of {len(reports)} checks failed. These differ from the reference or hold no reference "
+            f"vectors: {', '.join(failed)}."
         )
 
 
 def params(
     table: Annotated[
-        list[str] | None, typer.Option(help="Table of the paper; repeat for several  [default: all]")
+        list[str] | None, typer.Option(help="A table of the paper; repeat for several  [default: all]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
-    """Trainable and total parameters of the paper's rows, built on the meta device beside the published values."""
+    """Count the trainable and total parameters of the paper's models and compare them with the published numbers."""
     from stgcma.parity.parameter_counts import as_json as to_plain
     from stgcma.parity.parameter_counts import count_rows, format_rows, rows_of
 
-    rows = count_rows(row for name in table or [None] for row in rows_of(name))
+    tables: list[str | None] = [*table] if table else [None]
+    rows = count_rows(row for name in tables for row in rows_of(name))
     print(json.dumps(to_plain(rows), indent=2) if as_json else format_rows(rows))

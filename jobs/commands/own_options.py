@@ -1,7 +1,7 @@
-"""Options that belong to one dataset: declared in its record, shown in ``--help`` by dataset, read from what is left.
+"""Command-line options that only one dataset has. Its option record declares them; ``--help`` lists them by dataset.
 
-A command whose class is a ``DatasetCommand`` keeps the options that it does not know in ``context.args``;
-``own_options`` reads them as those of the dataset that was named.
+A command whose class is ``DatasetCommand`` leaves the options that it does not know in ``context.args``, and
+``own_options`` parses these as options of the chosen dataset.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Records = Mapping[str, type]
 
 
 class DatasetCommand(TyperCommand):
-    """A command with ``--dataset``. Its help imports the datasets, because they declare what it shows."""
+    """A command with ``--dataset``. Its help imports the datasets, which declare the options it lists."""
 
     allow_extra_args = True
     ignore_unknown_options = True
 
     @staticmethod
     def records() -> Records:
-        """The records by dataset. Called when they are needed, so that other commands do without the import."""
+        """The records by dataset. A method, so that other commands do not import the datasets."""
         raise NotImplementedError
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -49,7 +49,10 @@ class DatasetCommand(TyperCommand):
 
 
 def own_options(context: typer.Context, dataset: str) -> dict[str, Any]:
-    """Field name -> value of the options that a ``DatasetCommand`` was given for one dataset.
+    """Parse the dataset options on the command line of a ``DatasetCommand``.
+
+    Returns:
+        Field name -> value.
 
     Raises:
         ConfigError: As ``read_own_options``.
@@ -63,17 +66,20 @@ def own_options(context: typer.Context, dataset: str) -> dict[str, Any]:
 def read_own_options(
     arguments: Iterable[str], dataset: str, records: Records, *, common: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """The options of one dataset from what a command line has left: field name -> value.
+    """Parse the options of one dataset.
 
     Args:
-        arguments: ``["--extra-frames", "60"]``; ``--name=value`` works as well, and a bool is ``--name`` or
-            ``--no-name``.
-        dataset: Whose options they must be; a name in ``records``.
-        records: Of every dataset, to say whose a foreign option is.
-        common: Options of the command itself, to suggest one where a name was mistyped.
+        arguments: For example ``["--extra-frames", "60"]`` or ``["--extra-frames=60"]``. A bool is given as ``--name``
+            or ``--no-name``.
+        dataset: The dataset, a name in ``records``.
+        records: The records of all datasets, to say which dataset a misplaced option belongs to.
+        common: Options of the command itself, to suggest for a mistyped name.
+
+    Returns:
+        Field name -> value.
 
     Raises:
-        ConfigError: If an option is unknown, is another dataset's, or has no value of its type.
+        ConfigError: If an option is unknown, belongs to another dataset, or has a missing or invalid value.
     """
     flags = {flag: (declared.name, kind) for flag, declared, kind in _flags(records[dataset])}
     rest, values = list(arguments), {}
@@ -97,14 +103,14 @@ def read_own_options(
 
 
 def _flags(record: type) -> Iterator[tuple[str, Field[Any], Any]]:
-    """``--name``, field and type of every option of a record."""
+    """``--name``, field and type of each option of a record."""
     hints = get_type_hints(record)
     for name, declared in options_of(record).items():
         yield f"--{name.replace('_', '-')}", declared, hints[name]
 
 
 def _help_row(flag: str, declared: Field[Any], kind: Any) -> tuple[str, str]:
-    """Left and right column of one line of ``--help``."""
+    """The two columns of one line of ``--help``."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     first = kinds[0]
     if first is bool:
@@ -128,11 +134,11 @@ def _parse(flag: str, kind: Any, text: str) -> Any:
 
 
 def _not_an_option(flag: str, dataset: str, records: Records, common: Iterable[str]) -> str:
-    """Whose option it is, or that nobody has it; and what this dataset has."""
+    """Message for an unknown option: which dataset has it, and which options this dataset has."""
     names = {name: [flag for flag, _, _ in _flags(record)] for name, record in records.items()}
     own = f"{dataset} has {', '.join(names[dataset]) or 'no options of its own'}."
     if not flag.startswith("-"):
-        return f"Unexpected argument {flag!r}; every option is given as --name VALUE, and {own}"
+        return f"Unexpected argument {flag!r}. Options are given as --name VALUE; {own}"
     owners = [name for name, flags in names.items() if flag in flags]
     if owners:
         kind = "dataset" if len(owners) == 1 else "datasets"

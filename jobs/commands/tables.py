@@ -1,4 +1,4 @@
-"""Commands around tables of runs: sweep, report."""
+"""Commands for tables of runs: sweep and report."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from jobs.commands.training import TRACKING_HELP
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ablation, e.g. jobs/ablations/table7.yaml.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ablation file, e.g. jobs/ablations/table7.yaml.")],
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Parameters beside the published ones, FLOPs and steps; no weights or data."),
+        typer.Option(
+            "--dry-run", help="Print parameters, published parameters, FLOPs and steps; needs no weights and no data."
+        ),
     ] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
-    num_workers: Annotated[int, typer.Option(min=0, help="Ray Train workers of a trial; 0: no Ray.")] = 0,
-    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A row; repeat for several.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials to run at the same time.")] = 1,
+    num_workers: Annotated[int, typer.Option(min=0, help="Ray Train workers per trial; 0 trains without Ray.")] = 0,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Run only this row; repeat for several.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every row.")
     ] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop a trial after so long  [default: never]")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop a trial after so many epochs without a better one  [default: never]")
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop a trial after this many minutes  [default: never]")
     ] = None,
-    shards: Annotated[str | None, typer.Option(help="Root of the shards, directory or s3://")] = None,
-    output: Annotated[str, typer.Option(help="Where run folders lie, directory or s3://")] = "data/runs",
+    patience: Annotated[
+        int | None, typer.Option(help="Stop a trial after this many epochs without improvement  [default: never]")
+    ] = None,
+    shards: Annotated[str | None, typer.Option(help="Root of the shards: a directory or an s3:// URI.")] = None,
+    output: Annotated[str, typer.Option(help="Folder of the runs: a directory or an s3:// URI.")] = "data/runs",
     tracking: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help=TRACKING_HELP)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan or the report as JSON.")] = False,
 ) -> None:
-    """Run the trials of a table that are missing. Finished ones are skipped, half-done ones continued."""
+    """Run the missing trials of a table. Finished trials are skipped, interrupted ones are continued."""
     from jobs.tables.ablation import load_ablation
 
     settings = list(overrides or [])
@@ -65,7 +71,7 @@ def sweep(
             retry_failed=retry_failed,
         )
     except KeyboardInterrupt:
-        print("Interrupted. The same command runs what is missing.", file=sys.stderr)
+        print("Interrupted. Run the same command to run the missing trials.", file=sys.stderr)
         raise typer.Exit(130) from None
     for warning in result.warnings:
         print(warning, file=sys.stderr)
@@ -77,16 +83,18 @@ def sweep(
 def report(
     table: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE|NAME]", help="An ablation file, or a sweep that ran  [default: the only one]"),
+        typer.Argument(
+            metavar="[FILE|NAME]", help="An ablation file or the name of a sweep  [default: the only sweep]"
+        ),
     ] = None,
-    runs: Annotated[str, typer.Option(help="Where run folders lie, directory or s3://")] = "data/runs",
+    runs: Annotated[str, typer.Option(help="Folder of the runs: a directory or an s3:// URI.")] = "data/runs",
     format_name: Annotated[str, typer.Option("--format", help="md, latex, csv, html or json.")] = "md",
     output: Annotated[str | None, typer.Option(help="Folder to write into  [default: print]")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As given to the sweep.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The --set options that the sweep was given.")
     ] = None,
 ) -> None:
-    """A table as the paper prints it: published, ours over the seeds with intervals, what is missing."""
+    """Print a table like the paper's: published values, our means over seeds with intervals, and missing trials."""
     from jobs.sweeps.sweep import find_table, ran_otherwise
     from jobs.tables.report import collect
     from jobs.tables.report_files import render, write_reports

@@ -1,4 +1,4 @@
-"""Commands around one run: train, evaluate, import, sync, ui."""
+"""Commands for one run: train, evaluate, import, sync and ui."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-TRACKING_HELP = "MLflow tracking URI, or 'none'  [default: sqlite in OUTPUT]"
+TRACKING_HELP = "MLflow tracking URI, or none  [default: a SQLite file in OUTPUT]"
 
 
 def train(
@@ -19,16 +19,16 @@ def train(
     ],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
     num_workers: Annotated[int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process.")] = 0,
-    shards: Annotated[str | None, typer.Option(help="Root of the shards, directory or s3://")] = None,
-    output: Annotated[str, typer.Option(help="Where run folders lie, directory or s3://")] = "data/runs",
+    shards: Annotated[str | None, typer.Option(help="Root of the shards: a directory or an s3:// URI.")] = None,
+    output: Annotated[str, typer.Option(help="Folder of the runs: a directory or an s3:// URI.")] = "data/runs",
     tracking: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help=TRACKING_HELP)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, count parameters, train nothing.")
+        bool, typer.Option("--dry-run", help="Check everything and count parameters, but do not train.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a recipe. The same command after an interruption goes on from the last checkpoint."""
+    """Train a recipe. After an interruption, the same command continues from the last checkpoint."""
     from jobs.runs.config import with_shards
     from jobs.runs.configfile import load_run_config
 
@@ -44,13 +44,13 @@ def train(
     try:
         result = train_run(config, output=output, num_workers=num_workers, device=device, tracking=tracking)
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        print("Interrupted. Run the same command to continue from the last checkpoint.", file=sys.stderr)
         raise typer.Exit(130) from None
     if as_json:
         print(json.dumps(asdict(result), indent=2))
         return
     if result.was_complete:
-        print("This run is complete; nothing was done. Its result (fractions in [0, 1]):")
+        print("This run is already complete. Its result (fractions in [0, 1]):")
     for name, value in result.metrics.items():
         if "/class_" not in name:
             print(f"  {name:<28} {value:.4f}")
@@ -61,14 +61,16 @@ def train(
 
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    weights: Annotated[str, typer.Option(help="best or averaged.")] = "best",
-    shards: Annotated[str | None, typer.Option(help="Root of the shards  [default: as trained]")] = None,
-    baseline: Annotated[str | None, typer.Option(help="Segmentation: a run to draw below this one's masks.")] = None,
+    split: Annotated[str, typer.Option(help="Split to evaluate: train, val or test.")] = "test",
+    weights: Annotated[str, typer.Option(help="Weights to evaluate: best or averaged.")] = "best",
+    shards: Annotated[str | None, typer.Option(help="Root of the shards  [default: as in training]")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="For segmentation: another run, whose masks are drawn below.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Metrics of a run's weights on one split, per class, with pictures: confusion matrix, or best and worst masks."""
+    """Evaluate a run on one split, overall and per class, and draw a confusion matrix or the best and worst masks."""
     from jobs.runs.evaluation import evaluate_run
     from jobs.runs.folder import open_run
     from jobs.runs.tracking import sync_known
@@ -76,8 +78,8 @@ def evaluate(
     result = evaluate_run(run, split=split, weights=weights, shards=shards, device=device, baseline=baseline)
     if result.data_digest != result.trained_on:
         print(
-            f"These shards (digest {result.data_digest[:12]}) are not those the run was trained on "
-            f"({result.trained_on[:12]}): the files below stand apart, and the run's own result stays what it is.",
+            f"These shards (digest {result.data_digest[:12]}) are not the ones the run was trained on "
+            f"({result.trained_on[:12]}). The files below are kept apart; the run's own result does not change.",
             file=sys.stderr,
         )
     for problem in sync_known(open_run(run)):
@@ -95,10 +97,12 @@ def evaluate(
 
 
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint of the authors' code: .pth, .safetensors")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Checkpoint of the authors' code, .pth or .safetensors.")
+    ],
     recipe: Annotated[Path, typer.Option(help="The recipe that it was trained with.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
-    output: Annotated[str, typer.Option(help="Folder of the run folders.")] = "data/runs",
+    output: Annotated[str, typer.Option(help="Folder of the runs, a local directory.")] = "data/runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a checkpoint of the authors' code into a run folder that evaluate, ask and stgcma.load read."""
@@ -120,7 +124,7 @@ def sync(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
     tracking: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help=TRACKING_HELP)] = None,
 ) -> None:
-    """Send to MLflow what a run recorded and a tracking server missed."""
+    """Send the metrics and files of a run that the tracking server does not have."""
     from jobs.runs.folder import open_run
     from jobs.runs.tracking import default_tracking_uri, sync_run
 
@@ -128,28 +132,28 @@ def sync(
     report = sync_run(folder, tracking or default_tracking_uri(folder.parent_uri))
     print(
         f"{report.tracking_uri}: run {report.run_id}, "
-        f"{report.num_metrics} metric values and {report.num_artifacts} files were missing and are there now."
+        f"{report.num_metrics} metric values and {report.num_artifacts} files were missing and have been sent."
     )
 
 
 def ui(
-    output: Annotated[str, typer.Option(help="Where run folders lie.")] = "data/runs",
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 5000,
+    output: Annotated[str, typer.Option(help="Folder of the runs.")] = "data/runs",
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 picks a free one.")] = 5000,
 ) -> None:
-    """Open MLflow on the loopback interface and print its address."""
+    """Start the MLflow UI on the loopback interface and print its address."""
     from jobs.runs.tracking import serve_ui
 
     serve_ui(output, port)
 
 
 def _plan_text(plan: dict) -> str:
-    """The lines of ``--dry-run``."""
+    """What ``--dry-run`` prints."""
     counts = plan["parameters"]
     lines = [
         f"{plan['run_name']}",
         f"  shards      {plan['source']}  (digest {plan['digest'][:12]})",
         "  clips       " + ", ".join(f"{split} {number}" for split, number in plan["num_clips"].items()),
-        f"  steps       {plan['steps_per_epoch']} an epoch",
+        f"  steps       {plan['steps_per_epoch']} per epoch",
         f"  parameters  {counts['trainable']:,} trained of {counts['total']:,}",
     ]
     lines += [f"    {role:<28} {number:>12,}" for role, number in counts["by_role"].items()]

@@ -1,1 +1,1 @@
-"""``stgcma-jobs demo``: synthetic clips to result tables, and how its small frozen backbones were pretrained."""
+"""The demo, from synthetic clips to result tables, and the pretraining of its small frozen backbones."""

@@ -1,4 +1,4 @@
-"""What the demo must know about one of its acts: the data, the models, the table and the pictures."""
+"""``Act``, the description of one part of the demo: its data, models, table and pictures."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from jobs.tables.report import Report
 
 @dataclass(frozen=True, kw_only=True)
 class Act:
-    """One synthetic data set, the models compared on it, and how the result is shown.
+    """One synthetic data set, the models that are compared on it, and the display of the result.
 
-    Metrics and baselines are fractions. ``report`` in a signature below is that of the finished sweep.
+    Metrics and baselines are fractions. ``report`` in the signatures below is the report of the finished sweep.
     """
 
     name: str
-    """Folder below the demo's output, and ``demo-<name>`` is the sweep's name."""
+    """Name of the act's folder in the demo's output. The sweep is named ``demo-<name>``."""
     dataset: str
-    """Layout in which the clips are written and read, a key of ``pipelines.datasets.DATASETS``."""
+    """Dataset whose layout the clips have, a key of ``pipelines.datasets.DATASETS``."""
     synthetic: AnyConfig
     """Size, seed and task of the synthetic set."""
     fbank: str
-    """Filter bank that the shards store."""
+    """Filter bank that is stored in the shards."""
     ablation: str
-    """File in ``jobs/ablations`` that lists the rows of the table; its first metric is the headline."""
+    """File in ``jobs/ablations`` with the rows of the table. Its first metric is the main one."""
     columns: Mapping[str, str]
-    """Metric -> heading; one column each, and the first one also has an interval."""
+    """Metric -> heading of its column. The first column also has an interval."""
     task: str
-    """What is seen and heard, and what the model must find."""
+    """Sentences above the table: what the clips show and what the model must find."""
     measured: str
-    """What the headline is a mean of; may contain ``{clips}`` and ``{scores}``."""
+    """What the main metric measures; may contain ``{clips}`` and ``{scores}``."""
     scores_per_clip: int
-    """Seconds or frames of a clip that are scored."""
+    """Number of scored seconds or frames per clip."""
     equal_in_every_row: str
     """What the rows have in common."""
     baselines: Callable[[], Mapping[str, float]]
-    """() -> title -> headline on test without any training; these are the last lines of the table."""
+    """() -> {title: main metric on test without any training}, the last lines of the table."""
     closing: Callable[[Report], list[str]]
-    """(report) -> paragraphs below the table: what the numbers show and what they do not show."""
+    """(report) -> paragraphs below the table, which say what the numbers show and do not show."""
     pictures: Callable[[Report, str], dict[str, bytes]]
-    """(report, folder of the run folders) -> file name -> PNG."""
+    """(report, folder of the runs) -> {file name: PNG bytes}."""

@@ -1,15 +1,17 @@
 """Pretrains the demo's small frozen CLIP, ``clip_vit_demo``, on stills: ``python -m jobs.demo.clip_backbone``.
 
-It learns which kinds of object (a shape, small or big), colours and textures are in the picture (binary cross-entropy
-on the class token), and which kind each patch shows (cross-entropy on the patch tokens; without it the class token
-knows shapes badly and everything that is built on it is weak).
+It learns two things: which kinds of object (a shape, small or big), colours and textures a picture shows (binary
+cross-entropy on the class token), and which kind each patch shows (cross-entropy on the patch tokens). Without the
+second, the class token hardly learns shapes, and everything built on it is weak.
 
-With the defaults: 20,000 stills, 18 epochs, seed 0, one thread, five minutes; it prints held-out accuracies at the end.
+The defaults (20,000 stills, 18 epochs, seed 0) take five minutes on one thread. At the end it prints accuracies on
+held-out stills.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +38,7 @@ NUM_ATTRIBUTES = NUM_KINDS + len(COLORS) + len(TEXTURES)
 
 @dataclass(frozen=True)
 class Stills:
-    """``pixels [N, 3, 48, 48]`` uint8, ``attributes [N, 21]`` {0, 1}, ``patches [N, 9]`` kind or ``NO_OBJECT``."""
+    """``pixels [N, 3, 48, 48]`` uint8, ``attributes [N, 21]`` {0, 1}, ``patches [N, 9]``: a kind or ``NO_OBJECT``."""
 
     pixels: Tensor
     attributes: Tensor
@@ -44,7 +46,12 @@ class Stills:
 
 
 def make_stills(count: int, seed: int) -> Stills:
-    """Render ``count`` stills, resized as the evaluation transform resizes frames and rounded to grey levels."""
+    """Render stills and resize them as the evaluation transform resizes frames, rounded to whole grey levels.
+
+    Args:
+        count: ``N``, the number of stills.
+        seed: Random seed; the stills depend on nothing else.
+    """
     spec = backbone_spec(BACKBONE)
     grid = spec.image_size // spec.patch_size
     rng = np.random.default_rng(seed)
@@ -62,7 +69,7 @@ def make_stills(count: int, seed: int) -> Stills:
 
 
 def attribute_indices(still: Still) -> list[int]:
-    """Columns of ``Stills.attributes`` that hold for a picture."""
+    """Columns of ``Stills.attributes`` that are 1 for a picture."""
     columns = [kind_of(item) for item in still.items]
     for look in still.looks:
         columns += [NUM_KINDS + look.color, NUM_KINDS + len(COLORS) + look.texture]
@@ -70,7 +77,7 @@ def attribute_indices(still: Still) -> list[int]:
 
 
 def patch_labels(still: Still, grid: int) -> Tensor:
-    """Kind of object in every patch, row-major ``[grid * grid]``."""
+    """Kind of object in each patch, row by row: ``[grid * grid]``."""
     if not still.items:
         return torch.full((grid * grid,), NO_OBJECT)
     cover = F.adaptive_avg_pool2d(torch.from_numpy(still.covers), grid).flatten(1)
@@ -80,13 +87,16 @@ def patch_labels(still: Still, grid: int) -> Tensor:
 
 
 class ClipPretraining(Pretraining):
-    """The image transformer with the two read-outs of pretraining."""
+    """The image transformer with the two read-outs of its pretraining."""
 
     backbone = BACKBONE
     num_stills = 20_000
     epochs = 18
     learning_rate = 1.5e-3
     make_stills = staticmethod(make_stills)
+
+    visual: Any
+    """open_clip's vision tower."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +112,7 @@ class ClipPretraining(Pretraining):
         return self.attributes(pooled), self.patches(tokens)
 
     def losses(self, stills: Stills, rows: Tensor, *, is_flipped: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Attributes weigh four times as much as patches."""
+        """Four times the loss of the attributes plus the loss of the patches."""
         pixels, patches = stills.pixels[rows], stills.patches[rows]
         if is_flipped:
             side = int(patches.shape[1] ** 0.5)
@@ -114,7 +124,7 @@ class ClipPretraining(Pretraining):
 
     @torch.no_grad()
     def accuracies(self, stills: Stills) -> dict[str, float]:
-        """Per-attribute and per-patch accuracy; ``shown_patches`` counts only patches that show something."""
+        """Accuracies of attributes and patches. ``shown_patches`` counts only patches that show an object."""
         attribute_logits, patch_logits = self(normalise(stills.pixels))
         right = ((attribute_logits > 0) == (stills.attributes > 0)).float().mean(dim=0)
         patch_right, shown = patch_logits.argmax(dim=-1) == stills.patches, stills.patches != NO_OBJECT
@@ -126,7 +136,7 @@ class ClipPretraining(Pretraining):
         }
 
     def stored_state(self) -> dict[str, Tensor]:
-        """Without the projection to the text space."""
+        """The transformer without the projection to the text space."""
         return {name: value for name, value in self.visual.state_dict().items() if name != "proj"}
 
 

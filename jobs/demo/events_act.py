@@ -1,4 +1,4 @@
-"""The demo's first act: events that are seen and heard, in a synthetic AVE."""
+"""The demo's first act: audio-visual events in a synthetic AVE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TASKS: dict[str, str] = {
     "t4": "two objects are on screen, and the pitch says which one sounds",
 }
 REFERENCE, LINEAR, NONLINEAR, FROZEN = "stg-cma", "no-interaction", "no-interaction-gelu", "head-only"
-"""Rows of ``jobs/ablations/demo.yaml`` that pictures and conclusions are about."""
+"""Rows of ``jobs/ablations/demo.yaml`` that pictures and conclusions use."""
 NUM_PICTURE_CLIPS = 4
 
 
@@ -30,7 +30,7 @@ def events_act(task: str = "t4", num_clips: int = 400) -> Act:
 
     Args:
         task: A key of ``TASKS``.
-        num_clips: Training clips; there are a fifth as many for validation and three eighths for the test.
+        num_clips: Training clips. Validation gets a fifth of this number, test three eighths.
 
     Raises:
         ConfigError: If the task is unknown or there are too few clips.
@@ -59,7 +59,7 @@ def events_act(task: str = "t4", num_clips: int = 400) -> Act:
 
 
 def chance_accuracy(config: SyntheticConfig) -> float:
-    """Test accuracy of always answering the class that is most frequent in training."""
+    """Test accuracy of always answering the most frequent class of the training clips."""
     train, test = (
         np.array([make_plan(config, split, index).labels for index in range(config.split_sizes[split])])
         for split in ("train", "test")
@@ -68,10 +68,10 @@ def chance_accuracy(config: SyntheticConfig) -> float:
 
 
 def closing(task: SyntheticTask, report: Report) -> list[str]:
-    """What perfect observers reach, and what the intervals show and do not show."""
+    """Paragraphs below the table: what perfect observers reach, and what the intervals show and do not show."""
     found = compute_ceilings(task)
     if found.additive_limit == 1:
-        why = "A sum of the modalities decides this task, so it needs no interaction."
+        why = "The sum of the modalities decides this task, so it needs no interaction."
     else:
         why = "The task needs a product of the modalities, which linear heads on separate branches cannot form."
     adapting = verdict(report, FROZEN, "adapting the frozen backbone")
@@ -79,16 +79,16 @@ def closing(task: SyntheticTask, report: Report) -> list[str]:
     head = verdict(report, NONLINEAR, "interaction over a non-linear head")
     return [
         f"Perfect observers of a single second: eyes alone {100 * found.visual:.1f}, ears alone "
-        f"{100 * found.audio:.1f}, a sum of what both say {100 * found.additive:.1f} (at the very most "
+        f"{100 * found.audio:.1f}, the sum of both {100 * found.additive:.1f} (at most "
         f"{100 * found.additive_limit:.1f}), both together 100.",
         f"Shows: {adapting}; {interaction}; {head}. {why}",
         "Does not show: anything about real clips. The shapes are drawn, and there is one training set of one size and "
-        "one tiny backbone. The published head is linear, so the fair rival of interaction is the row with GELU.",
+        "one tiny backbone. The published head is linear, so the fair comparison for interaction is the row with GELU.",
     ]
 
 
 def pictures(config: SyntheticConfig, report: Report, runs: str) -> dict[str, bytes]:
-    """``accuracy.png``: the table. ``clips.png``: the first test clips and what three rows answer (first seed)."""
+    """``accuracy.png``: the table as bars. ``clips.png``: the first test clips with the answers of three rows."""
     ceilings, rows = compute_ceilings(config.task), {row.row.name: row for row in report.rows}
     marks = {
         "chance": chance_accuracy(config),

@@ -1,4 +1,4 @@
-"""Two pictures of the first act: accuracies with intervals, and what some rows answer on a few test clips."""
+"""Draws the two pictures of the first act: accuracies with intervals, and answers on a few test clips."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ CLASS_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377"
 
 
 def accuracy_picture(report: Report, marks: Mapping[str, float]) -> bytes:
-    """Headline of every row with its interval and its seeds, as PNG bytes.
+    """The main metric of each row with its interval and its seeds, as PNG bytes.
 
     Args:
-        report: Of a complete sweep.
+        report: Report of a complete sweep.
         marks: Name -> level of a dotted line, a fraction.
     """
     rows, metric = list(reversed(report.rows)), report.headline
@@ -46,16 +46,16 @@ def accuracy_picture(report: Report, marks: Mapping[str, float]) -> bytes:
     axes.set_ylim(-0.6, len(rows) + 0.3)
     axes.set_xlabel(
         f"test accuracy %, {report.ablation.name}; dots: seeds; black lines: 95 % intervals;\n"
-        "dotted: chance, and perfect observers of one second (ears alone, eyes alone, the sum of both)"
+        "dotted: chance and perfect observers of one second (ears alone, eyes alone, the sum of both)"
     )
     return _png(figure)
 
 
 def clips_picture(clips: Sequence[SyntheticClip], answers: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
-    """Every clip as a strip of frames, with its sound, label and predictions below each second, as PNG bytes.
+    """Clips as strips of frames, with the sound, label and predictions of each second below, as PNG bytes.
 
     Args:
-        clips: What to draw, from top to bottom.
+        clips: The clips, from top to bottom.
         answers: Title of a row -> video id -> predicted classes ``[S]``.
     """
     from matplotlib.patches import Patch

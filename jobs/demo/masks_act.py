@@ -13,11 +13,18 @@ from pipelines.synthetic.avs_clips import NUM_SECONDS
 from pipelines.synthetic.avs_layout import SyntheticAVSConfig, blind_scores
 
 REFERENCE, FROZEN = "stg-cma", "frozen"
-"""Rows of ``jobs/ablations/demo_masks.yaml`` that pictures and conclusions are about."""
+"""Rows of ``jobs/ablations/demo_masks.yaml`` that pictures and conclusions use."""
 
 
 def masks_act(num_clips: int = 400) -> Act:
-    """The act with ``num_clips`` training clips; an eighth as many for validation and three eighths for the test."""
+    """The act on the synthetic AVSBench-MS3.
+
+    Args:
+        num_clips: Training clips. Validation gets an eighth of this number, test three eighths.
+
+    Raises:
+        ConfigError: If there are too few clips.
+    """
     config = SyntheticAVSConfig(
         layout="ms3", num_train=num_clips, num_val=max(1, num_clips // 8), num_test=max(1, 3 * num_clips // 8)
     )
@@ -41,7 +48,7 @@ def masks_act(num_clips: int = 400) -> Act:
 
 
 def closing(report: Report) -> list[str]:
-    """What the intervals show and do not show."""
+    """Paragraphs below the table: what the intervals show and do not show."""
     adapting = verdict(report, FROZEN, "adapting the frozen backbone")
     return [
         f"Shows: {adapting}, against the same decoder on the plain backbone. That decoder hears too, but its attention "
@@ -51,8 +58,8 @@ def closing(report: Report) -> list[str]:
 
 
 def pictures(report: Report, runs: str) -> dict[str, bytes]:
-    """``masks_best.png`` and ``masks_worst.png``: the reference row's best and worst test clips (first seed), with the
-    frozen backbone's masks of the same clips below."""
+    """``masks_best.png`` and ``masks_worst.png``: the best and worst test clips of the reference row's first seed, and
+    below them the frozen backbone's masks."""
     names = {row.row.name: row.trials[0].run_name for row in report.rows}
     folder = RunFolder(f"{runs}/{names[REFERENCE]}")
     result = evaluate_run(folder.uri, baseline=f"{runs}/{names[FROZEN]}", device="cpu")

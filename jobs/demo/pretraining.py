@@ -1,7 +1,8 @@
-"""What the pretraining of both frozen backbones of the demo shares: labels of objects, the loop and the command.
+"""Shared code of the pretraining of the demo's two frozen backbones: labels, training loop and command.
 
-The stills come from the renderer of the synthetic clips (``pipelines/synthetic/render.py``); a backbone sees no clip,
-sound, time or label of a clip. A backbone's file says what it learns from them. Its read-outs are not stored.
+The stills come from the renderer of the synthetic clips (``pipelines/synthetic/render.py``). A backbone never sees
+clips, sound, motion or the labels of clips. The module of each backbone describes what it learns. The read-outs of
+pretraining are not stored.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ from stgcma.models.backbones import backbone_spec, build_backbone
 from stgcma.models.backbones.base import Backbone
 
 NUM_KINDS = 2 * len(SHAPES)
-"""A kind is a shape, small or big: ``kind_of``."""
+"""A kind is a shape with a size, small or big; see ``kind_of``."""
 NO_OBJECT = NUM_KINDS
 MIN_COVER = 0.12
-"""A patch or cell shows the object that covers most of it, if that is at least this fraction."""
+"""A patch or cell shows the object that covers most of it, if this object covers at least this fraction."""
 NOISE_LEVELS = 3.0
-"""Standard deviation of the noise on training pixels, out of 255; it imitates the noise of video compression."""
+"""Standard deviation of the noise added to training pixels (0 to 255), which imitates video compression."""
 
 
 class Pretraining(nn.Module, ABC):
-    """A backbone with the read-outs of its pretraining, and how its shipped weights were made.
+    """A backbone with the read-outs of its pretraining. The class variables are those of the shipped weights.
 
-    ``Any`` stands for the stills of a subclass: a dataclass whose ``pixels`` hold one still per entry, uint8.
+    ``Any`` stands for the stills of a subclass: a dataclass whose ``pixels`` are uint8 with one still per entry.
     """
 
     backbone: ClassVar[str]
     num_stills: ClassVar[int]
     epochs: ClassVar[int]
     learning_rate: ClassVar[float]
-    """Highest rate."""
+    """Learning rate after the warm-up."""
 
     @staticmethod
     @abstractmethod
@@ -53,33 +54,41 @@ class Pretraining(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, stills: Any, rows: Tensor, *, is_flipped: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise, and the named losses that are printed, on the stills ``rows [n]``."""
+        """Losses on the stills ``rows [n]``: the one to minimise, and those to print by name."""
 
     @abstractmethod
     def accuracies(self, stills: Any) -> dict[str, float]:
-        """Name of a read-out -> accuracy, a fraction."""
+        """Name of a read-out -> accuracy as a fraction."""
 
     @abstractmethod
     def stored_state(self) -> dict[str, Tensor]:
-        """The backbone's tensors that are shipped."""
+        """The tensors of the backbone that are stored in the weight file."""
 
 
 P = TypeVar("P", bound=Pretraining)
 
 
 def fresh_backbone(name: str) -> Backbone:
-    """A backbone with random weights and without stochastic depth."""
+    """The backbone with random weights and without stochastic depth."""
     config = ModelConfig(backbone=name, pretrained="none", adaptation=NoAdaptation(), drop_path_rate=0.0)
     return build_backbone(backbone_spec(name), config)
 
 
 def kind_of(item: SceneObject) -> int:
-    """Shape and size as one number below ``NUM_KINDS``."""
+    """Shape and size of an object as one number below ``NUM_KINDS``."""
     return 2 * item.shape + item.is_big
 
 
 def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
-    """``[N, 3, H, W]`` uint8 -> float32 as the backbones read it; ``noise`` is a standard deviation out of 255."""
+    """Normalise pixels for the backbones, after adding Gaussian noise.
+
+    Args:
+        pixels: ``[N, 3, H, W]`` uint8.
+        noise: Standard deviation in units of the pixels (0 to 255).
+
+    Returns:
+        ``[N, 3, H, W]`` float32.
+    """
     values = pixels.float()
     if noise:
         values = values + noise * torch.randn_like(values)
@@ -90,9 +99,15 @@ def normalise(pixels: Tensor, noise: float = 0.0) -> Tensor:
 def pretrain(
     kind: type[P], stills: Any, *, epochs: int, seed: int, batch_size: int = 64, learning_rate: float | None = None
 ) -> P:
-    """Train with AdamW, warm-up and cosine on stills flipped at random; prints the losses of every epoch.
+    """Train a backbone with AdamW, warm-up and cosine decay; print the losses of every epoch.
 
-    The seed decides the first weights, the order, the flips and the noise. ``learning_rate`` None: the kind's own.
+    Args:
+        kind: The backbone with its read-outs.
+        stills: From ``kind.make_stills``; flipped at random.
+        epochs: Passes over the stills.
+        seed: Determines the initial weights, the order, the flips and the noise.
+        batch_size: Stills per step.
+        learning_rate: Learning rate after the warm-up; None: ``kind.learning_rate``.
     """
     torch.manual_seed(seed)
     model, highest = kind().train(), learning_rate or kind.learning_rate
@@ -118,12 +133,12 @@ def pretrain(
 
 
 def output_path(backbone: str) -> Path:
-    """Where the weights of ``pretrained: builtin`` are read from."""
+    """File from which ``pretrained: builtin`` reads the weights of a backbone."""
     return Path(stgcma.__file__).parent / "weights" / f"{backbone}.safetensors"
 
 
 def run_command(kind: type[Pretraining], description: str | None) -> None:
-    """Parse the command line, pretrain on one thread, print accuracies on stills it never saw, store the weights."""
+    """Parse the command line, pretrain on one thread, print accuracies on held-out stills and store the weights."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stills", type=int, default=kind.num_stills)
     parser.add_argument("--epochs", type=int, default=kind.epochs)

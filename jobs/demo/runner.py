@@ -1,13 +1,13 @@
-"""The demo: synthetic clips -> shards -> several models with several seeds -> a table and pictures, in minutes.
+"""Runs the demo: makes synthetic clips and shards, trains models with several seeds, prints a table, draws pictures.
 
-Every step is a command that also works on real clips, and continues where an interrupted demo stopped:
+Each step is also a command for real clips, and continues where an interrupted demo stopped:
 
-    <output>/<act>/clips        the synthetic set in its official layout (stgcma-jobs synthesize)
+    <output>/<act>/clips        synthetic clips in an official layout (stgcma-jobs synthesize)
     <output>/<act>/shards       Parquet shards (stgcma-jobs preprocess)
     <output>/<act>/runs         run folders and reports of the act's ablation (stgcma-jobs sweep)
-    <output>/<act>/pictures     what the act draws
+    <output>/<act>/pictures     pictures of the act
     <output>/<act>/result.json  the table
-    <output>/mlflow.db          all runs of all acts
+    <output>/mlflow.db          the runs of all acts
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from pipelines.preprocess import preprocess
 from stgcma.errors import RunFailedError
 
 MAX_CONCURRENCY = 6
-"""Trials at a time; each takes about 0.7 GB of memory."""
+"""Most trials to run at the same time; each needs about 0.7 GB of memory."""
 
 
 @dataclass(kw_only=True)
 class Stopwatch:
-    """Announces the steps on stderr and measures them."""
+    """Announces steps on stderr and measures their time in seconds."""
 
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)
@@ -70,12 +70,12 @@ def run_act(
         act: What to run.
         output: Folder for everything that the demo writes.
         seeds: Training seeds; None: those of the ablation file.
-        concurrency: Trials at a time; None: one per CPU, at most ``MAX_CONCURRENCY``.
-        num_workers: Ray workers that preprocess; None: one per CPU; 0: this process, without Ray.
+        concurrency: Trials to run at the same time; None: one per CPU, at most ``MAX_CONCURRENCY``.
+        num_workers: Ray workers for preprocessing; None: one per CPU; 0: this process, without Ray.
         overrides: ``--set`` texts for every row.
 
     Raises:
-        RunFailedError: If a trial failed, after all others have finished.
+        RunFailedError: If a trial failed; all others have finished by then.
     """
     root = Path(output) / act.name
     clips, shards, runs = (str(root / name) for name in ("clips", "shards", "runs"))
@@ -115,19 +115,30 @@ def run_act(
 
 
 def load_comparison(act: Act, shards: str, seeds: tuple[int, ...] | None, overrides: tuple[str, ...]) -> Ablation:
-    """The act's ablation under the act's name, on its shards, with the chosen seeds."""
+    """The ablation of an act, renamed after the act.
+
+    Args:
+        act: The act.
+        shards: Root of its shards.
+        seeds: Training seeds; None: those of the file.
+        overrides: ``--set`` texts for every row.
+
+    Raises:
+        ConfigError: If the overrides are invalid.
+    """
     ablation = load_ablation(SHIPPED / "ablations" / act.ablation, overrides, shards=shards)
     title = f"{ablation.title} ({act.name})"
     return replace(ablation, name=f"demo-{act.name}", title=title, seeds=seeds or ablation.seeds)
 
 
 def require_complete(report: Report) -> None:
-    """
+    """Raise if a trial is missing.
+
     Raises:
-        RunFailedError: If the table lacks a trial, with the reasons.
+        RunFailedError: With the missing trials and the reasons.
     """
     if missing := gaps(report):
         raise RunFailedError(
-            "The table needs every trial, but some did not finish. The same command runs them again.\n"
+            "The table needs all trials, but some did not finish. Run the same command to run them again.\n"
             + "\n".join(f"  {line}" for line in missing)
         )

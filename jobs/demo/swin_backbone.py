@@ -1,13 +1,14 @@
 """Pretrains the demo's small frozen Swin, ``swin_demo``, on stills: ``python -m jobs.demo.swin_backbone``.
 
-It learns which kind of object (a shape, small or big), if any, each cell of its three stages shows (cross-entropy), and
-which colours and textures the picture has and which ninths of it are covered (binary cross-entropy on the pooled last
-stage).
+It learns which kind of object (a shape, small or big), if any, each cell of its three stages shows (cross-entropy).
+From the pooled last stage it learns which colours and textures the picture has, and which ninths of the picture are
+covered (binary cross-entropy).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,15 +32,15 @@ from stgcma.models.backbones import backbone_spec
 
 BACKBONE = "swin_demo"
 PLACES = 3
-"""A picture has ``PLACES x PLACES`` places. Swin has no position embedding; without this task its pooled features would
-not tell where something is, and a spectrogram not at which pitch."""
+"""A picture has ``PLACES x PLACES`` places. Swin has no position embedding; without this task, its pooled features
+would not tell where an object is in a picture, or which pitch a sound has in a spectrogram."""
 ATTRIBUTES = {"colours": len(COLORS), "textures": len(TEXTURES), "places": PLACES**2}
-"""What is read from the pooled last stage, in the order of the columns."""
+"""Attributes that are read from the pooled last stage -> number of columns, in order."""
 
 
 @dataclass(frozen=True)
 class Stills:
-    """``pixels [N, 48, 48, 3]`` and ``kinds [N, 48, 48]`` (or ``NO_OBJECT``) uint8, ``looks [N, 9]`` {0, 1}."""
+    """``pixels [N, 48, 48, 3]`` and ``kinds [N, 48, 48]`` (a kind or ``NO_OBJECT``) uint8, ``looks [N, 9]`` {0, 1}."""
 
     pixels: Tensor
     kinds: Tensor
@@ -47,7 +48,12 @@ class Stills:
 
 
 def make_stills(count: int, seed: int) -> Stills:
-    """Pictures of no, one or two objects, resized as the reader of the masks resizes them."""
+    """Render stills with zero to two objects and resize them as frames are resized for masks.
+
+    Args:
+        count: ``N``, the number of stills.
+        seed: Random seed; the stills depend on nothing else.
+    """
     rng = np.random.default_rng(seed)
     pixels = np.empty((count, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     kinds = np.full((count, FRAME_SIZE, FRAME_SIZE), NO_OBJECT, dtype=np.uint8)
@@ -64,26 +70,29 @@ def make_stills(count: int, seed: int) -> Stills:
 
 
 def cell_labels(kinds: Tensor, cells: int) -> Tensor:
-    """Kind of every cell of a ``cells x cells`` grid: ``[N, 48, 48] -> [N, cells, cells]``."""
+    """Kind of each cell of a ``cells x cells`` grid: ``[N, 48, 48] -> [N, cells, cells]``."""
     one_hot = F.one_hot(kinds.long(), NUM_KINDS + 1)[..., :NUM_KINDS].permute(0, 3, 1, 2).float()
     cover, owner = F.avg_pool2d(one_hot, kinds.shape[-1] // cells).max(dim=1)
     return torch.where(cover >= MIN_COVER, owner, NO_OBJECT)
 
 
 def attribute_labels(stills: Stills, kinds: Tensor, rows: Tensor | slice) -> Tensor:
-    """{0, 1}, ``[n, 18]``: looks of the stills ``rows``, and the places that ``kinds [n, 48, 48]`` covers."""
+    """Attributes ``[n, 18]`` in {0, 1}: looks of the stills ``rows`` and places that ``kinds [n, 48, 48]`` covers."""
     covered = cell_labels(kinds, PLACES) != NO_OBJECT
     return torch.cat([stills.looks[rows], covered.flatten(1).float()], dim=1)
 
 
 class SwinPretraining(Pretraining):
-    """The image transformer with the read-outs of pretraining."""
+    """The image transformer with the read-outs of its pretraining."""
 
     backbone = BACKBONE
     num_stills = 16_000
     epochs = 10
     learning_rate = 2e-3
     make_stills = staticmethod(make_stills)
+
+    swin: Any
+    """timm's Swin."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +113,7 @@ class SwinPretraining(Pretraining):
         return cells, self.attributes(maps[-1].mean(dim=(1, 2)))
 
     def losses(self, stills: Stills, rows: Tensor, *, is_flipped: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cells of all stages and attributes weigh the same."""
+        """The sum of the losses of the cells of each stage and of the attributes."""
         pixels, kinds = stills.pixels[rows], stills.kinds[rows]
         if is_flipped:
             pixels, kinds = pixels.flip(2), kinds.flip(2)
@@ -118,7 +127,7 @@ class SwinPretraining(Pretraining):
 
     @torch.no_grad()
     def accuracies(self, stills: Stills) -> dict[str, float]:
-        """Accuracy of the read-outs; cells of every stage, all of them and those that show an object."""
+        """Accuracies of attributes and of cells of each stage, over all cells and over cells that show an object."""
         cells, attributes = self(normalise(stills.pixels.permute(0, 3, 1, 2)))
         right = ((attributes > 0) == (attribute_labels(stills, stills.kinds, slice(None)) > 0)).float().mean(dim=0)
         parts = right.split(tuple(ATTRIBUTES.values()))

@@ -1,4 +1,4 @@
-"""The table that an act of the demo ends with: a report's rows as text, with baselines and conclusions."""
+"""Formats the table at the end of an act: the rows of a report as text, with baselines and conclusions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from jobs.demo.act import Act
 from jobs.tables.report import Comparison, Estimate, Report
 
 WIDTH = 112
-"""Characters of a line of text."""
+"""Characters per line of the paragraphs."""
 
 
 def format_table(act: Act, report: Report, baselines: Mapping[str, float]) -> str:
-    """The task, the table in percent and what it shows.
+    """The task, the table in percent and the conclusions.
 
     Args:
-        act: What was run.
-        report: Of a complete sweep.
-        baselines: Title -> headline metric without training, a fraction.
+        act: The act.
+        report: Report of a complete sweep.
+        baselines: Title -> main metric without training, a fraction.
     """
     differences = {item.row.name: item.estimate for item in report.comparisons}
     reference = next(row.row.title for row in report.rows if row.row.name == report.ablation.compare_with)
@@ -46,7 +46,7 @@ def format_table(act: Act, report: Report, baselines: Mapping[str, float]) -> st
 
 
 def conditions(act: Act, report: Report) -> str:
-    """How the numbers of the table were made."""
+    """The sentence above the table that says how its numbers were measured."""
     first = report.rows[0]
     headline, seeds, clips = first.estimates[report.headline], len(first.trials), len(first.trials[0].clip_ids)
     measured = act.measured.format(clips=clips, scores=f"{clips * act.scores_per_clip:,}")
@@ -58,25 +58,34 @@ def conditions(act: Act, report: Report) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """`` 40.9 -  50.8`` percent."""
+    """The interval in percent: `` 40.9 -  50.8``."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{100 * estimate.low:5.1f} - {100 * estimate.high:5.1f}"
 
 
 def points(difference: Estimate) -> str:
-    """``-32.1 (-35.0 to -29.2)`` percentage points."""
+    """A difference in percentage points: ``-32.1 (-35.0 to -29.2)``."""
     values = (difference.mean, difference.low, difference.high)
     mean, *ends = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in values if value is not None)
     return f"{mean} ({' to '.join(ends)})" if ends else mean
 
 
 VERDICTS = {"lower": "helps", "higher": "hurts"}
-"""How a rival's score compares with the reference row -> what the reference's extra part does."""
+"""Score of another row relative to the reference row -> effect of what only the reference row has."""
 
 
 def verdict(report: Report, rival: str, subject: str) -> str:
-    """What ``subject``, which the reference row has and ``rival`` lacks, adds: ``interaction helps, +34.0 (...)``."""
+    """The effect of ``subject``, which the reference row has and another row lacks.
+
+    Args:
+        report: Report of a complete sweep.
+        rival: Name of the other row.
+        subject: What to call the difference between the rows.
+
+    Returns:
+        For example ``interaction helps, +34.0 (+28.4 to +39.3)``.
+    """
     found: Comparison = next(item for item in report.comparisons if item.row.name == rival)
     lost = found.estimate
     gained = replace(

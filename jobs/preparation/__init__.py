@@ -1,1 +1,1 @@
-"""The command line around ``pipelines``: preprocessing and synthetic data sets, with their progress and summaries."""
+"""Preprocessing and synthetic data sets as commands: their progress bars and summaries."""

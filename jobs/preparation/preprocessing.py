@@ -1,4 +1,4 @@
-"""What a person sees of preprocessing: a bar on a terminal, quiet lines otherwise, and a summary at the end."""
+"""Runs preprocessing as a command: a progress bar on a terminal, a line every 10 s elsewhere, a summary at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class ClipReporter:
-    """``pipelines.progress.Reporter`` on stderr."""
+    """A ``pipelines.progress.Reporter`` that prints to stderr."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
@@ -34,7 +34,7 @@ class ClipReporter:
         self._total, self._done = total, done
         if done == total:
             return
-        kept = f", {done} are there already" if done else ""
+        kept = f", {done} exist already" if done else ""
         self.console.print(f"{total - done} of {total} clips to make{kept}", markup=False)
         self._recent.append((time.monotonic(), done))
         if self.console.is_terminal:
@@ -72,13 +72,21 @@ class ClipReporter:
 
 
 def run(config: PreprocessConfig, *, as_json: bool) -> None:
-    """Preprocess and print what lies there now."""
+    """Preprocess and print a summary of the shards.
+
+    Args:
+        config: What to preprocess.
+        as_json: Print JSON instead of text.
+
+    Raises:
+        StgcmaError: As ``pipelines.preprocess.preprocess``.
+    """
     result = preprocess(config, reporter=ClipReporter())
     print(json.dumps(as_plain(result), indent=2) if as_json else summary(result))
 
 
 def as_plain(result: PreprocessResult) -> dict[str, Any]:
-    """The result as JSON values."""
+    """The result as JSON values; sizes in bytes, times in seconds."""
     manifest = result.manifest
     counts = Counter((failure.stage, failure.reason) for failure in result.failures)
     return {
@@ -100,13 +108,13 @@ def as_plain(result: PreprocessResult) -> dict[str, Any]:
 
 
 def summary(result: PreprocessResult) -> str:
-    """The result in a few lines."""
+    """The result as a few lines of text."""
     plain = as_plain(result)
     clips = ", ".join(f"{n} {split}" for split, n in plain["clips"].items())
     if result.nothing_to_do:
-        first = f"Nothing to do: all {result.reused_shards} shards are there."
+        first = f"Nothing to do: all {result.reused_shards} shards exist."
     else:
-        first = f"Made {result.made_shards} shards in {result.seconds:.1f} s, {result.reused_shards} were there."
+        first = f"Made {result.made_shards} shards in {result.seconds:.1f} s; {result.reused_shards} existed already."
     lines = [first, f"  clips    {clips}; {plain['size_bytes'] / 1e6:,.1f} MB"]
     lines += [
         f"  fbank    {name}: mean {s['mean']:.4f}, std {s['std']:.4f}" for name, s in plain["fbank_stats"].items()

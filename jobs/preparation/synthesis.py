@@ -1,4 +1,4 @@
-"""``stgcma-jobs synthesize``: write a synthetic dataset in its official layout; say where it is and what comes next."""
+"""Writes a synthetic dataset in an official layout and prints where it is and how to preprocess it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ AnyConfig = SyntheticConfig | SyntheticAVSConfig | SyntheticAVQAConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSet:
-    """One synthetic set: what describes it and what writes it."""
+    """One synthetic set: its configuration and the function that writes it."""
 
     config: type[AnyConfig]
-    """Has ``num_train``, ``num_val``, ``num_test`` and ``seed``; its other options are made by ``option``."""
+    """A record with ``num_train``, ``num_val``, ``num_test`` and ``seed``; ``option`` makes its other options."""
     write: Callable[..., SyntheticResult]
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the configuration that the name of the set decides."""
+    """Fields of the configuration that the name of the set determines."""
 
     def build(self, **values: Any) -> AnyConfig:
         """The configuration with these values.
 
         Raises:
-            ConfigError: If a value does not fit.
+            ConfigError: If a value is out of range.
         """
         return self.config(**self.fixed, **values)
 
@@ -50,10 +50,10 @@ SYNTHETIC_SETS: dict[str, SyntheticSet] = {
 
 
 def synthetic_set(dataset: str) -> SyntheticSet:
-    """The synthetic set in the layout of that dataset.
+    """The synthetic set in the layout of a dataset.
 
     Raises:
-        ConfigError: Listing the valid names.
+        ConfigError: If there is none; lists the valid names.
     """
     if dataset not in SYNTHETIC_SETS:
         raise ConfigError(f"--dataset needs one of {', '.join(SYNTHETIC_SETS)}; got {dataset!r}.")
@@ -61,7 +61,12 @@ def synthetic_set(dataset: str) -> SyntheticSet:
 
 
 def synthesize(config: AnyConfig, output: str, *, dataset: str = "ave") -> SyntheticResult:
-    """Write the set with a bar on stderr where that is a terminal.
+    """Write a synthetic set; if stderr is a terminal, show a progress bar there.
+
+    Args:
+        config: The set.
+        output: Folder to write into.
+        dataset: Dataset whose layout is written.
 
     Raises:
         ConfigError: If ``output`` holds another set.
@@ -79,7 +84,11 @@ def synthesize(config: AnyConfig, output: str, *, dataset: str = "ave") -> Synth
 
 
 def run(config: AnyConfig, output: str, *, dataset: str, as_json: bool) -> None:
-    """Write the set and print what lies there now."""
+    """Write a synthetic set and print a summary, as JSON if ``as_json``.
+
+    Raises:
+        ConfigError: As ``synthesize``.
+    """
     result = synthesize(config, output, dataset=dataset)
     made_with = {name: getattr(config, name) for name in (*options_of(type(config)), "seed")}
     made_with.pop("num_workers", None)

@@ -1,1 +1,1 @@
-"""One run: its configuration and folder, the training loop and where it runs, evaluation, MLflow."""
+"""One run: configuration, folder, training loop, workers, evaluation and MLflow."""

@@ -1,4 +1,4 @@
-"""Questions about any video, answered by a trained run: the video is decoded and encoded once for all of them."""
+"""Answers questions about any video with a trained run. The video is decoded and encoded once for all questions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stgcma.training.trained_model import ModelInfo, load
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One question and its most probable answers, the best first."""
+    """One question and its most probable answers, best first."""
 
     question: str
     answers: tuple[tuple[str, float], ...]
@@ -40,13 +40,13 @@ def ask(run: str, video: Path, questions: list[str], *, device: str = "auto", to
     Args:
         run: Run folder or weight file of a task that answers questions.
         video: Any video file with sound.
-        questions: In the words of the training questions.
+        questions: Questions worded like the training questions.
         device: ``auto``, ``cpu`` or ``cuda``.
-        top: Answers per question.
+        top: Number of answers per question.
 
     Raises:
         CheckpointError: If there are no weights, or they do not fit the backbone.
-        ConfigError: If the model answers no questions, or a question has words that no training question has.
+        ConfigError: If the model does not answer questions, or a question has words that no training question has.
         ClipDecodeError: If the video cannot be decoded; names stage and reason.
     """
     where = resolve_device(device)
@@ -54,7 +54,7 @@ def ask(run: str, video: Path, questions: list[str], *, device: str = "auto", to
     info = trained.info
     if trained.task.spec.unit != "questions":
         answering = ", ".join(name for name, task in TASKS.items() if task.unit == "questions")
-        raise ConfigError(f"{run} was trained on task {info.task}; these tasks answer questions: {answering}.")
+        raise ConfigError(f"{run} needs to be a run of task {answering}, got task {info.task}.")
     vocabulary = QuestionVocabulary(words=info.question_words, answers=info.class_names)
     ids = [vocabulary.encode(free_question_words(question)) for question in questions]
     path = video.expanduser().resolve()
@@ -86,7 +86,7 @@ def ask(run: str, video: Path, questions: list[str], *, device: str = "auto", to
 
 
 def _frames(row: ClipRow, info: ModelInfo, settings: PreprocessConfig, spec: BackboneSpec) -> Tensor | None:
-    """``[1, S, 3, N, N]`` as evaluation reads them; None for a model that only hears."""
+    """Frames ``[1, S, 3, N, N]`` as evaluation reads them; None for an audio-only model."""
     if "visual" not in info.model.adaptation.running:
         return None
     frames = decode_frames(row.frames, settings.frame_encoding, row.frame_height, row.frame_width)
@@ -94,7 +94,7 @@ def _frames(row: ClipRow, info: ModelInfo, settings: PreprocessConfig, spec: Bac
 
 
 def _fbank(row: ClipRow, info: ModelInfo) -> Tensor | None:
-    """``[1, S, T, F]`` normalised as in training; None for a model that only sees."""
+    """Filter bank ``[1, S, T, F]`` normalised as in training; None for a visual-only model."""
     if info.fbank is None:
         return None
     values = torch.from_numpy(row.fbanks[info.fbank.name].astype(np.float32))
@@ -102,7 +102,7 @@ def _fbank(row: ClipRow, info: ModelInfo) -> Tensor | None:
 
 
 def _decode(path: Path, settings: PreprocessConfig, num_segments: int) -> ClipRow:
-    """The video as a row, decoded as the training videos were."""
+    """Decode the video into a row with the settings of the training videos."""
     ref = ClipRef(
         dataset=settings.dataset,
         clip_id=path.stem,

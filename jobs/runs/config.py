@@ -1,4 +1,4 @@
-"""One complete run as a value, and the fingerprint that names it."""
+"""``RunConfig``, the complete settings of one run, and the fingerprint that names the run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stgcma.tasks import TASKS
 from stgcma.tasks.requirements import require_model
 
 NOT_IDENTIFYING = ("name", "data.shards", "data.loader_workers", "optim.checkpoint_every_steps")
-"""Fields that change where or how a run executes, never its weights; they are left out of the fingerprint."""
+"""Settings that cannot change the trained weights, only where or how a run executes. The fingerprint omits them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything one training run depends on. Checks here concern two parts at once; each part checks itself."""
+    """All settings of one training run. Each part checks itself; the checks here involve several parts."""
 
     name: str
-    """Names the run folder together with the fingerprint: letters, digits, ``.``, ``_`` and ``-``."""
+    """First part of the name of the run folder. Letters, digits, ``.``, ``_`` and ``-``."""
     task: str
     """A name in ``stgcma.tasks.TASKS``."""
     model: ModelConfig
@@ -34,8 +34,8 @@ class RunConfig:
         problems = []
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             problems.append(
-                f"name: {self.name!r} becomes a folder; it needs letters, digits, '.', '_' or '-', not beginning with "
-                "a sign."
+                f"name: {self.name!r} cannot name a folder. Use letters, digits, '.', '_' and '-', and begin with a "
+                "letter or digit."
             )
         if self.task not in TASKS:
             problems.append(f"task: unknown task {self.task!r}; choose one of: {', '.join(TASKS)}.")
@@ -46,28 +46,28 @@ class RunConfig:
                 spec.fbank_for(TASKS[self.task].fbank)
             self.model.adaptation.check(spec)
         except ConfigError as error:
-            problems.append(f"model: {error}")
+            problems.extend(f"model: {problem}" for problem in error.problems)
         if self.model.frozen_dtype == "bfloat16" and self.optim.mixed_precision != "bf16":
             problems.append(
                 "model.frozen_dtype: bfloat16 needs optim.mixed_precision: bf16, "
                 f"got mixed_precision: {self.optim.mixed_precision}. Set one or the other."
             )
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)
 
     @property
     def run_name(self) -> str:
-        """Folder of the run: ``<name>-<fingerprint>``. Equal settings meet in one folder, others never do."""
+        """Name of the run folder: ``<name>-<fingerprint>``. Only equivalent settings share a folder."""
         return f"{self.name}-{fingerprint(self)}"
 
 
 def to_mapping(config: RunConfig) -> dict[str, Any]:
-    """Plain dicts, lists and scalars, as they are written to YAML and JSON."""
+    """The configuration as dicts, lists and scalars, ready for YAML and JSON."""
     return json.loads(json.dumps(asdict(config)))
 
 
 def flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping -> dotted keys in the order of the fields: ``{"model.backbone": "clip_vit_b16", ...}``."""
+    """Nested mapping -> flat mapping with dotted keys: ``{"model.backbone": "clip_vit_b16", ...}``. Keeps the order."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, dict):
@@ -78,18 +78,21 @@ def flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def fingerprint(config: RunConfig) -> str:
-    """First 10 hex digits of sha256 over all settings that can change the trained weights (``NOT_IDENTIFYING``)."""
+    """First 10 hex digits of the sha256 of all settings that can change the trained weights.
+
+    Equivalent settings get the same fingerprint. ``NOT_IDENTIFYING`` lists the settings that are left out.
+    """
     flat = {key: _canonical(value) for key, value in flatten(to_mapping(config)).items() if key not in NOT_IDENTIFYING}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _canonical(value: Any) -> Any:
-    """``2`` and ``2.0`` are the same setting, wherever they were written."""
+    """Integers as floats, because ``2`` and ``2.0`` are the same setting."""
     if isinstance(value, list):
         return [_canonical(item) for item in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def with_shards(config: RunConfig, shards: str | None) -> RunConfig:
-    """The same run reading shards elsewhere; None keeps what the recipe says."""
+    """The run with another root of the shards; None keeps the root that the recipe names."""
     return config if shards is None else replace(config, data=replace(config.data, shards=shards))

@@ -1,7 +1,7 @@
-"""YAML files and ``--set a.b=v`` -> checked configuration values. The only place that reads YAML.
+"""Reads YAML files and ``--set a.b=v`` into checked configurations. No other module reads YAML.
 
-Unknown keys are errors with a suggestion, and all problems of a file are reported at once, each with its dotted path.
-YAML is read by its 1.2 rules: ``off`` and ``no`` are words, ``2e-6`` is a number, a repeated key is an error.
+An unknown key is an error with a suggestion. All problems of a file are reported together, each with its dotted path.
+YAML follows version 1.2: ``off`` and ``no`` are strings, ``2e-6`` is a number. A repeated key is an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import copy
 import difflib
 import json
 import re
-import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -28,9 +27,9 @@ T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader with the scalars of YAML 1.2 and unique keys."""
+    """Safe loader that reads scalars as YAML 1.2 does and refuses repeated keys."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - the base class declares it; a new dict keeps YAML 1.1 rules out
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
@@ -43,6 +42,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _scalar(node: yaml.Node) -> yaml.ScalarNode:
+    assert isinstance(node, yaml.ScalarNode), "YAML resolves only scalars by their text"
+    return node
+
+
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:null|~|)$"), ["n", "~", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
@@ -51,15 +55,19 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
     list("-+0123456789."),
 )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(_scalar(node))))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(_scalar(node))))
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """One YAML document -> plain values.
+    """Parse one YAML document into plain values.
+
+    Args:
+        text: The document.
+        where: What the text is, for messages.
 
     Raises:
-        ConfigError: Malformed YAML or a repeated key, with line and column.
+        ConfigError: If the YAML is malformed or repeats a key; gives line and column.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -70,10 +78,10 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def find_file(path: str | Path) -> Path:
-    """The file of that path; where there is none, the shipped recipe or ablation of that name.
+    """The file at ``path`` or, if there is none, the shipped recipe or ablation of that name.
 
-    ``ave_clip_b16_tiny``, ``demo/clip_vit_demo``, ``table5.yaml`` and ``jobs/recipes/ave_clip_b16_tiny.yaml`` name
-    shipped files in every working directory.
+    ``ave_clip_b16_tiny``, ``demo/clip_vit_demo``, ``table5.yaml`` and ``jobs/recipes/ave_clip_b16_tiny.yaml`` find
+    shipped files from any working directory.
     """
     path = Path(path)
     if path.exists():
@@ -87,16 +95,16 @@ def find_file(path: str | Path) -> Path:
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """The YAML mapping of a file.
+    """Read a file that holds a YAML mapping.
 
     Raises:
-        ConfigError: Missing file, malformed YAML, or something that is no mapping.
+        ConfigError: If the file is missing, is not UTF-8, is malformed YAML or does not hold a mapping.
     """
     path = find_file(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"No file {path}.{_similar_files(path)}") from None
+        raise ConfigError(f"{path} does not exist.{_similar_files(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}.") from None
     mapping = parse_yaml(text, str(path))
@@ -106,17 +114,17 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
 
 def _similar_files(path: Path) -> str:
-    """What was probably meant: files of nearly this name, there or among the shipped ones; else all that are there."""
+    """A hint for a missing file: files of a similar name, or else all YAML files in its folder."""
     there = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
     shipped = [*sorted((SHIPPED / "recipes").rglob("*.yaml")), *sorted((SHIPPED / "ablations").glob("*.yaml"))]
     by_stem = {file.stem: file for file in [*shipped, *there]}
     if close := difflib.get_close_matches(path.stem, by_stem, n=3):
         return f" Did you mean {' or '.join(_shown(by_stem[stem]) for stem in close)}?"
-    return f" In {path.parent} there are: {', '.join(file.name for file in there)}." if there else ""
+    return f" {path.parent} contains: {', '.join(file.name for file in there)}." if there else ""
 
 
 def _shown(path: Path) -> str:
-    """Relative to the working directory where that is shorter."""
+    """The path, relative to the working directory if it lies below it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -124,7 +132,11 @@ def _shown(path: Path) -> str:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``"optim.epochs=3"`` -> ``("optim.epochs", 3)``; the value is YAML, so ``[1, 2]``, ``null`` and ``true`` work."""
+    """``"optim.epochs=3"`` -> ``("optim.epochs", 3)``. The value is YAML: ``[1, 2]``, ``null`` and ``true`` work.
+
+    Raises:
+        ConfigError: If the text is not ``KEY=VALUE`` or the value is malformed YAML.
+    """
     key, separator, value = text.partition("=")
     key = key.strip()
     if not separator or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
@@ -133,15 +145,15 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A copy of ``mapping`` with dotted keys replaced; names are checked when the configuration is built.
+    """A copy of ``mapping`` with the settings at dotted keys replaced. ``build`` checks the names later.
 
     Args:
-        mapping: Nested settings as read from YAML.
-        overrides: ``{"optim.epochs": 3}``.
+        mapping: Nested settings, as read from YAML.
+        overrides: Dotted key -> value, such as ``{"optim.epochs": 3}``.
         where: What the overrides belong to, for messages.
 
     Raises:
-        ConfigError: If a dotted key descends into a value that is no mapping.
+        ConfigError: If a dotted key goes through a value that is not a mapping.
     """
     result = copy.deepcopy(dict(mapping))
     for dotted, value in overrides.items():
@@ -153,26 +165,40 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Mapping[str, Any], wh
                 child = node[parent] = {}
             if not isinstance(child, dict):
                 path = ".".join(parents[: depth + 1])
-                raise ConfigError(f"{where}: {dotted} cannot be set, because {path} is {child!r} and has no fields.")
+                problem = f"{dotted} cannot be set, because {path} is {child!r} and has no fields."
+                raise ConfigError(problem, where=where)
             node = child
         node[last] = copy.deepcopy(value)
     return result
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Plain values -> a checked frozen dataclass; types are strict (``"3"`` is not a number).
+    """Build a frozen dataclass from plain values. Types are strict: ``"3"`` is not a number.
+
+    Args:
+        cls: The dataclass.
+        mapping: Field -> plain value, nested.
+        where: What the values belong to, for messages.
 
     Raises:
-        ConfigError: All problems of the mapping at once, one a line, each with its dotted path.
+        ConfigError: With all problems of the mapping, each with its dotted path.
     """
     try:
         return from_mapping(cls, mapping, where, _strictly)
     except TypeError as error:
-        raise ConfigError(f"{where}: settings must be plain YAML values ({error}).") from None
+        raise ConfigError(f"{where}: settings need plain YAML values ({error}).") from None
 
 
 def load_run_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """A recipe file and ``--set`` texts -> ``RunConfig``."""
+    """Read a recipe and apply ``--set`` options to it.
+
+    Args:
+        path: The file, or the name of a shipped recipe.
+        overrides: ``KEY=VALUE`` texts.
+
+    Raises:
+        ConfigError: If the file is not a recipe, or with all problems of its settings.
+    """
     overrides = list(overrides)
     where = str(path) + (f" with {' '.join('--set ' + text for text in overrides)}" if overrides else "")
     content = read_mapping(path)
@@ -183,16 +209,16 @@ def load_run_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfi
 
 
 def dump_run_config(config: RunConfig) -> str:
-    """YAML text that ``load_run_config`` reads back to an equal value."""
+    """YAML text from which ``load_run_config`` reads an equal configuration."""
     return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
 
 
 def _strictly(annotation: Any, value: Any, path: str) -> Any:
-    """A plain value as the annotation wants it, by pydantic's strict rules for JSON."""
+    """Convert a plain value to the annotated type by pydantic's strict rules for JSON."""
     try:
         return _adapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(item, path) for item in error.errors())) from None
+        raise ConfigError(*(_describe(item, path) for item in error.errors())) from None
 
 
 @cache
@@ -201,6 +227,6 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def _describe(item: Any, path: str) -> str:
-    """One pydantic error -> ``dotted.path: what is wrong``."""
+    """One pydantic error as ``dotted.path: message``."""
     message = item["msg"].replace("Input should be", "needs", 1)
     return f"{'.'.join([path, *map(str, item['loc'])])}: {message}, got {item['input']!r}."

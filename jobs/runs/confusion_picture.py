@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG bytes. Drawn without a display."""
+"""Draws a confusion matrix as PNG, without a display."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from torch import Tensor
 
 
 def confusion_picture(confusion: Tensor, class_names: Sequence[str], *, title: str) -> bytes:
-    """Confusion matrix ``[C, C]`` (row = label, column = prediction) as shares of each row.
+    """Draw a confusion matrix with cells as shares of their row.
 
-    Classes that are neither a label nor a prediction are left out. Few classes get their counts written into the cells.
+    Args:
+        confusion: Counts ``[C, C]``; row = label, column = prediction. Classes without counts are left out.
+        class_names: Names of the classes, by index.
+        title: Title of the picture.
+
+    Returns:
+        PNG bytes. With 12 classes or fewer, the cells show their counts.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,7 +42,7 @@ def confusion_picture(confusion: Tensor, class_names: Sequence[str], *, title: s
         for row in range(len(kept)):
             for column in range(len(kept)):
                 color = "white" if shares[row, column] > 0.6 else "black"
-                axes.text(column, row, int(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
+                axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, ax=axes, label="share of the label's segments", shrink=0.8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

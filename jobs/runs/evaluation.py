@@ -1,4 +1,4 @@
-"""Metrics of saved weights on one split, and the files an evaluation leaves in the run folder."""
+"""Evaluates the saved weights of a run on one split and writes metrics and pictures into the run folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stgcma.training.engine import Evaluation, Precision, evaluate, place_model,
 from stgcma.training.trained_model import ModelInfo, TrainedModel, decode_model, restore
 
 WEIGHTS = {"best": BEST, "averaged": AVERAGED}
-"""Weights a run can be evaluated with."""
+"""Name of weights -> file in the run folder."""
 
 SPLITS = ("train", "val", "test")
 
@@ -43,29 +43,37 @@ class EvaluationResult:
     metrics: dict[str, float]
     """Fractions in [0, 1]."""
     classes: dict[str, float]
-    """Class name -> accuracy over its segments (segmentation: mIoU); classes that do not occur are left out."""
+    """Class name -> accuracy over its segments (segmentation: mIoU), for classes that occur in the split."""
     files: tuple[str, ...]
-    """Written below the run folder."""
+    """The files that were written, relative to the run folder."""
     data_digest: str
-    """Of the shards evaluated on."""
+    """Digest of the shards that were evaluated."""
     trained_on: str
-    """Digest of the shards the run was trained on. Where the two differ, files go to ``evaluation/<split>-on-<digest>``
-    and the run's own result stays what it is."""
+    """Digest of the shards that the run was trained on. If the two differ, the files are written to
+    ``evaluation/<split>-on-<digest>`` and the run's own result does not change."""
 
 
 def read_weights(folder: RunFolder, name: str, config: RunConfig) -> tuple[dict[str, Tensor], ModelInfo]:
-    """A weight file of the run with that configuration.
+    """Read a weight file of a run.
+
+    Args:
+        folder: The run folder.
+        name: The file in it.
+        config: The configuration of the run.
+
+    Returns:
+        The trained tensors by name, and the description in the file.
 
     Raises:
-        CheckpointError: If it is missing or damaged, or belongs to another run.
+        CheckpointError: If the file is missing or damaged, or belongs to another run.
     """
     where = f"{folder.uri}/{name}"
     tensors, info = decode_model(folder.read(name), where)
     expected = fingerprint(config)
     if info.fingerprint != expected:
         raise CheckpointError(
-            f"{where} holds weights of the run {info.run_name!r}, the configuration of this run has fingerprint "
-            f"{expected}. Restore the run's own weights and {CONFIG}, or evaluate the folder of that run."
+            f"{where} holds weights of the run {info.run_name!r}, but the configuration of this run has fingerprint "
+            f"{expected}. Restore the weights and {CONFIG} of this run, or evaluate the folder of that run."
         )
     return tensors, info
 
@@ -81,7 +89,21 @@ def evaluate_weights(
     precision: Precision,
     on_batch: Callable[[AVBatch, Outputs], None] | None = None,
 ) -> Evaluation:
-    """Load a weight file of the run into its model and evaluate it in detail."""
+    """Load a weight file of a run into its model and evaluate the model in detail.
+
+    Args:
+        model: The run's model.
+        task: Its task.
+        folder: The run folder.
+        weights: Weight file in the folder.
+        config: The configuration of the run.
+        batches: The clips.
+        precision: Number formats of the computation.
+        on_batch: Called with each batch and its outputs.
+
+    Raises:
+        CheckpointError: As ``read_weights``.
+    """
     tensors, _ = read_weights(folder, weights, config)
     load_trainable_state_dict(model, tensors)
     return evaluate(model, task, batches, precision=precision, detailed=True, on_batch=on_batch)
@@ -89,7 +111,7 @@ def evaluate_weights(
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvaluator:
-    """A run's trained model and the clips of one split."""
+    """The trained model of a run and the clips of one split."""
 
     folder: RunFolder
     config: RunConfig
@@ -126,19 +148,19 @@ def evaluate_run(
     device: str = "auto",
     baseline: str | None = None,
 ) -> EvaluationResult:
-    """Evaluate a run's weights on one split and write the tables and pictures into its folder.
+    """Evaluate a run on one split and write metrics and pictures into its folder.
 
     Args:
         uri: Run folder.
         split: ``train``, ``val`` or ``test``.
         weights: ``best`` or ``averaged``.
-        shards: Root of the shards when not where the run was trained.
+        shards: Root of the shards; None: the one of the training.
         device: ``auto``, ``cpu`` or ``cuda``.
-        baseline: Another run of a task with the same gallery and on the same data, drawn below this one's pictures.
+        baseline: Another run on the same data, whose task has the same gallery. Its predictions are drawn as well.
 
     Raises:
-        ConfigError: If there is no such run, split or kind of weights.
-        CheckpointError: If the run has no such weights yet.
+        ConfigError: If the run, the split or the kind of weights does not exist, or the baseline does not fit.
+        CheckpointError: If the run does not have these weights yet.
     """
     for option, given, choices in (("--split", split, SPLITS), ("--weights", weights, tuple(WEIGHTS))):
         if given not in choices:
@@ -146,17 +168,17 @@ def evaluate_run(
     folder = open_run(uri)
     if not folder.exists(WEIGHTS[weights]):
         why = (
-            "an epoch has not ended yet; the same stgcma-jobs train goes on"
+            "no epoch is complete; run the same stgcma-jobs train to continue"
             if weights == "best"
-            else "weights are averaged where optim.average_epochs is set, when the run is complete"
+            else "they are written when a run with optim.average_epochs is complete"
         )
         raise CheckpointError(f"{folder.uri} has no {weights} weights ({WEIGHTS[weights]}): {why}.")
     run = RunEvaluator.open(uri, split, weights, shards=shards, device=device)
     task = run.trained.task.spec
     gallery = new_gallery(task, run.trained.model.encoder.spec)
     if baseline is not None and gallery is None:
-        raise ConfigError(f"--baseline is drawn below the clips of a gallery, and task {task.name!r} has no gallery.")
-    evaluation = run.evaluate(run.loader.epoch(0), gallery and gallery.add)
+        raise ConfigError(f"--baseline needs a task whose evaluation draws clips; task {task.name!r} does not.")
+    evaluation = run.evaluate(run.loader.epoch(0), gallery.add if gallery else None)
     digest, trained_on = run.loader.manifest.digest, folder.read_json(FACTS)["data"]["digest"]
     label = split if weights == "best" else f"{split}-{weights}"
     if digest != trained_on:
@@ -186,19 +208,24 @@ def evaluate_run(
 
 
 def _watch_baseline(uri: str, gallery: Gallery, split: str, shards: str | None, device: str) -> Gallery:
-    """What another run predicts on the gallery's clips; its model sees no other clips."""
+    """The predictions of another run on the clips of a gallery. Its model runs on no other clips."""
     other = RunEvaluator.open(uri, split, "best", shards=shards, device=device)
     seen = new_gallery(other.trained.task.spec, other.trained.model.encoder.spec, only=gallery.clip_ids)
     if seen is None or type(seen) is not type(gallery):
         raise ConfigError(
-            f"--baseline needs a run whose clips are drawn alike, {uri} has the task {other.config.task!r}."
+            f"--baseline needs a run of a task with the same pictures, got {uri} of task {other.config.task!r}."
         )
     other.evaluate((b for b in other.loader.epoch(0) if seen.only & set(b.clip_ids)), seen.add)
     return seen
 
 
 def read_config(folder: RunFolder) -> RunConfig:
-    """The configuration a run was started with."""
+    """The configuration of a run, from its folder.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+        ConfigError: If it is not a valid configuration.
+    """
     where = f"{folder.uri}/{CONFIG}"
     return build(RunConfig, parse_yaml(folder.read(CONFIG).decode(), where), where)
 
@@ -212,7 +239,19 @@ def write_evaluation(
     class_names: tuple[str, ...],
     pictures: Mapping[str, bytes] | None = None,
 ) -> tuple[str, ...]:
-    """Write ``evaluation/<label>/``: metrics.json, per_clip.safetensors and the pictures, confusion.png among them."""
+    """Write the files of an evaluation to ``evaluation/<label>/`` in the run folder.
+
+    Args:
+        folder: The run folder.
+        label: Split, with the kind of weights or the shards if they are not the usual ones.
+        evaluation: Metrics, and scores per clip.
+        task: Tells metrics of classes from others.
+        class_names: Names of the classes, by index.
+        pictures: File name -> PNG bytes, written as well.
+
+    Returns:
+        The files relative to the run folder: metrics.json, per_clip.safetensors, confusion.png and the pictures.
+    """
     metrics, classes = task.split_by_class(evaluation.metrics.compute(), class_names)
     files: dict[str, bytes] = dict(pictures or {})
     values: dict[str, Any] = {"num_clips": evaluation.num_clips, "metrics": metrics, "classes": classes}
@@ -230,7 +269,7 @@ def write_evaluation(
 
 
 def read_per_clip(folder: RunFolder, label: str) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """Clip ids in order, and each score stacked over the clips: ``correct [num_clips, S]``."""
+    """The clip ids of an evaluation, and its scores by name, such as ``correct [num_clips, S]``."""
     name = f"evaluation/{label}/per_clip.safetensors"
     tensors, metadata = decode_tensors(folder.read(name), f"{folder.uri}/{name}")
     return tuple(json.loads(metadata["clip_ids"])), tensors

@@ -1,19 +1,19 @@
-"""The run folder, local or on S3: whole files appear at once or not at all, and metrics survive a crash.
+"""The folder of a run, on a disk or in a bucket. Files are replaced atomically, and metrics survive a crash.
 
-| path | written | holds |
+| path | written | content |
 |---|---|---|
-| config.yaml | at start | the complete run configuration |
-| run.json | at start | what is constant: parameter counts, data digest, git commit, device, tags |
-| metrics.jsonl | during | one row a report: step, epoch, metrics, time. The truth; MLflow gets a copy |
-| checkpoints/last.safetensors | every epoch | weights, Adam, weight average, loop state |
-| checkpoints/best.safetensors | on a better epoch | trained weights alone |
-| checkpoints/averaged.safetensors | at the end | mean weights, when ``optim.average_epochs`` is set |
-| evaluation/<split>[-averaged]/ | at the end, by ``evaluate`` | metrics.json, per_clip.safetensors, pictures |
-| evaluation/...-on-<digest>/ | by ``evaluate`` | the same, of other shards than those it was trained on |
-| failure.json | when it fails | why; removed by the next session |
-| result.json | last | the outcome; its presence means the run is complete |
-| tracking.json | by the tracker | MLflow run id and address |
-| session.lock | while it runs | held by the training process |
+| config.yaml | at the start | the complete run configuration |
+| run.json | at the start | facts that do not change: parameter counts, data digest, git commit, device, tags |
+| metrics.jsonl | during training | rows of step, epoch, metrics and time; MLflow gets a copy |
+| checkpoints/last.safetensors | after every epoch | weights, Adam, weight average, loop state |
+| checkpoints/best.safetensors | after a better epoch | trained weights |
+| checkpoints/averaged.safetensors | at the end | mean of the trained weights, if ``optim.average_epochs`` is set |
+| evaluation/<split>[-averaged]/ | at the end and by ``evaluate`` | metrics.json, per_clip.safetensors, pictures |
+| evaluation/...-on-<digest>/ | by ``evaluate`` | the same for shards that the run was not trained on |
+| failure.json | after a failure | the reason; the next session removes it |
+| result.json | at the very end | the result; the run is complete if this file exists |
+| tracking.json | by the tracker | run id and tracking URI in MLflow |
+| session.lock | during training | held by the training process |
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ LOCK = "session.lock"
 
 
 class RunFolder:
-    """Files of one run under a directory or ``s3://`` URI. One worker writes; anyone may read."""
+    """The files of one run. One worker writes them; any process may read them.
+
+    Args:
+        uri: A directory or an ``s3://`` URI.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
@@ -50,14 +54,14 @@ class RunFolder:
 
     @property
     def parent_uri(self) -> str:
-        """Where this and other run folders lie."""
+        """The folder that holds this and other run folders."""
         return self.uri.rpartition("/")[0] or "."
 
     def exists(self, name: str) -> bool:
         return self.storage.exists(name)
 
     def read(self, name: str) -> bytes:
-        """Whole content of a file.
+        """The content of a file.
 
         Raises:
             CheckpointError: If the file is missing or unreadable.
@@ -68,14 +72,14 @@ class RunFolder:
             raise CheckpointError(f"{self.uri}/{name} cannot be read: {error}.") from None
 
     def write(self, name: str, data: bytes) -> None:
-        """Replace a file at once."""
+        """Replace a file atomically."""
         self.storage.write_bytes(name, data)
 
     def read_json(self, name: str) -> dict[str, Any]:
         try:
             return json.loads(self.read(name))
         except ValueError as error:
-            raise CheckpointError(f"{self.uri}/{name} is no JSON: {error}.") from None
+            raise CheckpointError(f"{self.uri}/{name} is not JSON: {error}.") from None
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         self.write(name, (json.dumps(values, indent=2) + "\n").encode())
@@ -84,7 +88,7 @@ class RunFolder:
         self.storage.delete(name)
 
     def append_row(self, row: dict[str, Any]) -> None:
-        """Add one line to ``metrics.jsonl``, durable when this returns. Objects are rewritten, being small."""
+        """Add a row to ``metrics.jsonl`` and wait until it is on the disk. In a bucket, the small file is rewritten."""
         line = (json.dumps(row) + "\n").encode()
         if not self.storage.is_local:
             self.write(METRICS, (self.read(METRICS) if self.exists(METRICS) else b"") + line)
@@ -99,7 +103,7 @@ class RunFolder:
             os.fsync(stream.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
-        """All complete rows of ``metrics.jsonl``; a line cut off by a crash is skipped."""
+        """All rows of ``metrics.jsonl``. A line that a crash cut off is skipped."""
         if not self.exists(METRICS):
             return []
         rows = []
@@ -117,10 +121,10 @@ def _ends_with_newline(stream: Any) -> bool:
 
 
 def open_run(uri: str) -> RunFolder:
-    """An existing run folder.
+    """Open the folder of an existing run.
 
     Raises:
-        ConfigError: If there is no run, with the runs that lie beside it.
+        ConfigError: If there is no run; lists the runs in the folder and beside it.
     """
     folder = RunFolder(uri)
     if folder.exists(CONFIG):
@@ -130,7 +134,7 @@ def open_run(uri: str) -> RunFolder:
         for where, names in (("in it", _runs_under(folder.uri)), ("beside it", _runs_under(folder.parent_uri)))
         if names
     ]
-    advice = "".join(hints) or " Give a folder that stgcma-jobs train wrote, by default data/runs/<name>-<fingerprint>."
+    advice = "".join(hints) or " stgcma-jobs train writes runs to data/runs/<name>-<fingerprint> by default."
     raise ConfigError(f"No run at {uri}: it has no {CONFIG}.{advice}")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation's best and worst clips, for tasks whose record names a gallery."""
+"""``Gallery``, the base class for pictures of the best and worst clips. The record of a task names its gallery."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from stgcma.tasks.spec import TaskSpec
 
 
 class Gallery(ABC):
-    """Watches an evaluation and keeps the few clips worth drawing.
+    """Sees the batches of an evaluation and keeps the few clips to draw.
 
     Args:
-        backbone: Of the model that is evaluated; it tells how the frames were normalised.
-        only: Keep the clips with these ids instead: the same clips of another run, to be drawn as the baseline.
+        backbone: Backbone of the evaluated model, which knows how frames are normalised.
+        only: Ids of the clips to keep, instead of the best and worst: the clips of another run's gallery, for which
+            this run is the baseline.
     """
 
     def __init__(self, backbone: BackboneSpec, only: frozenset[str] = frozenset()) -> None:
@@ -25,26 +26,29 @@ class Gallery(ABC):
 
     @abstractmethod
     def add(self, batch: AVBatch, outputs: Outputs) -> None:
-        """Look at one batch and its outputs; passed to ``evaluate`` as ``on_batch``."""
+        """Take one batch and its outputs. ``evaluate`` calls it as ``on_batch``."""
 
     @property
     @abstractmethod
     def clip_ids(self) -> frozenset[str]:
-        """The clips that would be drawn."""
+        """The clips to draw."""
 
     @abstractmethod
     def pictures(
         self, *, title: str, baseline: Gallery | None = None, baseline_name: str = "baseline"
     ) -> dict[str, bytes]:
-        """File name -> PNG.
+        """Draw the clips.
 
         Args:
-            title: Above each picture.
+            title: Title of each picture.
             baseline: A gallery of the same class, made with ``only=self.clip_ids``.
-            baseline_name: What the picture calls it.
+            baseline_name: Name of the baseline in the pictures.
+
+        Returns:
+            File name -> PNG bytes.
         """
 
 
 def new_gallery(task: TaskSpec, backbone: BackboneSpec, *, only: frozenset[str] = frozenset()) -> Gallery | None:
-    """An empty gallery of the task, or None where it has none."""
+    """An empty gallery for a task; None if the task has none."""
     return pkgutil.resolve_name(task.gallery)(backbone, only=only) if task.gallery else None

@@ -1,4 +1,4 @@
-"""Grounding pre-training: a training run of task ``grounding``, and its layers as one file for later runs."""
+"""Pretrains the grounding layers of question answering and writes them to a file for later runs."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from stgcma.tasks import task_spec
 from stgcma.training.trained_model import decode_model
 
 TASK = "grounding"
-"""The task that is trained here."""
+"""The task of the pretraining."""
 GROUNDING = "grounding.safetensors"
-"""In the run folder: the layers of the selected epoch under their own names, projections included."""
+"""File in the run folder with the layers of the selected epoch, projections included."""
 _PREFIX = "head.grounding."
 
 
 def pretrain_grounding(config: RunConfig, **options: Any) -> tuple[RunResult, str]:
-    """Train the match task to its end and write the grounding layers.
+    """Train the match task and write its grounding layers.
 
     Args:
-        config: Of task ``grounding``; or of a task that answers questions, whose backbone and variant are then
-            kept and whose adaptation is left out.
+        config: A run of task ``grounding``, or of a task that answers questions. Of the latter, backbone and variant
+            are kept, and the adaptation is replaced by the plain frozen backbone.
         options: Passed to ``train_run``.
 
     Returns:
-        The outcome of the run, and the location of the file that ``model.grounding_checkpoint`` takes.
+        The result of the run, and the path or URI of the file for ``model.grounding_checkpoint``.
 
     Raises:
-        ConfigError: For another task.
+        ConfigError: If the run has another task, and as ``train_run``.
     """
     result = train_run(_as_grounding(config), **options)
     folder = RunFolder(result.run)
@@ -54,9 +54,8 @@ def _as_grounding(config: RunConfig) -> RunConfig:
         return config
     if task_spec(config.task).unit != "questions":
         raise ConfigError(
-            f"pretrain-grounding takes a recipe of task {TASK}, or of one that answers questions, got task: "
-            f"{config.task}. "
-            "See jobs/recipes/grounding_swin_large_l.yaml."
+            f"pretrain-grounding needs a recipe of task {TASK} or of a task that answers questions, got task "
+            f"{config.task}. See jobs/recipes/grounding_swin_large_l.yaml."
         )
     plain = NoAdaptation(branches=config.model.adaptation.branches)
     model = replace(config.model, adaptation=plain, grounding_checkpoint=None)

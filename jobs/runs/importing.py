@@ -1,8 +1,8 @@
-"""A checkpoint of the authors' code -> a run folder of ours, which evaluates, answers and loads like any other.
+"""Turns a checkpoint of the authors' code into a run folder, which can be evaluated, asked and loaded like any other.
 
 The checkpoint holds the whole network. Its trained weights become ``checkpoints/best.safetensors``. Its frozen backbone
-must be the one that the recipe's ``model.pretrained`` names; with ``pretrained: none`` it is written to a file beside
-the run folders, and the run's configuration names that file.
+must be the one that the recipe's ``model.pretrained`` names. With ``pretrained: none``, the backbone is written to a
+file beside the run folders, and the run's configuration names that file.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from stgcma.tasks.base import AudioVisualModel
 from stgcma.training.trained_model import FbankNormalization, ModelInfo, encode_model
 
 BACKBONES = "backbones"
-"""Beside the run folders: frozen backbones of imported checkpoints, named by their sha256."""
+"""Folder beside the run folders with the frozen backbones of imported checkpoints, named by their sha256."""
 
 _DERIVED = ("relative_position_index", "attn_mask")
-"""Buffers that follow from the geometry; our models do not store them."""
+"""Buffers that can be computed from the geometry, which our models do not store."""
 
 _SAME = 1e-5
-"""Frozen weights that differ by less are equal: they may have been stored in float16."""
+"""Largest difference between equal frozen weights, relative and absolute: they may have been stored in float16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +54,11 @@ class ImportedRun:
     """What ``stgcma-jobs import`` prints."""
 
     run: str
-    """Location of the run folder."""
+    """Path or URI of the run folder."""
     trainable: int
-    """Trained parameters that the checkpoint gave."""
+    """Number of trained parameters read from the checkpoint."""
     backbone: str
-    """``model.pretrained`` of the run: the recipe's, or the file that was written."""
+    """``model.pretrained`` of the run: that of the recipe, or the file that was written."""
 
 
 def import_checkpoint(config: RunConfig, file: Path, *, output: str) -> ImportedRun:
@@ -67,11 +67,11 @@ def import_checkpoint(config: RunConfig, file: Path, *, output: str) -> Imported
     Args:
         config: The recipe that the checkpoint was trained with: task, backbone, adaptation, classes.
         file: A ``.pth``, ``.pt`` or ``.safetensors`` file with the reference's parameter names.
-        output: Directory that holds run folders; a local path.
+        output: Folder of the runs, a local directory.
 
     Raises:
         CheckpointError: If the file cannot be read, lacks a weight that the recipe trains, or has another backbone.
-        ConfigError: If the reference has no such backbone, or the run folder exists.
+        ConfigError: If the reference has no such backbone, or the run folder already exists.
     """
     spec = backbone_spec(config.model.backbone)
     rules = RULES.get(spec.family)
@@ -103,7 +103,7 @@ def _new_model(config: RunConfig) -> AudioVisualModel:
 
 
 def _require_same_names(model: AudioVisualModel, state: Mapping[str, Tensor], file: Path) -> None:
-    """The checkpoint has every trained tensor of the model, and nothing that the model does not have."""
+    """Check that the checkpoint has all trained tensors of the model and no others that the model does not have."""
     own, trained = model.state_dict(), trainable_state_dict(model)
     missing, unknown = sorted(trained.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
@@ -122,12 +122,12 @@ def _require_same_names(model: AudioVisualModel, state: Mapping[str, Tensor], fi
 def _write_backbone(
     config: RunConfig, model: AudioVisualModel, state: Mapping[str, Tensor], file: Path, output: str
 ) -> Path:
-    """Write the checkpoint's frozen backbone as a file that ``model.pretrained`` takes; returns its path."""
+    """Write the frozen backbone of a checkpoint to a file for ``model.pretrained``. Returns its path."""
     module = build_backbone(backbone_spec(config.model.backbone), config.model).pretrained_module
     own = {id(value): name for name, value in model.state_dict(keep_vars=True).items()}
     backbone = model.encoder.backbone
     places = {name: own[id(value)] for name, value in backbone.pretrained_module.state_dict(keep_vars=True).items()}
-    if model.encoder.ln_post is not None:  # trained, so that the encoder took it out of the backbone
+    if model.encoder.ln_post is not None:  # trained, so the encoder took it out of the backbone
         norm = model.encoder.ln_post.norm
         taken = [name.rpartition(".")[0] for name in module.state_dict().keys() - places.keys()]
         places |= {f"{taken[0]}.{name}": f"encoder.ln_post.norm.{name}" for name in norm.state_dict()}
@@ -148,7 +148,7 @@ def _write_backbone(
 
 
 def _require_same_backbone(model: AudioVisualModel, state: Mapping[str, Tensor], file: Path, config: RunConfig) -> None:
-    """The frozen tensors of the checkpoint are those that training would start from, audio input layer included."""
+    """Check that the checkpoint's frozen tensors, audio input layer included, are those that training starts from."""
     trained, own = trainable_state_dict(model), model.state_dict()
     differing = [
         name
@@ -157,14 +157,14 @@ def _require_same_backbone(model: AudioVisualModel, state: Mapping[str, Tensor],
     ]
     if differing:
         raise CheckpointError(
-            f"{file} has another frozen backbone than model.pretrained: {config.model.pretrained!r} gives: "
+            f"{file} has another frozen backbone than model.pretrained: {config.model.pretrained!r}; "
             f"{len(differing)} tensors differ, e.g. {differing[:3]}. Set model.pretrained to the weights that it was "
             "trained on, or to none to take them from the file. If only audio_* differ, set model.audio_patch_weights."
         )
 
 
 def _describe(config: RunConfig, sha256: str) -> ModelInfo:
-    """Reference checkpoints normalise filter banks with the published constants and are selected on test."""
+    """What the weight file says of itself: filter banks with the published normalization, weights selected on test."""
     task, fbank = task_spec(config.task), None
     if "audio" in config.model.adaptation.running:
         spec = FBANK_SPECS[backbone_spec(config.model.backbone).fbank_for(task.fbank)]
@@ -185,7 +185,7 @@ def _describe(config: RunConfig, sha256: str) -> ModelInfo:
 
 
 def _facts(config: RunConfig, model: AudioVisualModel, file: Path) -> dict[str, Any]:
-    """``run.json`` as a training session writes it, as far as it is known."""
+    """``run.json`` as a training session writes it, with what is known of an imported run."""
     count, run_id = count_parameters(model), uuid.uuid4().hex
     return {
         "run_id": run_id,

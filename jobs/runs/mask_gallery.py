@@ -1,6 +1,6 @@
-"""The paper's Figure 2 for any segmentation run: frame, ground truth, prediction and baseline, five frames a row.
+"""Draws the best and worst clips of a segmentation run like the paper's Figure 2: frames, truth, prediction, baseline.
 
-``MaskGallery`` watches an evaluation and keeps the few best and worst clips; ``mask_figure`` draws them as one PNG.
+``MaskGallery`` keeps the best and worst clips of an evaluation; ``mask_figure`` draws them as one PNG.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import io
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,8 +21,11 @@ from stgcma.errors import ConfigError
 from stgcma.tasks.base import Outputs
 from stgcma.tasks.segmentation_metrics import binary_masks, frame_ious
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 TILE = 112
-"""Pixels of one picture in the figure."""
+"""Width and height of one picture in the figure, in pixels."""
 GAP = 3
 TRUTH_COLOR = (255, 196, 0)
 PREDICTION_COLOR = (0, 190, 255)
@@ -30,7 +34,7 @@ BASELINE_COLOR = (255, 90, 160)
 
 @dataclass(frozen=True)
 class MaskExample:
-    """One clip to draw. ``K`` frames of ``H x W`` pixels."""
+    """One clip to draw, with ``K`` frames of ``H x W`` pixels."""
 
     clip_id: str
     category: str
@@ -50,7 +54,7 @@ class MaskExample:
 
 
 class MaskGallery(Gallery):
-    """The best and worst clips of an evaluation by mIoU; memory for ``2 * size`` clips, whatever the split's length."""
+    """Keeps the ``size`` best and the ``size`` worst clips of an evaluation by mIoU, and no others in memory."""
 
     def __init__(self, backbone: BackboneSpec, only: frozenset[str] = frozenset(), *, size: int = 3) -> None:
         super().__init__(backbone, only)
@@ -60,7 +64,7 @@ class MaskGallery(Gallery):
         self._chosen: dict[str, MaskExample] = {}
 
     def add(self, batch: AVBatch, outputs: Outputs) -> None:
-        """Look at one batch."""
+        """Take one batch and its outputs."""
         for index, clip_id in enumerate(batch.clip_ids):
             if self.only and clip_id not in self.only:
                 continue
@@ -75,12 +79,12 @@ class MaskGallery(Gallery):
 
     @property
     def best(self) -> list[MaskExample]:
-        """Highest mIoU first."""
+        """The best clips, highest mIoU first."""
         return [example for _, _, example in sorted(self._best, key=lambda item: (-item[0], item[1]))]
 
     @property
     def worst(self) -> list[MaskExample]:
-        """Lowest mIoU first."""
+        """The worst clips, lowest mIoU first."""
         return [example for _, _, example in sorted(self._worst, key=lambda item: (-item[0], item[1]))]
 
     @property
@@ -88,16 +92,15 @@ class MaskGallery(Gallery):
         return frozenset(example.clip_id for example in (*self.best, *self.worst))
 
     def with_baseline(self, examples: list[MaskExample]) -> list[MaskExample]:
-        """The examples with this gallery's masks of the same clips as their baseline.
+        """Add this gallery's predictions on the same clips to the examples, as their baseline.
 
         Raises:
-            ConfigError: If a clip was not seen: the two runs evaluate different splits.
+            ConfigError: If this gallery has not seen a clip, because the runs evaluate different data.
         """
         missing = sorted(example.clip_id for example in examples if example.clip_id not in self._chosen)
         if missing:
             raise ConfigError(
-                f"The baseline run has no clip {missing[0]!r}: needed a run on the same dataset and split. "
-                "Give another --baseline."
+                f"--baseline needs a run on the same dataset and split, got one without the clip {missing[0]!r}."
             )
         return [
             replace(example, baseline=other.prediction, baseline_ious=other.ious)
@@ -108,7 +111,7 @@ class MaskGallery(Gallery):
     def pictures(
         self, *, title: str, baseline: Gallery | None = None, baseline_name: str = "baseline"
     ) -> dict[str, bytes]:
-        """File name -> PNG: the best and the worst clips of an evaluation."""
+        """Draw the best and the worst clips. As ``Gallery.pictures``."""
         pictures = {}
         for name, examples in (("best", self.best), ("worst", self.worst)):
             if baseline is not None:
@@ -139,15 +142,15 @@ def _example(batch: AVBatch, logits: Tensor, index: int, backbone: BackboneSpec)
 
 
 def mask_figure(examples: list[MaskExample], *, title: str, baseline_name: str = "baseline") -> bytes:
-    """Draw clips below each other, each with its rows of pictures and the IoU under every predicted mask.
+    """Draw clips below each other, each with rows of pictures and the IoU of every predicted mask.
 
     Args:
-        examples: At least one; those with ``baseline`` get a fourth row.
-        title: Above the figure.
+        examples: The clips, at least one. Those with a ``baseline`` get a fourth row.
+        title: Title of the figure.
         baseline_name: Label of the fourth row.
 
     Returns:
-        A PNG file.
+        PNG bytes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -176,14 +179,14 @@ def mask_figure(examples: list[MaskExample], *, title: str, baseline_name: str =
     return buffer.getvalue()
 
 
-def _write_ious(axes, ious: tuple[float, ...], row: int) -> None:
+def _write_ious(axes: Axes, ious: tuple[float, ...], row: int) -> None:
     for column, iou in enumerate(ious):
         x, y = column * (TILE + GAP) + 4, (row + 1) * (TILE + GAP) - GAP - 6
         axes.text(x, y, f"{iou:.2f}", fontsize=7, color="white", va="bottom")
 
 
 def contact_sheet(example: MaskExample) -> np.ndarray:
-    """One clip as an image ``[height, width, 3]`` uint8: a row each for frame, truth, prediction and baseline."""
+    """One clip as an image ``[height, width, 3]`` uint8 with rows for frames, truth, prediction and baseline."""
     layers = [
         list(example.frames),
         [overlay(f, m, TRUTH_COLOR) for f, m in zip(example.frames, example.truth, strict=True)],
@@ -200,7 +203,7 @@ def contact_sheet(example: MaskExample) -> np.ndarray:
 
 
 def overlay(frame: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """The frame in dim grey with the masked pixels in colour: ``[H, W, 3]``, ``[H, W]`` -> ``[H, W, 3]`` uint8."""
+    """The frame in dark grey with coloured masked pixels: ``[H, W, 3]``, ``[H, W]`` -> ``[H, W, 3]`` uint8."""
     grey = frame.mean(axis=2, keepdims=True)
     dim = np.broadcast_to(0.4 * grey, frame.shape)
     bright = 0.35 * grey + 0.65 * np.array(color)
@@ -208,6 +211,6 @@ def overlay(frame: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) ->
 
 
 def _to_tile(picture: np.ndarray) -> np.ndarray:
-    """Nearest pixels, so that masks keep hard edges: ``[TILE, TILE, 3]``."""
+    """Resize to ``[TILE, TILE, 3]`` by nearest pixels, so that masks keep hard edges."""
     rows, columns = (np.arange(TILE) * length // TILE for length in picture.shape[:2])
     return picture[rows][:, columns]

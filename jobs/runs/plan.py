@@ -1,7 +1,7 @@
-"""A run configuration resolved: everything it names, looked up and checked once, then handed on.
+"""Resolves a run configuration: looks up and checks everything it names, once.
 
-``resolve`` is the only place that turns a configuration into a backbone spec, a task, shards and loaders. The driver
-resolves a run before it starts; Ray Train workers, which are other processes, resolve it again for their own rank.
+Only ``resolve`` turns a configuration into a backbone spec, a task, shards and loaders. The driver resolves a run
+before it starts. Ray Train workers are other processes and resolve it again for their own rank.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ DECODING = ("short_side", "channel_mode", "resample", "gain", "frame_encoding", 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run reads, trains and evaluates. Nothing has been computed yet."""
+    """What a run reads, trains and evaluates, before anything is computed."""
 
     config: RunConfig
     spec: BackboneSpec
     task: Task
     loaders: Mapping[str, ClipLoader]
-    """By split; the batches of this worker."""
+    """Split -> loader of this worker's batches."""
 
     @property
     def run_name(self) -> str:
@@ -56,7 +56,7 @@ class RunPlan:
 
     @property
     def num_clips(self) -> dict[str, int]:
-        """Clips by split, over all workers."""
+        """Split -> number of clips over all workers."""
         return {split: loader.num_clips for split, loader in self.loaders.items()}
 
     @property
@@ -70,19 +70,19 @@ class RunPlan:
 
     @cached_property
     def parameters(self) -> ParameterCount:
-        """Counted on the meta device, without weights."""
+        """Parameter counts, from the meta device without weights."""
         return count_parameters(build_model(self.task, device="meta"))
 
     def new_model(self) -> AudioVisualModel:
-        """The model as training starts with it: pretrained frozen weights, the rest drawn from the run's seed."""
+        """The model at the start of training: pretrained frozen weights, and the others drawn from the run's seed."""
         torch.manual_seed(self.config.optim.seed)
         return build_model(self.task)
 
     def model_info(self, backbone_sha256: str) -> ModelInfo:
-        """What the run's weight files say of themselves; metrics and epoch are added when they are written.
+        """The description that the run's weight files carry, without metrics and epoch.
 
         Args:
-            backbone_sha256: ``frozen_sha256`` of ``new_model()``.
+            backbone_sha256: ``frozen_sha256`` of the model that ``new_model`` returns.
         """
         manifest, context = self.manifest, self.train_loader.reader.context
         fbank = None
@@ -106,7 +106,7 @@ class RunPlan:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What ``--dry-run`` prints, as plain values."""
+        """The output of ``--dry-run`` as plain values."""
         return {
             "run_name": self.run_name,
             "parameters": asdict(self.parameters),
@@ -119,7 +119,7 @@ class RunPlan:
 
 
 def selection_split(config: RunConfig) -> str:
-    """The split whose metric selects the checkpoint: ``val``, or ``test`` under the published protocol."""
+    """The split whose metric selects the checkpoint: ``val``, or ``test`` with the published protocol."""
     return "val" if config.optim.protocol == "val" else "test"
 
 
@@ -128,19 +128,27 @@ def resolve(config: RunConfig, *, rank: int = 0, world_size: int = 1) -> RunPlan
 
     Args:
         config: The run.
-        rank: This worker.
-        world_size: Workers that share a batch.
+        rank: Number of this worker, from 0.
+        world_size: Number of workers that share a batch.
 
     Raises:
-        ShardMismatchError: If the shards are absent or do not fit backbone, task or number of classes.
-        ConfigError: If the batch cannot be dealt to the workers.
+        ShardMismatchError: If the shards are missing or do not fit backbone, task or number of classes.
+        ConfigError: If the batch size is not a multiple of the number of workers.
     """
     splits = dict.fromkeys(("train", selection_split(config), "test"))
     return _resolve(config, tuple(splits), trains=True, rank=rank, world_size=world_size)
 
 
 def resolve_evaluation(config: RunConfig, split: str) -> RunPlan:
-    """The same for one pass over one split, unshuffled and unaugmented."""
+    """Resolve a run for one pass over one split, without shuffling and augmentation.
+
+    Args:
+        config: The run.
+        split: ``train``, ``val`` or ``test``.
+
+    Raises:
+        ShardMismatchError: As ``resolve``.
+    """
     return _resolve(config, (split,), trains=False, rank=0, world_size=1)
 
 
@@ -161,7 +169,7 @@ def _resolve(config: RunConfig, splits: tuple[str, ...], *, trains: bool, rank: 
     names = plan.manifest.class_names
     if task.spec.predicts_class_names and names and len(names) != config.model.num_classes:
         raise ShardMismatchError(
-            f"The shards of {config.data.dataset!r} have {len(names)} classes ({', '.join(names[:4])}, ...), the model "
-            f"has model.num_classes: {config.model.num_classes}. Set model.num_classes={len(names)}."
+            f"The shards of {config.data.dataset!r} have {len(names)} classes ({', '.join(names[:4])}, ...), but the "
+            f"model has model.num_classes: {config.model.num_classes}. Set model.num_classes={len(names)}."
         )
     return plan

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, one line an epoch otherwise. Always on stderr."""
+"""Progress display of a run on stderr: a bar on a terminal, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from stgcma.training.engine import StepReport
 
 
 class Reporter:
-    """Shows a run's progress. Rows arrive from every kind of run, single steps only from one in this process."""
+    """Shows the progress of a run. Every run reports rows; only runs in this process report single steps.
+
+    Args:
+        epochs: Epochs of the run.
+        console: Where to print; None: stderr.
+    """
 
     def __init__(self, epochs: int, *, console: Console | None = None) -> None:
         self.epochs = epochs
@@ -27,17 +32,17 @@ class Reporter:
         self._selection = ""
 
     def message(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def start(self, state: LoopState, steps_per_epoch: int) -> None:
-        """The run begins or goes on at ``state``."""
+        """Take note that the run starts or continues at ``state``."""
         self.steps_per_epoch = steps_per_epoch
         done = state.epoch * steps_per_epoch + state.step
         if state.epoch >= self.epochs:
-            self.message("All epochs are done; the evaluation is left.")
+            self.message("All epochs are done. Only the evaluation is left.")
         elif done:
-            self.message(f"Going on from the checkpoint at epoch {state.epoch + 1}, step {state.step + 1}.")
+            self.message(f"Continuing from the checkpoint at epoch {state.epoch + 1}, step {state.step + 1}.")
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -53,7 +58,7 @@ class Reporter:
             )
 
     def step(self, report: StepReport) -> None:
-        """One optimiser step of a run in this process."""
+        """Show an optimiser step of a run in this process."""
         self._recent.append((time.monotonic(), report.num_clips))
         self._losses.append(report.loss)
         if self._progress is None:
@@ -64,7 +69,7 @@ class Reporter:
         self._update(done, sum(self._losses) / len(self._losses), report.learning_rates, rate)
 
     def row(self, row: dict[str, Any]) -> None:
-        """A recorded row: an epoch gets its line, a step of a run elsewhere moves the bar."""
+        """Show a recorded row: print a line for an epoch, move the bar for a step of a run in other processes."""
         metrics = row["metrics"]
         if row["kind"] == "epoch":
             split, name, value = _selected(metrics)
@@ -98,14 +103,14 @@ class Reporter:
 
 
 class Silent(Reporter):
-    """Says nothing: for callers that show their own progress."""
+    """Shows nothing, for callers that show their own progress."""
 
     def __init__(self) -> None:
         super().__init__(epochs=0, console=Console(file=sys.stderr, quiet=True))
 
 
 class Collecting(Silent):
-    """Shows nothing and keeps what a run says after its end: that a tracking server did not answer, for example."""
+    """Shows nothing and keeps messages from after the end of a run, such as a tracking server that did not answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +126,7 @@ class Collecting(Silent):
 
 
 def _selected(metrics: dict[str, float]) -> tuple[str, str, float]:
-    """Split, name and value of the selection metric of an epoch row: its first ``val/`` or ``test/`` entry."""
+    """Split, name and value of the selection metric, which is the first ``val/`` or ``test/`` entry of an epoch row."""
     key = next(key for key in metrics if key.startswith(("val/", "test/")))
     split, _, name = key.partition("/")
     return split, name, metrics[key]

@@ -1,4 +1,4 @@
-"""Training a run configuration: check everything first, then train, resume and record.
+"""``train_run``: checks a run, then trains it or continues it and records the session.
 
 The run folder is ``<output>/<name>-<fingerprint>``; ``jobs/runs/folder.py`` lists its files. Equivalent settings share
 one folder, so the same command continues an interrupted run and returns at once from a finished one.
@@ -29,25 +29,25 @@ from stgcma.errors import RunLockedError
 from stgcma.training.engine import resolve_device
 
 IMAGE_COMMIT = "STGCMA_GIT_COMMIT"
-"""Set by ``infra/Dockerfile``."""
+"""Environment variable with the commit of the image, set by ``infra/Dockerfile``."""
 
 LIBRARIES = ("torch", "timm", "open_clip_torch", "ray", "mlflow")
-"""Versions recorded with every session."""
+"""Packages whose versions every session records."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The outcome of a complete run, as ``result.json`` holds it."""
+    """Result of a complete run, as ``result.json`` holds it."""
 
     run: str
-    """Location of the run folder."""
+    """Path or URI of the run folder."""
     run_name: str
     fingerprint: str
     protocol: str
     metrics: dict[str, float]
-    """``val/<metric>`` of the selected epoch, ``test/<metric>`` of its weights; fractions in [0, 1]."""
+    """``val/<metric>`` of the selected epoch and ``test/<metric>`` of its weights, as fractions in [0, 1]."""
     parameters: dict[str, Any]
-    """trainable, total, by_role."""
+    """Counts: ``trainable``, ``total`` and ``by_role``."""
     data_digest: str
     git_commit: str
     best_epoch: int
@@ -55,9 +55,9 @@ class RunResult:
     stopped_early: bool
     num_averaged_epochs: int
     elapsed_seconds: float
-    """Wall clock of all sessions."""
+    """Wall-clock time of all sessions together."""
     was_complete: bool = False
-    """The run had been finished before, and nothing was done."""
+    """Whether the run was complete before, so that nothing was trained."""
 
 
 def train_run(
@@ -72,35 +72,37 @@ def train_run(
     experiment: str | None = None,
     constants: Mapping[str, float] | None = None,
 ) -> RunResult:
-    """Train a run to its end, from its last checkpoint where there is one.
+    """Train a run, from its last checkpoint if it has one.
 
     Args:
         config: The run.
-        output: Directory or ``s3://`` URI that holds run folders.
-        num_workers: 0 trains in this process without Ray; more are Ray Train workers. One worker gives the results of
-            this process; several share a batch, so that dropout and batch norm see its parts.
+        output: Folder of the runs, a directory or an ``s3://`` URI.
+        num_workers: Ray Train workers; 0 trains in this process without Ray. One worker gives the same result as this
+            process. Several workers share each batch, so that dropout and batch norm see its parts.
         device: ``auto``, ``cpu`` or ``cuda``.
         tracking: MLflow tracking URI; None: SQLite beside the run folders; ``none``: no MLflow.
-        reporter: Shows progress; one for this terminal when None.
-        tags: More MLflow tags, e.g. the parent run of a sweep.
-        experiment: MLflow experiment; None: the dataset's name.
-        constants: More metrics that hold for the whole run, e.g. the published values of its row.
+        reporter: Progress display; None: one on stderr.
+        tags: Additional MLflow tags, such as the parent run of a sweep.
+        experiment: MLflow experiment; None: the name of the dataset.
+        constants: Additional metrics of the whole run, such as the published values of its row.
 
     Raises:
-        ConfigError, ShardMismatchError: Before anything is computed, when the run cannot work.
-        CheckpointError: If the folder holds a run of other shards, or a damaged checkpoint.
-        RunFailedError: If it failed on the way.
+        ConfigError, ShardMismatchError: Before training, if the run cannot be trained, or its folder belongs to a run
+            on other shards.
+        RunLockedError: If another process is training the run.
+        CheckpointError: If the checkpoint is damaged.
+        RunFailedError: If training fails.
     """
     reporter = reporter or Reporter(config.optim.epochs)
     folder = RunFolder(f"{output.rstrip('/')}/{config.run_name}")
     if folder.exists(RESULT):
         require_same_shards(folder, config)
         if not all(run.is_complete for run in tracked_runs(folder).values()):
-            for problem in sync_known(folder):  # the session that completed the run was killed before its last send
+            for problem in sync_known(folder):  # the last session was killed before it had sent everything
                 reporter.message(problem)
         return read_result(folder, was_complete=True)
     plan = resolve(config, world_size=max(1, num_workers))
-    _ = plan.parameters  # builds the model on the meta device: what cannot be built fails here
+    _ = plan.parameters  # builds the model on the meta device, so that invalid models fail here
     with _only_session(folder):
         _open_session(
             folder,
@@ -113,8 +115,8 @@ def train_run(
         )
         reporter.message(
             f"{folder.uri}: {plan.parameters.trainable:,} of {plan.parameters.total:,} parameters, "
-            f"{plan.num_clips['train']} clips, {plan.steps_per_epoch} steps an epoch"
-            + ("" if config.optim.protocol == "val" else "; protocol: paper selects the checkpoint on test")
+            f"{plan.num_clips['train']} clips, {plan.steps_per_epoch} steps per epoch"
+            + ("" if config.optim.protocol == "val" else "; protocol paper: the checkpoint is selected on test")
         )
         uri = default_tracking_uri(output) if tracking is None else tracking
         forwarder = None if uri == DISABLED else Forwarder(folder, uri)
@@ -130,15 +132,15 @@ def train_run(
             raise
         finally:
             reporter.close()
-            problem = forwarder.finish() if forwarder else None
-            if problem:
-                reporter.message(problem)
+            unsent = forwarder.finish() if forwarder else None
+            if unsent:
+                reporter.message(unsent)
     return read_result(folder)
 
 
 @contextmanager
 def _only_session(folder: RunFolder) -> Iterator[None]:
-    """Hold the run folder.
+    """Lock the run folder.
 
     Raises:
         RunLockedError: If another process on this machine is training the run.
@@ -146,13 +148,17 @@ def _only_session(folder: RunFolder) -> Iterator[None]:
     with folder.storage.lock(LOCK) as is_ours:
         if not is_ours:
             raise RunLockedError(
-                f"Another process is training {folder.uri}. Wait for it, or give this run another name."
+                f"Another process is training {folder.uri}. Wait for it or give this run another name."
             )
         yield
 
 
 def read_result(folder: RunFolder, *, was_complete: bool = False) -> RunResult:
-    """The outcome of a run from its folder."""
+    """Read the result of a complete run from its folder.
+
+    Raises:
+        CheckpointError: If there is no result.
+    """
     return RunResult(run=folder.uri, was_complete=was_complete, **folder.read_json(RESULT))
 
 
@@ -166,7 +172,7 @@ def _open_session(
     experiment: str | None,
     constants: Mapping[str, float],
 ) -> None:
-    """Write the configuration and the constant facts of a run, or add a session to those of an interrupted one."""
+    """Write the configuration and facts of a new run, or add a session to the facts of an interrupted one."""
     session = {
         "started": time.time(),
         "num_workers": num_workers,
@@ -232,8 +238,10 @@ def _constant_facts(
 
 
 def git_commit() -> str:
-    """Commit of this source tree, ``-dirty`` when it has changes. In the image, which holds no repository, the commit
-    it was built from; else ``unknown``."""
+    """Commit of this source tree, with ``-dirty`` if it has changes.
+
+    The image holds no repository and gives the commit it was built from. Otherwise ``unknown``.
+    """
     here = Path(__file__).resolve().parent
     commit = _git(here, "rev-parse", "HEAD")
     if commit is None:

@@ -1,4 +1,4 @@
-"""Which shards a run reads, and that a run goes on with those it began with."""
+"""Selects the shards of a run and checks that a run continues on the shards it was started on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stgcma.tasks import task_spec
 
 
 def shards_read(config: RunConfig) -> tuple[str, str, str | None, str | None]:
-    """Root, dataset, fbank and fingerprint: runs that agree in them read the same shards."""
+    """Root, dataset, filter bank and fingerprint. Runs that agree in all four read the same shards."""
     fbank = None
     if "audio" in config.model.adaptation.running:
         fbank = backbone_spec(config.model.backbone).fbank_for(task_spec(config.task).fbank)
@@ -19,20 +19,20 @@ def shards_read(config: RunConfig) -> tuple[str, str, str | None, str | None]:
 
 
 def select_shards(config: RunConfig) -> ShardManifest:
-    """The preprocessing that a run would read now.
+    """The manifest of the shards that a run reads.
 
     Raises:
-        ShardMismatchError: If none or several fit.
+        ShardMismatchError: If no shards or several fit the run.
     """
     root, dataset, fbank, fingerprint = shards_read(config)
     return select_manifest(root, dataset, fbank=fbank, fingerprint=fingerprint)
 
 
 def require_same_shards(folder: RunFolder, config: RunConfig) -> None:
-    """A complete run answers for the shards it was trained on. Where there are none any more it needs none.
+    """Check that a complete run was trained on the shards that ``config`` names. Shards that are gone pass the check.
 
     Raises:
-        ConfigError: If ``config`` names shards with other rows.
+        ConfigError: If the shards have another digest.
     """
     try:
         manifest = select_shards(config)
@@ -44,15 +44,21 @@ def require_same_shards(folder: RunFolder, config: RunConfig) -> None:
 
 
 def require_digest(folder: RunFolder, digest: str, source: str) -> None:
-    """
+    """Check that a run was started on shards with this digest.
+
+    Args:
+        folder: The run folder; a run that was never started passes.
+        digest: Digest of the shards.
+        source: Folder of the shards, for the message.
+
     Raises:
-        ConfigError: If the run was started on shards with another digest.
+        ConfigError: If the digests differ.
     """
     if not folder.exists(FACTS):
         return
     started_on = folder.read_json(FACTS)["data"]["digest"]
     if started_on != digest:
         raise ConfigError(
-            f"{folder.uri} was started on shards with digest {started_on[:12]}, {source} has {digest[:12]}. "
-            "Give the run another name or --output, or delete its folder to start anew."
+            f"{folder.uri} was started on shards with digest {started_on[:12]}, but {source} has digest {digest[:12]}. "
+            "Give the run another name or --output, or delete its folder to start over."
         )

@@ -1,37 +1,37 @@
-"""MLflow: a copy of what the run folder holds. The only file that imports MLflow.
+"""Copies the record of a run from its folder to MLflow.
 
-``metrics.jsonl`` is the truth. ``Forwarder`` ships it from a thread of the driver while the run goes on, and
-``stgcma-jobs sync RUN`` ships what a dead server missed; both call ``Tracker.sync``, which sends only what the server
-does not have yet. A server that is down costs a run nothing.
+``Forwarder`` sends new rows of ``metrics.jsonl`` from a thread of the driver while the run is trained. After that,
+``stgcma-jobs sync RUN`` sends what a server missed. Both call ``Tracker.sync``, which sends only what the server does
+not have. A server that does not answer never delays or stops a run.
 
 Everything that is logged (a test compares this table with a real run):
 
 | kind | key | meaning |
 |---|---|---|
-| metric | `params/trainable`, `params/total` | parameters, exact |
-| metric | `params/trainable_millions`, `params/total_millions` | the same as the paper prints them |
-| metric | `params/role/<role>` | parameters by role, frozen ones included |
-| metric | `paper/<key>` | published value of the row (sweeps): fractions, millions of parameters |
-| metric | `sweep/row` | position of the row in its table, so that the list of runs sorts like it (sweeps) |
-| metric | `train/loss` | mean training loss since the previous row, 20 rows an epoch |
-| metric | `train/clips_per_second` | over all workers, since the previous row |
+| metric | `params/trainable`, `params/total` | exact numbers of parameters |
+| metric | `params/trainable_millions`, `params/total_millions` | the same in millions, as the paper prints them |
+| metric | `params/role/<role>` | parameters by role, including frozen ones |
+| metric | `paper/<key>` | published value of the row: fractions, millions of parameters (sweeps) |
+| metric | `sweep/row` | position of the row in its table, to sort runs (sweeps) |
+| metric | `train/loss` | mean training loss since the previous row, 20 rows per epoch |
+| metric | `train/clips_per_second` | clips per second over all workers since the previous row |
 | metric | `train/epoch_loss` | mean training loss of the epoch |
 | metric | `lr/<group>` | learning rate of adapters, gates, head |
-| metric | `val/<metric>`, `test/<metric>` | selection split every epoch; test at the end in detail |
-| metric | `test-averaged/<metric>` | averaged weights at the end, when `optim.average_epochs` is set |
-| metric | `best/metric`, `best/epoch` | best selection metric so far and its epoch, from 1 |
-| metric | `time/train_seconds`, `time/evaluate_seconds` | of one epoch |
-| metric | `system/peak_memory_bytes` | of the first worker: GPU memory, else resident memory |
-| param | `<field>` | every field of the run configuration by its dotted name |
+| metric | `val/<metric>`, `test/<metric>` | selection split after every epoch; test at the end in detail |
+| metric | `test-averaged/<metric>` | averaged weights at the end, if `optim.average_epochs` is set |
+| metric | `best/metric`, `best/epoch` | best selection metric so far and its epoch, counted from 1 |
+| metric | `time/train_seconds`, `time/evaluate_seconds` | seconds of one epoch |
+| metric | `system/peak_memory_bytes` | bytes of the first worker: GPU memory, else resident memory |
+| param | `<field>` | each field of the run configuration by its dotted name |
 | tag | `stgcma.run_id`, `stgcma.run_name`, `stgcma.fingerprint`, `stgcma.task` | identity of the run |
-| tag | `stgcma.protocol` | `val`, or `paper` when the checkpoint is selected on test |
+| tag | `stgcma.protocol` | `val`, or `paper` if the checkpoint is selected on test |
 | tag | `stgcma.data_digest` | sha256 of the shards |
 | tag | `stgcma.row` | row of the table (sweeps) |
-| tag | `mlflow.<name>` | run name, user, source, git commit; parent run within a sweep |
+| tag | `mlflow.<name>` | run name, user, source, git commit; parent run (sweeps) |
 | input | `<dataset>` | the shards: name, source, digest |
 | artifact | `config.yaml`, `run.json`, `result.json` | as in the run folder |
 | artifact | `checkpoints/best.safetensors`, `checkpoints/averaged.safetensors` | trained weights, at the end |
-| artifact | `evaluation/<file>` | per-class tables, scores of every clip, pictures (confusion matrix, masks) |
+| artifact | `evaluation/<file>` | metrics by class, scores of each clip, pictures (confusion matrix, masks) |
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DISABLED = "none"
-"""Tracking address that turns MLflow off."""
+"""Tracking URI that turns MLflow off."""
 
 REQUEST_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -68,37 +68,36 @@ REQUEST_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""MLflow's own defaults retry for minutes (the forwarder retries later instead), report usage to its makers, and print.
-
-A value set by the user wins."""
+"""Environment variables for MLflow, unless the user set them. By default it retries for minutes, reports usage to its
+makers and prints; here the forwarder retries later."""
 
 SERVER_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-"""Of the server that shows runs: without the seven background processes it would start for other purposes."""
+"""Environment variables for the MLflow server, which would otherwise start seven unneeded background processes."""
 
 ARTIFACTS_AT_END = (RESULT, "checkpoints/best.safetensors", "checkpoints/averaged.safetensors")
 SQLITE = "sqlite:///"
 
 TABLE_VIEW = "mlflow.sharedViewState.table"
-"""Experiment tag under which MLflow keeps a saved view: a sweep's columns, order and grouping."""
+"""Experiment tag in which MLflow keeps a saved view: the columns, order and grouping of a sweep."""
 
 
 class TrackingUnavailableError(ConfigError):
-    """The tracking server cannot be reached or refused the request; nothing is lost, it can be sent later."""
+    """The tracking server cannot be reached or refused a request. Nothing is lost; ``sync`` can send it later."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """What one synchronisation sent."""
+    """What one call of ``Tracker.sync`` sent."""
 
     tracking_uri: str
     run_id: str
     num_metrics: int
-    """Values of (key, step) that the server did not have."""
+    """Number of metric values that the server did not have."""
     num_artifacts: int
 
 
 def default_tracking_uri(output: str) -> str:
-    """SQLite beside local run folders; for run folders in a bucket, in the working directory."""
+    """SQLite in ``output``, or in the working directory if ``output`` is a bucket."""
     storage = Storage(output)
     folder = Path(storage.full_path()) if storage.is_local else Path.cwd()
     return f"{SQLITE}{folder / 'mlflow.db'}"
@@ -106,22 +105,22 @@ def default_tracking_uri(output: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What ``tracking.json`` knows of a run in one MLflow store."""
+    """State of a run in one MLflow store, from ``tracking.json``."""
 
     run_id: str
     is_complete: bool
-    """The store has everything of the complete run."""
+    """Whether the run is complete and the store has all of it."""
 
 
 def tracked_runs(folder: RunFolder) -> dict[str, TrackedRun]:
-    """Tracking address -> what is known of the run there."""
+    """Tracking URI -> state of the run there."""
     if not folder.exists(TRACKING):
         return {}
     return {uri: TrackedRun(**values) for uri, values in folder.read_json(TRACKING)["runs"].items()}
 
 
 class Tracker:
-    """One run's record in one MLflow store."""
+    """Keeps the copy of one run in one MLflow store up to date."""
 
     def __init__(self, folder: RunFolder, tracking_uri: str) -> None:
         self.folder, self.tracking_uri = folder, tracking_uri
@@ -131,10 +130,10 @@ class Tracker:
         self._status = ""
 
     def sync(self) -> SyncReport:
-        """Send what is missing. Safe to repeat, and to run after a crash at any point.
+        """Send what the store does not have. It can be repeated at any time, also after a crash.
 
         Raises:
-            TrackingUnavailableError: With what could not be reached and how to send it later.
+            TrackingUnavailableError: If the store does not answer; says how to send the run later.
         """
         with explained(self.tracking_uri, _advice(self.folder.uri, self.tracking_uri)):
             client = self._client = self._client or open_client(self.tracking_uri)
@@ -149,7 +148,7 @@ class Tracker:
         )
 
     def _attach(self, client: MlflowClient, facts: dict[str, Any]) -> None:
-        """Find the run in the store or create it, and learn what it already holds."""
+        """Find or create the run in the store, and read which metrics it has."""
         experiment = experiment_id(client, self.tracking_uri, facts["experiment"])
         known = tracked_runs(self.folder)
         found = client.search_runs([experiment], f"tags.`stgcma.run_id` = '{facts['run_id']}'", max_results=1)
@@ -232,14 +231,14 @@ class Tracker:
 
 
 class Forwarder(threading.Thread):
-    """Calls ``Tracker.sync`` every few seconds from a thread, and less often while the server does not answer."""
+    """Calls ``Tracker.sync`` every few seconds in a thread, and less often while the server does not answer."""
 
     def __init__(self, folder: RunFolder, tracking_uri: str, *, interval_seconds: float = 2.0) -> None:
         super().__init__(name="mlflow-forwarder", daemon=True)
         self.tracker = Tracker(folder, tracking_uri)
         self.interval_seconds = interval_seconds
         self.error: Exception | None = None
-        """Why the latest attempt failed; None after a success."""
+        """Error of the latest attempt; None if it succeeded."""
         self._stop_requested = threading.Event()
 
     def run(self) -> None:
@@ -250,12 +249,19 @@ class Forwarder(threading.Thread):
             try:
                 self.tracker.sync()
                 self.error, wait = None, self.interval_seconds
-            except Exception as error:  # whatever a tracking store does wrong, the run must not notice
+            except Exception as error:  # no error of a tracking store may stop the run
                 self.error, wait = error, min(2 * wait, 60.0)
                 logger.debug("MLflow did not take the metrics", exc_info=error)
 
     def finish(self, timeout_seconds: float = 20.0) -> str | None:
-        """Try a last time, wait at most so long, and return what the user should know, or None."""
+        """Stop after a last attempt.
+
+        Args:
+            timeout_seconds: How long to wait for it.
+
+        Returns:
+            A message for the user if something could not be sent, else None.
+        """
         self._stop_requested.set()
         self.join(timeout_seconds)
         if self.is_alive():
@@ -270,7 +276,7 @@ class Forwarder(threading.Thread):
 
 
 def open_client(tracking_uri: str) -> MlflowClient:
-    """A client with short time-outs. A new SQLite store is created under a lock, one process at a time."""
+    """An MLflow client with short time-outs. A lock lets only one process at a time create a SQLite store."""
     for name, value in REQUEST_SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -287,24 +293,28 @@ def open_client(tracking_uri: str) -> MlflowClient:
 
 
 def serve_ui(output: str, port: int) -> NoReturn:
-    """Become MLflow's server on 127.0.0.1 over the store beside ``output``.
+    """Replace this process by an MLflow server on 127.0.0.1 that shows the runs in ``output``.
 
-    This process is replaced, so that Ctrl-C and signals reach the server itself and leave nothing behind.
+    As the process is replaced, Ctrl-C and other signals reach the server itself.
+
+    Args:
+        output: Folder of the runs.
+        port: Port; 0 picks a free one.
 
     Raises:
-        ConfigError: If there is no store yet, or the port is taken.
+        ConfigError: If there is no store yet or the port is in use.
     """
     uri = default_tracking_uri(output)
     database = Path(uri.removeprefix(SQLITE))
     if not database.is_file():
         raise ConfigError(
-            f"No MLflow store at {database}: no run under {output} was tracked. Train one, or set --output."
+            f"No run in {output} has been tracked: {database} does not exist. Train a run first or set --output."
         )
     if port and _is_taken(port):
         raise ConfigError(f"Port {port} on 127.0.0.1 is in use. Give another --port, or --port 0 for a free one.")
     port = port or _free_port()
     address = f"http://127.0.0.1:{port}"
-    print(f"MLflow: {address}  (store {database}; Ctrl-C ends it)", flush=True)
+    print(f"MLflow: {address}  (store {database}; Ctrl-C stops it)", flush=True)
     for experiment in open_client(uri).search_experiments():
         if TABLE_VIEW in experiment.tags:
             view = f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={TABLE_VIEW.rpartition('.')[2]}"
@@ -330,12 +340,16 @@ def _free_port() -> int:
 
 
 def sync_run(folder: RunFolder, tracking_uri: str) -> SyncReport:
-    """Send everything a store has missed of one run (``stgcma-jobs sync``)."""
+    """Send everything of a run that a store does not have (``stgcma-jobs sync``).
+
+    Raises:
+        TrackingUnavailableError: If the store does not answer.
+    """
     return Tracker(folder, tracking_uri).sync()
 
 
 def sync_known(folder: RunFolder) -> list[str]:
-    """Send what is new in a run's folder to the stores that track it; returns what went wrong, one text a store."""
+    """Send what is new in a run's folder to all stores that track it. Returns a message for each store that failed."""
     problems = []
     for tracking_uri in tracked_runs(folder):
         try:
@@ -346,7 +360,7 @@ def sync_known(folder: RunFolder) -> list[str]:
 
 
 def experiment_id(client: MlflowClient, tracking_uri: str, name: str) -> str:
-    """The experiment of that name; created when there is none, with artifacts beside a SQLite store."""
+    """Id of the experiment with that name, which is created if needed. A SQLite store has its artifacts beside it."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -369,17 +383,17 @@ def _stored_artifacts(client: MlflowClient, run_id: str, path: str | None = None
         if info.is_dir:
             yield from _stored_artifacts(client, run_id, info.path)
         else:
-            yield info.path, info.file_size
+            yield info.path, info.file_size or 0
 
 
 def _advice(run: str, tracking_uri: str) -> str:
     command = f"stgcma-jobs sync {run} --tracking {tracking_uri}"
-    return f"The run is unaffected and its metrics are safe. Send them later:\n  {command}"
+    return f"The run is unaffected and its metrics are safe. Send them later with:\n  {command}"
 
 
 @contextlib.contextmanager
 def explained(tracking_uri: str, advice: str) -> Iterator[None]:
-    """MLflow's and the database's errors as ours, with what to do."""
+    """Turn errors of MLflow and of its database into ``TrackingUnavailableError`` with advice."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -387,6 +401,4 @@ def explained(tracking_uri: str, advice: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError) as error:
         cause = str(error).splitlines()[0][:300]
-        raise TrackingUnavailableError(
-            f"MLflow at {tracking_uri} did not answer as needed: {cause}\n{advice}"
-        ) from error
+        raise TrackingUnavailableError(f"MLflow at {tracking_uri} cannot be used: {cause}\n{advice}") from error

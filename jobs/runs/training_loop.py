@@ -1,8 +1,7 @@
-"""What every training worker executes, in this process or under Ray Train: resume, train, select, evaluate, record.
+"""``TrainingLoop``, which each worker runs: resume, train, select, evaluate and record.
 
-Checkpoints and metrics go straight into the run folder, written by the first worker. Ray Train launches the workers
-and starts them again after a loss; it does not carry checkpoints, because one reported shortly before a crash is
-registered only at the next poll and would be lost (``jobs/runs/workers.py``).
+The first worker writes checkpoints and metrics straight into the run folder. Ray Train starts the workers, and restarts
+them if one is lost, but does not handle checkpoints; ``jobs/runs/workers.py`` says why.
 """
 
 from __future__ import annotations
@@ -33,36 +32,37 @@ from stgcma.training.trained_model import decode_model, encode_model
 logger = logging.getLogger(__name__)
 
 ROWS_PER_EPOCH = 20
-"""How often the training loss is recorded within an epoch."""
+"""Number of rows with the training loss per epoch."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stopped on request at a step boundary; a checkpoint of that step was written."""
+    """Training was stopped on request after a step, and a checkpoint of this step was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """Who hears of progress in the worker's own process; called on the first worker only."""
+    """Callbacks for progress in the worker's process. All but ``on_epoch`` and ``stop_requested`` run on the first
+    worker only."""
 
     on_start: Callable[[LoopState, int], None] = lambda state, steps_per_epoch: None
-    """Where the run stands when it starts or resumes, and the steps of an epoch."""
+    """At the start of a session, with the state of the run and the steps per epoch."""
     on_step: Callable[[StepReport], None] = lambda report: None
     on_row: Callable[[dict[str, Any]], None] = lambda row: None
-    """After a row was made durable in ``metrics.jsonl``."""
+    """After a row has been written to ``metrics.jsonl``."""
     on_epoch: Callable[[dict[str, float]], None] = lambda metrics: None
-    """At the end of every epoch, on all workers alike."""
+    """At the end of every epoch, on all workers."""
     stop_requested: Callable[[], bool] = lambda: False
-    """Asked after every step; True writes a checkpoint and raises ``Interrupted``."""
+    """After every step. True makes the loop write a checkpoint and raise ``Interrupted``."""
 
 
 class TrainingLoop:
-    """One session of a run: from its last checkpoint to its result, or to the next interruption.
+    """One session of a run, from its last checkpoint to its result or to an interruption.
 
     Args:
         plan: The resolved run, with the loaders of this worker.
-        folder: Where checkpoints, metrics and the result go.
-        device: Where this worker computes.
-        listener: Hears of progress in this process.
+        folder: Folder for checkpoints, metrics and the result.
+        device: Device of this worker.
+        listener: Callbacks for progress.
     """
 
     def __init__(self, plan: RunPlan, folder: RunFolder, *, device: torch.device, listener: Listener) -> None:
@@ -89,7 +89,13 @@ class TrainingLoop:
         self._window_start = time.monotonic()
 
     def run(self) -> None:
-        """Train what is left, then evaluate the selected weights on the test split, once, and write the result."""
+        """Train the remaining epochs, evaluate the selected weights on the test split once, and write the result.
+
+        Raises:
+            Interrupted: If the listener requests a stop.
+            CheckpointError: If the checkpoint is damaged or belongs to another run.
+            RunFailedError: If a loss is not finite.
+        """
         self._resume()
         if self.is_first:
             self.listener.on_start(self.state, self.steps_per_epoch)
@@ -133,6 +139,7 @@ class TrainingLoop:
         self._advance(epoch=epoch + 1, step=0, loss_sum=0.0)
         if is_better:
             self.state = replace(self.state, best_metric=selected, best_epoch=epoch + 1)
+        assert self.state.best_metric is not None, "the first epoch is better than none"
         metrics |= {"best/metric": self.state.best_metric, "best/epoch": float(self.state.best_epoch or 0)}
         self._record("epoch", (epoch + 1) * self.steps_per_epoch, metrics)
         if self.is_first and is_better:
@@ -172,7 +179,7 @@ class TrainingLoop:
             self.average.add(trainable_state_dict(self.model))
 
     def _share_buffers(self) -> None:
-        """Running statistics (batch norm of the mask decoder) become the mean over the workers."""
+        """Average the running statistics (batch norm of the mask decoder) over the workers."""
         names = {name for name, _ in self.model.named_parameters()}
         own = dict(self.model.named_buffers())
         kept = [n for n in trainable_state_dict(self.model) if n not in names and own[n].is_floating_point()]
@@ -181,7 +188,7 @@ class TrainingLoop:
     # -- state -------------------------------------------------------------------------------------------------------
 
     def _is_trained(self) -> bool:
-        """All epochs done, or an early end; decided from the saved state alone, so alike on all workers."""
+        """Whether training has ended. It depends on the saved state only, so all workers decide the same."""
         optim, state = self.config.optim, self.state
         if state.epoch >= optim.epochs:
             return True
@@ -192,7 +199,7 @@ class TrainingLoop:
         return out_of_patience or (limit is not None and state.elapsed_seconds >= 60 * limit)
 
     def _advance(self, **changes: Any) -> None:
-        """Move the state; the wall clock is the mean over the workers, so that all see the same."""
+        """Change the state. The elapsed time is the mean over the workers, so that all have the same state."""
         now = time.monotonic()
         elapsed = torch.tensor([self.state.elapsed_seconds + now - self.session_start], dtype=torch.float64)
         self.session_start = now
@@ -220,8 +227,8 @@ class TrainingLoop:
         for name, is_needed in (("fingerprint", self.state.fingerprint), ("data_digest", self.state.data_digest)):
             if getattr(state, name) != is_needed:
                 raise CheckpointError(
-                    f"{where} was written with {name} {getattr(state, name)[:12]}, this run has {is_needed[:12]}. "
-                    "Settings or shards changed: give the run another name, or delete its folder to start anew."
+                    f"{where} was written with {name} {getattr(state, name)[:12]}, but this run has {is_needed[:12]}. "
+                    "Settings or shards changed: give the run another name, or delete its folder to start over."
                 )
         load_run(self.model, self.optimizer, self.average, tensors, state)
         if state.scaler:
@@ -229,10 +236,10 @@ class TrainingLoop:
         self.state = self._with_best_on_disk(state)
 
     def _with_best_on_disk(self, state: LoopState) -> LoopState:
-        """The state, agreeing with the weights of the best epoch.
+        """The state, corrected to agree with the weights of the best epoch on disk.
 
-        A session killed between writing ``best`` and writing ``last`` leaves the weights of an epoch that the state
-        does not know. That epoch is trained again; unless it becomes better still, those weights stay selected.
+        A session that is killed after writing ``best`` and before writing ``last`` leaves the weights of an epoch that
+        the state does not know. This epoch is trained again; unless it gets better, the weights on disk stay selected.
         """
         if not self.folder.exists(BEST):
             return state
@@ -252,8 +259,9 @@ class TrainingLoop:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Evaluate on the test split: the selected epoch, and the averaged weights where they were asked for."""
+        """Evaluate the selected weights and, if the run has any, the averaged weights on the test split."""
         distributed.barrier()
+        assert self.state.best_metric is not None, "a trained run has an epoch"
         final = {self.selection_metric: self.state.best_metric}
         final |= self._evaluate_on_test(BEST, "test")
         if self.config.optim.average_epochs is not None and self.state.average_count:
@@ -262,7 +270,7 @@ class TrainingLoop:
                 self._write_weights(AVERAGED, {}, self.state.epoch)
             distributed.barrier()
             final |= self._evaluate_on_test(AVERAGED, "test-averaged")
-        # One step past the last epoch: the latest value of every metric is then the run's result.
+        # One step after the last epoch, so that the latest value of every metric is the result.
         self._record("final", self.state.epoch * self.steps_per_epoch + 1, final)
         if self.is_first:
             facts = self.folder.read_json(FACTS)
@@ -292,7 +300,7 @@ class TrainingLoop:
             self.config,
             self.plan.loaders["test"].epoch(0),
             precision=self.precision,
-            on_batch=gallery and gallery.add,
+            on_batch=gallery.add if gallery else None,
         )
         if self.is_first:
             names = self.plan.manifest.class_names
@@ -302,7 +310,7 @@ class TrainingLoop:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory use so far: of the device on a GPU, else resident memory of this process."""
+    """Peak memory in bytes: of a GPU its allocated memory, otherwise the resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

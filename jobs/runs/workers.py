@@ -1,8 +1,8 @@
-"""Where the training loop runs: in this process, or on Ray Train workers.
+"""Runs the training loop in this process or on Ray Train workers.
 
-Ray Train starts the workers, joins them in a process group and starts them anew after a crash; every start resumes
-from the run folder. Checkpoints do not pass through ``ray.train.report``: one reported within a poll interval of a
-crash is on disk but not registered, and would be lost.
+Ray Train starts the workers, joins them in a process group and restarts them after a crash; each start resumes from the
+run folder. Checkpoints do not go through ``ray.train.report``, because Ray registers them only at its next poll: a
+checkpoint reported shortly before a crash would be lost.
 """
 
 from __future__ import annotations
@@ -34,17 +34,28 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
 }
-"""Notice a lost worker within half a second; give a busy laptop time to start them."""
+"""Ray notices a lost worker within 0.5 s, and a busy laptop has 300 s to start the workers."""
 
 OBJECT_STORE_BYTES = 128 << 20
-"""Of a Ray started here: nothing but small objects passes through it."""
+"""Size of the object store of a Ray started here. Only small objects pass through it."""
 
 MAX_FAILURES = 3
-"""How often lost workers are replaced before the run fails."""
+"""Number of times that lost workers are replaced before the run fails."""
 
 
 def run_here(plan: RunPlan, folder: RunFolder, *, device: torch.device, reporter: Reporter) -> None:
-    """Train in this process. The first Ctrl-C or SIGTERM stops at the next step, with a checkpoint."""
+    """Train in this process. The first Ctrl-C or SIGTERM stops training after a step and writes a checkpoint.
+
+    Args:
+        plan: The resolved run.
+        folder: Its folder.
+        device: Where to compute.
+        reporter: Shows progress.
+
+    Raises:
+        Interrupted: After the stop.
+        RunFailedError: If training fails.
+    """
     with _stop_signal(reporter) as stop_requested:
         listener = Listener(
             on_start=reporter.start, on_step=reporter.step, on_row=reporter.row, stop_requested=stop_requested
@@ -53,10 +64,18 @@ def run_here(plan: RunPlan, folder: RunFolder, *, device: torch.device, reporter
 
 
 def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device: str, reporter: Reporter) -> None:
-    """Train on ``num_workers`` Ray Train workers, restarted from the last checkpoint up to ``MAX_FAILURES`` times.
+    """Train on Ray Train workers, which are restarted from the last checkpoint up to ``MAX_FAILURES`` times.
+
+    Args:
+        config: The run.
+        folder: Its folder.
+        num_workers: Number of workers.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        reporter: Shows progress.
 
     Raises:
-        RunFailedError: If the run failed on the workers, with their reason.
+        RunFailedError: If training fails on the workers; gives their reason.
+        KeyboardInterrupt: On Ctrl-C, after the workers have ended.
     """
     _set_ray_environment()
     import ray
@@ -83,12 +102,12 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
         with _watch_rows(folder, reporter):
             trainer.fit()
     except SystemExit:
-        raise KeyboardInterrupt from None  # how Ray Train answers Ctrl-C after stopping its workers
+        raise KeyboardInterrupt from None  # Ray Train exits after Ctrl-C
     except TrainingFailedError as error:
         raise RunFailedError(_reason(error, folder)) from error
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, on_interrupt)  # Ray Train leaves its own behind
+            signal.signal(signal.SIGINT, on_interrupt)  # Ray Train does not restore it
         if started_here:
             ray.shutdown()
     if folder.exists(FAILURE):
@@ -96,12 +115,12 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
 
 
 def _worker(arguments: dict[str, Any]) -> None:
-    """One Ray Train worker: the same loop as in process."""
+    """Run the training loop in a Ray Train worker."""
     import ray.train
     from ray.train.torch import get_device
 
     if os.path.isdir(arguments["directory"]):
-        os.chdir(arguments["directory"])  # relative paths mean what they mean where the command was given
+        os.chdir(arguments["directory"])  # relative paths start at the working directory of the command
     config = build(RunConfig, arguments["config"], "the run configuration")
     folder = RunFolder(arguments["folder"])
     listener = Listener(on_epoch=lambda metrics: ray.train.report(dict(metrics)))
@@ -109,7 +128,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         plan = resolve(config, rank=distributed.rank(), world_size=distributed.world_size())
         TrainingLoop(plan, folder, device=get_device(), listener=listener).run()
     except RunFailedError as error:
-        # Raised on all workers at once and certain to happen again: end the run instead of having it restarted.
+        # All workers raise it, and it would happen again: end the run instead of restarting it.
         if distributed.rank() == 0:
             folder.write_json(FAILURE, {"interrupted": False, "message": str(error)})
 
@@ -119,7 +138,7 @@ def _set_ray_environment() -> None:
 
 
 def start_ray(num_workers: int) -> None:
-    """Join the cluster of ``RAY_ADDRESS``; without one, start Ray on this machine with a CPU for every worker."""
+    """Join the cluster at ``RAY_ADDRESS`` or, if that is not set, start Ray here with at least a CPU per worker."""
     _set_ray_environment()
     import ray
 
@@ -139,25 +158,25 @@ def start_ray(num_workers: int) -> None:
 
 
 def _ray_storage(folder: RunFolder) -> str:
-    """Ray Train's own small state goes under the run folder."""
+    """Folder for Ray Train's own small state, in the run folder."""
     if folder.storage.is_local:
         return folder.storage.full_path("ray")
     return f"{folder.uri}/ray"
 
 
 def _reason(error: Exception, folder: RunFolder) -> str:
-    """The first worker's own words, without Ray's traceback."""
+    """The error of the first worker, without Ray's traceback."""
     failures = getattr(error, "worker_failures", None) or {}
     cause: BaseException = next(iter(failures.values()), error)
     cause = getattr(cause, "cause", None) or cause
     words = str(cause) if isinstance(cause, StgcmaError) else f"{type(cause).__name__}: {str(cause).strip()[-800:]}"
-    advice = f"The same command goes on from the last checkpoint in {folder.uri}."
+    advice = f"Run the same command to continue from the last checkpoint in {folder.uri}."
     return f"The workers failed {MAX_FAILURES + 1} times. {words}\n{advice}"
 
 
 @contextmanager
 def _stop_signal(reporter: Reporter) -> Iterator[Callable[[], bool]]:
-    """A flag that the first SIGINT or SIGTERM sets; the second SIGINT interrupts at once."""
+    """A flag that the first SIGINT or SIGTERM sets. A second signal interrupts at once."""
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested.is_set
@@ -167,7 +186,7 @@ def _stop_signal(reporter: Reporter) -> Iterator[Callable[[], bool]]:
         if requested.is_set():
             raise KeyboardInterrupt
         requested.set()
-        reporter.message("Stopping after this step, with a checkpoint. Press Ctrl-C again to stop at once.")
+        reporter.message("Stopping after this step with a checkpoint. Press Ctrl-C again to stop at once.")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -179,7 +198,7 @@ def _stop_signal(reporter: Reporter) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _watch_rows(folder: RunFolder, reporter: Reporter) -> Iterator[None]:
-    """Show the rows that workers elsewhere record, by reading them from the run folder."""
+    """Show the rows that other processes record, by reading them from the run folder."""
     finished = threading.Event()
     interval = 0.5 if folder.storage.is_local else 5.0
     seen = len(folder.rows())

@@ -1,1 +1,1 @@
-"""Executing a table: in this process, in a pool of processes or as Ray tasks, with a live board and MLflow."""
+"""Sweeps: the trials of a table, run in this process, in several processes or as Ray tasks."""

@@ -1,6 +1,6 @@
-"""What a person sees of a sweep: a live table on a terminal, one line a finished trial otherwise. Always on stderr.
+"""Progress display of a sweep on stderr: a live table on a terminal, else one line per finished trial.
 
-Progress is read from the ``metrics.jsonl`` of the running trials, so that it looks the same wherever they run.
+It reads the ``metrics.jsonl`` of the running trials, so it works wherever they run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jobs.tables.trials import TrialStatus, trial_folder
 STYLES = {"waiting": "dim", "running": "cyan", "done": "green", "failed": "red", "stopped": "yellow"}
 
 OTHER_LINES = 8
-"""Terminal lines besides trials: title, header, rules, summary."""
+"""Terminal lines that do not show trials: title, header, rules and summary."""
 
 
 @dataclass
@@ -32,13 +32,13 @@ class _Line:
     folder: RunFolder
     started: float = 0.0
     first_epoch: float | None = None
-    """Where this session began, so that time left is judged by its own speed."""
+    """Epoch at which this sweep took the trial up, to estimate the time left from its speed since then."""
     epoch: float = 0.0
     metric: str = ""
     polled: float = field(default=0.0)
 
     def poll(self, now: float) -> None:
-        """Read the latest rows of a running trial, at most twice a second (a bucket: every five seconds)."""
+        """Read the latest rows of a running trial, at most every 0.5 s on a disk and every 5 s in a bucket."""
         if self.status.state != "running" or now - self.polled < (0.5 if self.folder.storage.is_local else 5.0):
             return
         self.polled = now
@@ -62,7 +62,14 @@ class _Line:
 
 
 class Board:
-    """The trials of one sweep. Use as a context manager."""
+    """Shows the trials of one sweep. A context manager.
+
+    Args:
+        title: Title of the table.
+        jobs: The trials.
+        states: Their statuses, in the same order.
+        console: Where to print; None: stderr.
+    """
 
     def __init__(
         self, title: str, jobs: list[Job], states: list[TrialStatus], *, console: Console | None = None
@@ -92,7 +99,7 @@ class Board:
             self._live = None
 
     def message(self, text: str) -> None:
-        """A line above the table."""
+        """Print a line above the table."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def started(self, job: Job) -> None:
@@ -112,7 +119,11 @@ class Board:
             self.message("  ".join([*filter(None, words), f"{time.monotonic() - line.started:.0f} s"]))
 
     def render(self, *, everything: bool = False) -> Table:
-        """The table as it stands; on a low terminal the finished and the waiting give way first."""
+        """The current table. If the terminal is too low for it, finished and waiting trials are hidden first.
+
+        Args:
+            everything: Show all trials, however low the terminal is.
+        """
         now = time.monotonic()
         table = Table(title=self.title, caption=self._caption(now), title_justify="left", caption_justify="left")
         for name in ("run", "seed", "state", "epoch", "best", "time left"):
@@ -138,7 +149,7 @@ class Board:
     def _cells(self, line: _Line, now: float) -> tuple[str, ...]:
         left = line.seconds_left(now)
         epoch = f"{line.epoch:.1f}/{line.job.config.optim.epochs}" if line.epoch else ""
-        state = line.status.state
+        state: str = line.status.state
         if state == "failed" and line.status.message:
             state = f"failed: {line.status.message.splitlines()[-1][:60]}"
         return (

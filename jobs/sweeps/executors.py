@@ -1,7 +1,7 @@
-"""Executing one trial, and the three places where trials run: this process, a pool of processes, Ray tasks.
+"""Runs trials in one of three places: in this process, in a pool of processes or as Ray tasks.
 
-All three take the same ``Job`` and give the same ``TrialStatus``. A trial that raises ends as ``failed`` with its
-message and the others go on; a worker process that dies takes only its own trial with it.
+All three take a ``Job`` and return a ``TrialStatus``. A trial that raises ends as ``failed`` with its message, and the
+others continue. A worker process that dies fails only its own trial.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from stgcma.errors import RunLockedError, StgcmaError
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 60.0
-"""How long a stopped worker may take to finish its step and write a checkpoint."""
+"""Time that a stopped worker has to finish its step and write a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One trial with everything a worker needs to run it."""
+    """One trial and all that a worker needs to run it."""
 
     config: RunConfig
     row: str
@@ -42,15 +42,15 @@ class Job:
     experiment: str
     tags: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, float] = field(default_factory=dict)
-    """Published values of the row, logged beside the run's own."""
+    """Published values of the row, which MLflow shows beside the run's own metrics."""
 
 
 Train = Callable[[Job], list[str]]
-"""Trains one job to its end and returns what the run had to say; importable by name, so that workers find it."""
+"""Trains one job and returns its warnings. It must be importable by name, so that worker processes find it."""
 
 
 def train_job(job: Job) -> list[str]:
-    """The real thing: ``train_run`` with its messages kept."""
+    """Train a job with ``train_run`` and return its warnings."""
     from jobs.runs.progress import Collecting
     from jobs.runs.session import train_run
 
@@ -70,7 +70,18 @@ def train_job(job: Job) -> list[str]:
 
 
 def execute(job: Job, train: Train = train_job) -> TrialStatus:
-    """Run one trial and record how it went; only an interruption is raised."""
+    """Run one trial and write its status.
+
+    Args:
+        job: The trial.
+        train: Trains it.
+
+    Returns:
+        How the trial ended; ``stopped`` if another process is running it.
+
+    Raises:
+        KeyboardInterrupt: If the trial is interrupted. All other errors become the status ``failed``.
+    """
     folder = trial_folder(job.output, job.config)
     fingerprint = job.config.run_name.rpartition("-")[2]
     with trial_lock(folder) as is_ours:
@@ -92,7 +103,7 @@ def execute(job: Job, train: Train = train_job) -> TrialStatus:
             raise
         except RunLockedError as error:
             status = replace(status, state="stopped", message=str(error))
-        except Exception as error:  # isolated: the other trials go on, and the table says why this one did not
+        except Exception as error:  # the other trials continue, and the report shows this message
             message = str(error) if isinstance(error, StgcmaError) else traceback.format_exc(limit=-6).strip()
             status = replace(status, state="failed", message=message[-2000:])
         else:
@@ -102,12 +113,12 @@ def execute(job: Job, train: Train = train_job) -> TrialStatus:
 
 
 class Executor(ABC):
-    """Where jobs run. ``submit`` starts one, ``wait`` returns those that have ended."""
+    """A place where jobs run. ``submit`` starts a job; ``wait`` returns the statuses of jobs that have ended."""
 
     capacity: int = 1
-    """Jobs at a time."""
+    """Number of jobs that run at the same time."""
     on_stop: str = "each writes a checkpoint at its next step"
-    """What ``stop`` means for a running job."""
+    """What happens to a running job on ``stop``, as a message for the user."""
 
     @abstractmethod
     def submit(self, job: Job) -> None: ...
@@ -117,15 +128,15 @@ class Executor(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """End running jobs; ``on_stop`` says what becomes of them."""
+        """End the running jobs as ``on_stop`` says."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release processes; running jobs are lost up to their last checkpoint."""
+        """Release the processes. Running jobs end at once and keep only their last checkpoint."""
 
 
 class InProcess(Executor):
-    """One after another in this process: no start-up cost from the second trial on."""
+    """Runs jobs one after another in this process, so only the first trial pays for the imports."""
 
     def __init__(self, train: Train) -> None:
         self.train = train
@@ -139,17 +150,17 @@ class InProcess(Executor):
         return finished
 
     def stop(self) -> None:
-        """The interruption that asks for it has stopped the job already."""
+        """Does nothing: the interruption that leads here has already stopped the job."""
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Does nothing."""
 
 
 class ProcessPool(Executor):
-    """Long-lived worker processes that share this machine's cores; a trial starts warm from each worker's second on.
+    """Runs jobs in long-lived worker processes that share this machine's cores.
 
-    Workers end with this process however it ends: each watches its parent. They are in sessions of their own, so that
-    Ctrl-C reaches them only through ``stop``.
+    Each worker watches this process and ends with it, even if it is killed. Workers run in sessions of their own, so
+    that Ctrl-C reaches them only through ``stop``.
     """
 
     def __init__(self, num_processes: int, train: Train) -> None:
@@ -213,7 +224,7 @@ class ProcessPool(Executor):
 
 
 def _serve(connection: Connection, train: Train) -> None:
-    """Body of a pool worker: jobs in, statuses out, until the connection closes."""
+    """Main loop of a pool worker: receive jobs and send statuses until the connection closes."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parent = multiprocessing.parent_process()
@@ -231,13 +242,13 @@ def _serve(connection: Connection, train: Train) -> None:
 
 
 def _die_with(sentinel: int) -> None:
-    """A worker without a driver would train for nobody and hold the trial's lock."""
+    """End this worker when its driver ends. Otherwise it would keep training and hold the trial's lock."""
     wait([sentinel])
     os._exit(1)
 
 
 def _lost(job: Job, exit_code: int | None) -> TrialStatus:
-    """A worker died under a job: killed for memory, or a crash in native code."""
+    """Write the status of a job whose worker died, for lack of memory or by a crash in native code."""
     how = f"exit code {exit_code}"
     if exit_code is not None and exit_code < 0:
         how = f"signal {signal.Signals(-exit_code).name}"
@@ -256,12 +267,13 @@ def _lost(job: Job, exit_code: int | None) -> TrialStatus:
 
 
 class RayTasks(Executor):
-    """Zero-CPU Ray tasks, each of which starts its trial's Ray Train workers. One Ray session for the whole sweep.
+    """Runs each job as a Ray task without CPUs, which starts the trial's Ray Train workers.
 
-    A trial that cannot be placed would wait inside Ray Train, so the concurrency is limited to what the cluster holds.
+    All jobs share one Ray session. A trial without room would wait inside Ray Train, so the resources of the cluster
+    limit the number of jobs at a time.
     """
 
-    on_stop = "each goes on from its last checkpoint next time"
+    on_stop = "each continues from its last checkpoint next time"
 
     def __init__(self, concurrency: int, num_workers: int, train: Train) -> None:
         import ray
@@ -276,8 +288,8 @@ class RayTasks(Executor):
         per_kind = "GPU" if resources.get("GPU", 0) >= num_workers else "CPU"
         self.capacity = max(1, min(concurrency, int(resources.get(per_kind, 0)) // num_workers))
         if self.capacity < concurrency:
-            logger.warning("The cluster holds %d trials of %d workers at a time.", self.capacity, num_workers)
-        self.execute = ray.remote(num_cpus=0, max_retries=0)(execute)
+            logger.warning("The cluster has room for %d trials of %d workers at a time.", self.capacity, num_workers)
+        self.execute: Any = ray.remote(num_cpus=0, max_retries=0)(execute)
         self.train = train
         self.running: dict[Any, Job] = {}
 
@@ -307,7 +319,13 @@ class RayTasks(Executor):
 
 
 def open_executor(concurrency: int, num_workers: int, train: Train) -> Executor:
-    """The place that fits: Ray for trials with workers, this process for one trial at a time, else a pool."""
+    """Choose where trials run: Ray if they have workers, this process for one trial at a time, else a pool.
+
+    Args:
+        concurrency: Trials at the same time.
+        num_workers: Ray Train workers per trial; 0: no Ray.
+        train: Trains one job.
+    """
     if num_workers > 0:
         return RayTasks(concurrency, num_workers, train)
     return InProcess(train) if concurrency == 1 else ProcessPool(concurrency, train)

@@ -1,8 +1,8 @@
-"""Executing an ablation: run what is missing, skip what is done, isolate what fails.
+"""Runs the trials of an ablation: skips finished ones, continues interrupted ones, isolates failures.
 
-``<output>/sweeps/<name>/sweep.json`` holds the resolved table, so that a report can be made from the run folders alone;
-``report.md`` and ``report.html`` lie beside it. A killed sweep loses nothing: started again, it runs the missing trials
-and continues a half-done one from its checkpoint.
+``<output>/sweeps/<name>/sweep.json`` holds the resolved table, so a report needs only the run folders. The folder also
+holds ``report.md`` and ``report.html``. A killed sweep loses nothing: the next start runs the missing trials and
+continues the interrupted ones from their checkpoints.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipelines.storage import Storage
 from stgcma.errors import ConfigError, RunFailedError
 
 Check = Callable[[list[Job], list[Job]], None]
-"""(waiting jobs, finished jobs) -> raises where a trial could not work."""
+"""(waiting jobs, finished jobs) -> None. Raises if a trial could not run."""
 
 SWEEPS = "sweeps"
 RECORD = "sweep.json"
@@ -37,16 +37,16 @@ RECORD = "sweep.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """How a sweep ended."""
+    """Result of a sweep."""
 
     name: str
     folder: str
-    """Where record and reports lie."""
+    """Folder of the record and the reports."""
     report: Report
-    """Of the whole table, rows that were not asked for included."""
+    """Report of the whole table, including rows that ``only`` left out."""
     statuses: tuple[TrialStatus, ...]
     num_done_before: int
-    """Trials that were not run again, being done."""
+    """Number of trials that had finished before this sweep."""
     warnings: tuple[str, ...]
 
     def count(self, state: str) -> int:
@@ -63,22 +63,27 @@ class SweepResult:
         return f"{len(self.statuses)} trials: {', '.join(parts)}"
 
     def raise_if_failed(self) -> None:
-        """
+        """Raise if a trial failed.
+
         Raises:
-            RunFailedError: If a trial failed, with the messages of all.
+            RunFailedError: With the messages of all failed trials.
         """
         failed = [status for status in self.statuses if status.state == "failed"]
         if failed:
             lines = [f"  {s.row} seed {s.seed}: {s.message.splitlines()[-1] if s.message else '?'}" for s in failed]
             raise RunFailedError(
-                f"{len(failed)} of {len(self.statuses)} trials failed; --retry-failed runs them again.\n"
+                f"{len(failed)} of {len(self.statuses)} trials failed. Run them again with --retry-failed.\n"
                 + "\n".join(lines)
             )
 
 
 def check_shards(waiting: list[Job], done: list[Job]) -> None:
-    """One look at the shards of all trials, instead of the same failure in every one; those that are done must have
-    been trained on them."""
+    """Check the shards of all trials before any starts.
+
+    Raises:
+        ShardMismatchError: If the shards of a waiting trial are missing or do not fit it.
+        ConfigError: If a finished trial was trained on other shards.
+    """
     for config in {shards_read(job.config): job.config for job in waiting}.values():
         select_shards(config)
     for job in done:
@@ -99,24 +104,24 @@ def run_sweep(
     train: Train = train_job,
     check: Check = check_shards,
 ) -> SweepResult:
-    """Run the trials that are missing.
+    """Run the missing trials of a table and write its report.
 
     Args:
         ablation: The table.
-        output: Directory or ``s3://`` URI of the run folders, shared by all tables.
-        num_workers: Ray Train workers of one trial; 0 trains without Ray.
-        concurrency: Trials at a time.
+        output: Folder of the runs, a directory or an ``s3://`` URI. All tables can share it.
+        num_workers: Ray Train workers per trial; 0 trains without Ray.
+        concurrency: Trials to run at the same time.
         device: ``auto``, ``cpu`` or ``cuda``.
         tracking: MLflow URI; None: SQLite in ``output``; ``none``: no MLflow.
         only: Rows to run; empty: all.
-        retry_failed: Run failed trials again instead of leaving them.
-        board: Shows progress; one for this terminal when None.
-        train: Trains one job (tests replace it).
-        check: Looks at the jobs before anything starts (tests replace it).
+        retry_failed: Run failed trials again.
+        board: Progress display; None: one on stderr.
+        train: Trains one job. Tests replace it.
+        check: Checks the jobs before any starts. Tests replace it.
 
     Raises:
-        ConfigError, ShardMismatchError: Before anything starts, when no trial could work.
-        KeyboardInterrupt: After running trials have written a checkpoint.
+        ConfigError, ShardMismatchError: Before any trial starts, if the trials cannot run.
+        KeyboardInterrupt: If interrupted; the running trials have written checkpoints by then.
     """
     chosen = ablation.only(only)
     with _sweep_lock(output, ablation.name):
@@ -167,7 +172,7 @@ def run_sweep(
 
 
 def _run_all(waiting: list[Job], executor: Executor | None, board: Board) -> Iterator[TrialStatus]:
-    """Keep ``capacity`` jobs running until all have ended; on an interruption stop them with a checkpoint."""
+    """Keep ``capacity`` jobs running until all have ended. On an interruption, stop them as the executor does."""
     if executor is None:
         return
     queue, num_running = list(waiting), 0
@@ -191,11 +196,12 @@ def _run_all(waiting: list[Job], executor: Executor | None, board: Board) -> Ite
 
 
 def sweep_folder(output: str, name: str) -> str:
+    """Folder of a sweep's record and reports."""
     return f"{output.rstrip('/')}/{SWEEPS}/{name}"
 
 
 def record(ablation: Ablation, output: str) -> str:
-    """Write the resolved table; returns the sweep's id, which stays the same as the table grows."""
+    """Write ``sweep.json``. Returns the sweep's id, which stays the same when the table changes."""
     folder = RunFolder(sweep_folder(output, ablation.name))
     sweep_id = folder.read_json(RECORD)["sweep_id"] if folder.exists(RECORD) else uuid.uuid4().hex
     folder.write_json(RECORD, {"sweep_id": sweep_id, "ablation": ablation_to_mapping(ablation)})
@@ -203,7 +209,7 @@ def record(ablation: Ablation, output: str) -> str:
 
 
 def recorded_sweeps(output: str) -> list[str]:
-    """Names of the sweeps that ran into ``output``."""
+    """Names of the sweeps in ``output``."""
     storage = Storage(f"{output.rstrip('/')}/{SWEEPS}")
     return [name for name in storage.list_folders() if storage.exists(f"{name}/{RECORD}")]
 
@@ -212,38 +218,44 @@ def read_sweep(output: str, name: str) -> Ablation:
     """The table of a recorded sweep.
 
     Raises:
-        ConfigError: If there is none of that name, with those that exist.
+        ConfigError: If there is no sweep of that name; lists the sweeps that exist.
     """
     known = recorded_sweeps(output)
     if name not in known:
-        raise ConfigError(f"No sweep {name!r} in {output}; there are: {', '.join(known) or 'none'}.")
+        raise ConfigError(f"{output} has no sweep {name!r}. Its sweeps: {', '.join(known) or 'none'}.")
     return ablation_from_mapping(RunFolder(sweep_folder(output, name)).read_json(RECORD)["ablation"])
 
 
 def find_table(table: str | None, output: str, overrides: Iterable[str] = ()) -> Ablation:
-    """An ablation by file, by the name of a sweep that ran into ``output``, or the only one there.
+    """Find an ablation.
+
+    Args:
+        table: An ablation file, the name of a sweep in ``output``, or None for the only sweep there.
+        output: Folder of the runs.
+        overrides: ``--set`` texts; only for a file.
 
     Raises:
-        ConfigError: If nothing or more than one thing is meant.
+        ConfigError: If there is no such table, if ``table`` is None and there is not exactly one sweep, or if overrides
+            are given for a sweep.
     """
     is_file = table is not None and (table.endswith((".yaml", ".yml")) or find_file(table).is_file())
     if table is not None and is_file and table not in recorded_sweeps(output):
         ablation = load_ablation(table, overrides)
         ran = read_sweep(output, ablation.name) if ablation.name in recorded_sweeps(output) else ablation
-        return load_ablation(table, overrides, shards=ran.shards)  # where that sweep found them
+        return load_ablation(table, overrides, shards=ran.shards)
     if overrides:
-        raise ConfigError("--set goes with an ablation file; a sweep that ran keeps the settings it ran with.")
+        raise ConfigError("--set needs an ablation file; the settings of a recorded sweep are fixed.")
     if table is None:
         known = recorded_sweeps(output)
         if len(known) != 1:
-            listed = f"there are: {', '.join(known)}" if known else "no sweep ran there yet"
-            raise ConfigError(f"report needs an ablation file or the name of a sweep in {output}; {listed}.")
+            listed = f"has the sweeps {', '.join(known)}" if known else "has no sweeps"
+            raise ConfigError(f"report needs an ablation file or the name of a sweep; {output} {listed}.")
         table = known[0]
     return read_sweep(output, table)
 
 
 def ran_otherwise(ablation: Ablation, output: str) -> str | None:
-    """What to tell who asks for a table file whose sweep ran into ``output`` with other ``--set`` settings."""
+    """A hint if the sweep of this table in ``output`` ran with other ``--set`` settings; None if it did not."""
     if ablation.name not in recorded_sweeps(output):
         return None
     ran = read_sweep(output, ablation.name)
@@ -251,13 +263,13 @@ def ran_otherwise(ablation: Ablation, output: str) -> str | None:
         return None
     settings = " ".join(f"--set {text}" for text in ran.overrides) or "other settings"
     return (
-        f"The sweep {ablation.name!r} that ran in {output} had {settings}: "
-        f"stgcma-jobs report {ablation.name} --runs {output} shows it. Below is {ablation.path} as it stands."
+        f"The sweep {ablation.name!r} in {output} ran with {settings}. To see it, run: stgcma-jobs report "
+        f"{ablation.name} --runs {output}. The report below shows {ablation.path} without these settings."
     )
 
 
 def _constants(ablation: Ablation, row_name: str) -> dict[str, float]:
-    """Published values on the scale of our own metrics (fractions, millions), and the row's place in the table."""
+    """The published values of a row (metrics as fractions, parameters in millions) and its place in the table."""
     place, row = next((place, row) for place, row in enumerate(ablation.rows, start=1) if row.name == row_name)
     paper = {f"paper/{key}": value / 100 if key.startswith("test/") else value for key, value in row.paper.items()}
     return {**paper, "sweep/row": float(place)}
@@ -265,17 +277,17 @@ def _constants(ablation: Ablation, row_name: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _sweep_lock(output: str, name: str) -> Iterator[None]:
-    """One driver per sweep and output on this machine."""
+    """Allow one process on this machine to run the sweep in ``output``."""
     folder = RunFolder(sweep_folder(output, name))
     with trial_lock(folder) as is_ours:
         if not is_ours:
-            raise ConfigError(f"The sweep {name!r} is running in {output} already. Wait for it, or stop it first.")
+            raise ConfigError(f"The sweep {name!r} is already running in {output}. Wait for it or stop it first.")
         yield
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends a sweep like Ctrl-C: trials stop at a step, with a checkpoint."""
+    """Let SIGTERM stop the sweep as Ctrl-C does: running trials stop after a step and write a checkpoint."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,7 @@
-"""A sweep in MLflow: one parent run, a child per trial, both in an experiment named after the sweep.
+"""Records a sweep in MLflow: a parent run with one child run per trial, in an experiment named after the sweep.
 
-The parent is found again by its tag, so a restarted or extended sweep adds to it. Nothing here can stop a sweep: when
-the server does not answer, trials run without a parent, and starting the sweep again attaches them.
+A restarted or extended sweep finds its parent run by a tag and adds to it. MLflow never stops a sweep: if the server
+does not answer, the trials run without a parent, and the next start of the sweep attaches them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PARENT = "mlflow.parentRunId"
-"""Tag by which MLflow nests runs."""
+"""Tag with which MLflow nests runs."""
 
 NOTE = "mlflow.note.content"
 """Tag that MLflow shows as a description, in Markdown."""
@@ -41,11 +41,11 @@ class SweepTracking:
     """The parent run of one sweep.
 
     Args:
-        name: The sweep's, and the experiment's.
+        name: Name of the sweep and of the experiment.
         metrics: Columns of the table.
-        output: Where run folders lie.
-        tracking: MLflow URI; None: SQLite in ``output``; ``none``: off.
-        sweep_id: Known to this sweep in this ``output`` alone.
+        output: Folder of the runs.
+        tracking: MLflow URI; None: SQLite in ``output``; ``none``: no MLflow.
+        sweep_id: Identifies this sweep in this ``output``.
     """
 
     def __init__(self, name: str, metrics: tuple[str, ...], output: str, tracking: str | None, sweep_id: str) -> None:
@@ -56,7 +56,11 @@ class SweepTracking:
         self._parent = ""
 
     def open(self) -> dict[str, str]:
-        """Find or create the parent run; returns the tag that makes a trial its child, empty without a server."""
+        """Find or create the parent run.
+
+        Returns:
+            The tag that makes a trial a child of the parent; empty if MLflow is off or does not answer.
+        """
         if self.uri == DISABLED:
             return {}
         try:
@@ -83,7 +87,12 @@ class SweepTracking:
         return {PARENT: self._parent}
 
     def close(self, statuses: Iterable[TrialStatus], note: str) -> None:
-        """Send what a dead server missed, attach trials without a parent, describe the parent and end it."""
+        """Send what the server does not have, attach trials without a parent, and end the parent run.
+
+        Args:
+            statuses: The trials.
+            note: Description of the parent run, in Markdown.
+        """
         statuses = list(statuses)
         if self.uri == DISABLED or (not self._parent and not self.open()):
             return
@@ -103,7 +112,7 @@ class SweepTracking:
             self.warnings.append(str(error))
 
     def _attach(self, client: MlflowClient, folder: RunFolder, status: TrialStatus) -> None:
-        """Complete a trial's own record, and make it a child unless it is one, or lies in another experiment."""
+        """Send what is missing of a trial's run and make it a child. Runs of other experiments are left alone."""
         if not folder.exists(FACTS) or folder.read_json(FACTS)["experiment"] != self.name:
             return
         known = tracked_runs(folder).get(self.uri)
@@ -120,7 +129,7 @@ class SweepTracking:
 
 
 def table_view(name: str, metrics: tuple[str, ...]) -> str:
-    """MLflow's saved view of a sweep: a line per row with means over its seeds, in the table's order and columns."""
+    """A saved view for MLflow that shows a sweep as its table: one line per row with means over seeds."""
     columns = [column for metric in metrics for column in (metric, f"paper/{metric}")]
     columns += [f"{prefix}params/{kind}_millions" for kind in ("trainable", "total") for prefix in ("", "paper/")]
     state = {
@@ -134,5 +143,5 @@ def table_view(name: str, metrics: tuple[str, ...]) -> str:
         ],
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "stgcma.row"}]},
     }
-    saved = 1_600_000_000_000  # milliseconds; MLflow only shows it
+    saved = 1_600_000_000_000  # in milliseconds; only displayed
     return json.dumps({"name": f"Table: {name}", "createdAt": saved, "updatedAt": saved, "state": json.dumps(state)})

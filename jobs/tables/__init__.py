@@ -1,1 +1,1 @@
-"""A table of runs: ablation files, their trials on disk, intervals, reports and the dry run."""
+"""Tables of runs: ablation files, the state of their trials, intervals, reports and the dry run."""

@@ -1,25 +1,25 @@
-"""Ablation files: one base recipe and named variants -> rows of a table and the trials behind them.
+"""Reads ablation files: a base recipe and named variants become the rows of a table and their trials.
 
 ```yaml
 name: table7
 title: "Table 7: which stages matter"
-base: avs_swin_large_base   # a shipped recipe, or a path relative to this file; a run may name its own
+base: avs_swin_large_base   # a shipped recipe or a path relative to this file; a run may have its own base
 seeds: [0, 1, 2]
-compare_with: full                          # row that the others are compared with; default: the last
-published: table3                           # rows of jobs/published.yaml that the table repeats
-plot_with: table3                           # and those that the plots show as reference points
-set: {optim.protocol: val}                  # changes of every run
+compare_with: full                          # row to compare the others with; default: the last row
+published: table3                           # other methods in the table: a key of jobs/published.yaml
+plot_with: table3                           # other methods in the plots: a key of jobs/published.yaml
+set: {optim.protocol: val}                  # settings changed in every run
 runs:
   - name: none
-    title: "no adapters"                    # how the table calls it
-    section: "Single stages"                # heading above it
+    title: "no adapters"                    # shown in the table
+    section: "Single stages"                # heading above the row
     set: {model.adaptation: {method: none}} # a whole section, or single settings by their dotted names
     paper: {params/trainable_millions: 21.2, test/miou: 55.9}   # percentages as printed
-grid: {optim.learning_rate: [1e-4, 3e-4]}   # multiplies the runs
+grid: {optim.learning_rate: [1e-4, 3e-4]}   # every run with every combination of these values
 ```
 
-A trial is one row with one seed. It is known by the fingerprint of its configuration, whatever it is called: rows may
-be renamed, reordered and added, and a row of another file with the same settings is the same trial.
+A trial is one row with one seed. The fingerprint of its configuration identifies it, not its name. Rows can be renamed,
+reordered and added, and rows of several files with the same settings share their trials.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ T = TypeVar("T")
 PUBLISHED = SHIPPED / "published.yaml"
 
 PARAMETER_KEYS = ("params/trainable_millions", "params/total_millions")
-"""Published values besides metrics, in millions as the paper prints them."""
+"""Published values other than metrics, in millions as the paper prints them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table: a configuration, trained once per seed."""
+    """One row of the table: a configuration that is trained once per seed."""
 
     name: str
     title: str
     section: str
     changes: dict[str, Any]
-    """Dotted setting -> value, relative to the recipe."""
+    """Dotted setting -> value, where the row differs from the recipe."""
     paper: dict[str, float]
     """Published values: ``test/<metric>`` as a percentage, parameters in millions."""
     note: str
     config: RunConfig
-    """With the first seed."""
+    """The configuration with the first seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,26 +88,26 @@ class Ablation:
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
     metrics: tuple[str, ...]
-    """Columns of the table, e.g. ``test/miou``; the first one is the headline."""
+    """Columns of the table, e.g. ``test/miou``; the first is the main one."""
     compare_with: str
     published: str | None
-    """Key of ``jobs/published.yaml``: other methods' rows in the table."""
+    """Key of ``jobs/published.yaml`` whose methods the table shows."""
     plot_with: str | None
-    """The same for reference points in the plot against parameters."""
+    """Key of ``jobs/published.yaml`` whose methods the plot of metric against parameters shows."""
     note: str
     overrides: tuple[str, ...] = ()
-    """``--set`` texts that the base of every row was changed by."""
+    """``--set`` texts that were applied to every row."""
     shards: str | None = None
-    """Root of the shards when not where the recipes say."""
+    """Root of the shards; None: the one that the recipes name."""
 
     @property
     def task(self) -> TaskSpec:
-        """The task of all its rows."""
+        """The task, the same for all rows."""
         return task_spec(self.rows[0].config.task)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Seeds outermost, so that an interrupted sweep has whole columns of seeds rather than a few finished rows."""
+        """All trials, seed by seed, so that an interrupted sweep has all rows with some seeds, not some rows."""
         return tuple(
             Trial(row=row.name, seed=seed, config=with_seed(row, seed, self.name))
             for seed in self.seeds
@@ -115,22 +115,22 @@ class Ablation:
         )
 
     def only(self, names: Iterable[str]) -> Ablation:
-        """The same table reduced to some rows.
+        """The table with these rows only; no names keep all rows.
 
         Raises:
-            ConfigError: If a name is unknown.
+            ConfigError: If a row does not exist.
         """
         wanted = list(names)
         known = [row.name for row in self.rows]
         problems = [f"--only {name}: {_no_such(name, known, 'row')}" for name in wanted if name not in known]
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)
         return replace(self, rows=tuple(row for row in self.rows if not wanted or row.name in wanted))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedMethod:
-    """Another method's row in the paper, percentages and millions as printed."""
+    """Another method's row in the paper, with percentages and millions as printed."""
 
     method: str
     metrics: dict[str, float]
@@ -148,7 +148,7 @@ class PublishedMethod:
 
 @cache
 def published_methods() -> dict[str, tuple[PublishedMethod, ...]]:
-    """Table of the paper -> rows of other methods."""
+    """Table of the paper -> its rows of other methods."""
     tables = read_mapping(PUBLISHED)
     return {
         table: tuple(build(PublishedMethod, row, f"{PUBLISHED.name}, {table}") for row in rows)
@@ -157,14 +157,14 @@ def published_methods() -> dict[str, tuple[PublishedMethod, ...]]:
 
 
 def with_seed(row: Row, seed: int, ablation: str) -> RunConfig:
-    """The configuration of one trial, named after table, row and seed."""
+    """The configuration of one trial, named after the table, the row and the seed."""
     config = row.config
     return replace(config, name=f"{ablation}-{row.name}-s{seed}", optim=replace(config.optim, seed=seed))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """The top level of the YAML."""
+    """The top level of an ablation file."""
 
     name: str
     base: str
@@ -197,13 +197,13 @@ def load_ablation(path: str | Path, overrides: Iterable[str] = (), *, shards: st
     """Read and check an ablation file.
 
     Args:
-        path: The YAML file.
-        overrides: ``--set`` texts, applied to the base of every row.
-        shards: Root of the shards; None leaves what the recipes say.
+        path: The file, or the name of a shipped ablation.
+        overrides: ``--set`` texts, applied to every row.
+        shards: Root of the shards; None keeps the root that the recipes name.
 
     Raises:
-        ConfigError: With all problems of the file at once: unknown keys and settings, entries that change nothing, rows
-            that are twins, published metrics that the task does not report.
+        ConfigError: With all problems of the file: unknown keys and settings, settings that change nothing, rows with
+            the same settings, published metrics that the task does not report.
     """
     path, overrides = find_file(path), tuple(overrides)
     problems: list[str] = []
@@ -213,14 +213,14 @@ def load_ablation(path: str | Path, overrides: Iterable[str] = (), *, shards: st
     mapping = _without_unknown(_File, found, "", problems)
     content = _attempt(problems, "", lambda: build(_File, mapping, str(path)))
     if content is None:
-        raise _all_at_once(path, problems)
+        raise ConfigError(*problems, where=str(path))
     ablation = _Reader(path, content, overrides, problems).read()
     rows = tuple(replace(row, config=with_shards(row.config, shards)) for row in ablation.rows)
     return replace(ablation, rows=rows, shards=shards)
 
 
 class _Reader:
-    """Collects problems while it turns entries into rows."""
+    """Turns the entries of a file into rows and collects the problems."""
 
     def __init__(self, path: Path, content: _File, overrides: tuple[str, ...], problems: list[str]) -> None:
         self.path, self.content, self.overrides, self.problems = path, content, overrides, problems
@@ -251,7 +251,7 @@ class _Reader:
             if table is not None and table not in published_methods():
                 self.problems.append(f"{key}: {_no_such(table, published_methods(), 'table')}")
         if self.problems:
-            raise _all_at_once(self.path, self.problems)
+            raise ConfigError(*self.problems, where=str(self.path))
         return Ablation(
             name=content.name,
             title=content.title or content.name,
@@ -267,7 +267,7 @@ class _Reader:
         )
 
     def _rows(self, number: int, values: dict[str, Any]) -> Iterable[Row]:
-        """One entry, multiplied by the grid."""
+        """The rows of one entry: one per point of the grid."""
         where = f"runs.{values.get('name', number)}"
         known = _without_unknown(_Entry, values, f"{where}.", self.problems)
         entry = _attempt(self.problems, where, lambda: build(_Entry, known, where))
@@ -278,7 +278,7 @@ class _Reader:
         if base is None:
             return
         for setting in sorted(set(entry.set) & set(self.content.grid)):
-            self.problems.append(f"{where}.set.{setting}: set here and in grid; remove one.")
+            self.problems.append(f"{where}.set.{setting}: also set in grid; remove one.")
         for point in itertools.product(*self.content.grid.values()):
             place = dict(zip(self.content.grid, point, strict=True))
             suffix = "".join(f"-{key.rpartition('.')[2]}-{_slug(value)}" for key, value in place.items())
@@ -308,7 +308,7 @@ class _Reader:
             keys = [key for key in {**flat_base, **flat} if key == setting or key.startswith(f"{setting}.")]
             if all(flat.get(key) == flat_base.get(key) for key in keys):
                 shown = ", ".join(f"{flat.get(key)}" for key in keys[:3])
-                self.problems.append(f"{where}.set.{setting}: {shown} is what the base says already; remove it.")
+                self.problems.append(f"{where}.set.{setting}: the base already has {shown}; remove the setting.")
         at_base = all(flat.get(key) == flat_base.get(key) for key in place)
         if at_base:
             self.points_at_base[entry.name] = name
@@ -332,10 +332,10 @@ class _Reader:
         return dict(entry.paper)
 
     def _metrics(self, rows: list[Row]) -> tuple[str, ...]:
-        """Columns: as written, else what was published, else the selection metric."""
+        """The columns: those of the file, else the published ones, else the selection metric."""
         tasks = sorted({row.config.task for row in rows})
         if len(tasks) > 1:
-            self.problems.append(f"runs: rows of one table need one task, got {', '.join(tasks)}.")
+            self.problems.append(f"runs: all rows need the same task, got {', '.join(tasks)}.")
         if not tasks:
             return ()
         task = task_spec(tasks[0])
@@ -347,7 +347,7 @@ class _Reader:
         return self.content.metrics or tuple(published) or (f"test/{task.selection_metric}",)
 
     def _base(self, recipe: str) -> tuple[dict[str, Any], RunConfig] | None:
-        """Settings and configuration of a recipe with the common changes; its problems are told once."""
+        """Settings and configuration of a recipe with the common changes. Reports the recipe's problems once."""
         if recipe not in self.bases:
             where = f"base {recipe}"
 
@@ -363,11 +363,11 @@ class _Reader:
     def _check_seed_setting(self, where: str, settings: Mapping[str, Any]) -> None:
         for key in ("name", "optim.seed"):
             if key in settings:
-                advice = "list seeds under seeds" if key == "optim.seed" else "runs are named by their entry"
-                self.problems.append(f"{where}.{key}: not here; {advice}.")
+                advice = "list the seeds under seeds" if key == "optim.seed" else "the entry's name names the runs"
+                self.problems.append(f"{where}.{key}: cannot be set; {advice}.")
 
     def _reference(self, names: list[str]) -> str:
-        """The row others are compared with. Of an entry that the grid multiplied, the point the recipe stands at."""
+        """The row to compare with. If it names an entry with a grid, the row with the recipe's own values."""
         wanted = self.content.compare_with
         if wanted is None:
             return names[-1] if names else ""
@@ -376,30 +376,25 @@ class _Reader:
     def _check_names(self, rows: list[Row]) -> None:
         names = [row.name for row in rows]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            self.problems.append(f"runs: {names.count(name)} entries are named {name!r}; names must differ.")
+            self.problems.append(f"runs: {names.count(name)} entries are named {name!r}; give each its own name.")
 
     def _check_twins(self, rows: list[Row]) -> None:
         by_settings: dict[str, str] = {}
         for row in rows:
             first = by_settings.setdefault(fingerprint(row.config), row.name)
             if first != row.name:
-                self.problems.append(f"runs.{row.name}: the same settings as {first!r}; remove one or change it.")
+                self.problems.append(
+                    f"runs.{row.name}: has the same settings as {first!r}; remove or change one of them."
+                )
 
 
 def _attempt(problems: list[str], where: str, make: Callable[[], T]) -> T | None:
-    """The value, or None with its problems noted one by one."""
+    """Call ``make``; if it raises ``ConfigError``, add its problems to ``problems`` and return None."""
     try:
         return make()
     except ConfigError as error:
-        first, *rest = str(error).splitlines()
-        lines = rest if rest and re.search(r"has \d+ problems?$", first) else [first, *rest]
-        problems.extend(f"{where}: {line.strip()}" if where else line.strip() for line in lines)
+        problems.extend(f"{where}: {problem}" if where else problem for problem in error.problems)
         return None
-
-
-def _all_at_once(path: Path, problems: list[str]) -> ConfigError:
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return ConfigError(f"{path} has {count}\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
 def _without_unknown(cls: type, mapping: Mapping[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
@@ -415,15 +410,19 @@ def _no_such(name: str, known: Iterable[str], kind: str, lead: str = "known") ->
 
 
 def _slug(value: Any) -> str:
-    """A grid value as part of a folder name."""
+    """A grid value as part of a row's name."""
     return re.sub(r"[^A-Za-z0-9._]+", "_", str(value)).strip("_") or "none"
 
 
 def ablation_to_mapping(ablation: Ablation) -> dict[str, Any]:
-    """Plain values, from which ``ablation_from_mapping`` rebuilds the table without its recipes."""
+    """The ablation as plain values. ``ablation_from_mapping`` needs no recipes to read them."""
     return json.loads(json.dumps(asdict(ablation)))
 
 
 def ablation_from_mapping(mapping: Mapping[str, Any]) -> Ablation:
-    """Inverse of ``ablation_to_mapping``."""
+    """Rebuild an ablation from the result of ``ablation_to_mapping``.
+
+    Raises:
+        ConfigError: If the values do not describe an ablation.
+    """
     return build(Ablation, mapping, f"the recorded sweep {mapping.get('name')!r}")

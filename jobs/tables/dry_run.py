@@ -1,4 +1,4 @@
-"""What a sweep would do, known in seconds without weights or data: ``stgcma-jobs sweep FILE --dry-run``."""
+"""``stgcma-jobs sweep FILE --dry-run``: parameters, FLOPs and steps of every row, without weights or data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import task_spec
 
 PUBLISHED_TRAINING_CLIPS = {"ave": 3339, "avs-s4": 3452, "avs-ms3": 296}
-"""Training clips of the official splits: the steps of a run whose shards do not exist yet."""
+"""Training clips of the official splits, to count the steps of a run whose shards do not exist yet."""
 
 MUSIC_AVQA_TRAINING_QUESTIONS = 32_087
 
@@ -33,22 +33,22 @@ class RowPlan:
     published_trainable_millions: float | None
     published_total_millions: float | None
     gflops_forward: float
-    """Per clip, evaluation."""
+    """Forward pass in evaluation, per clip."""
     gflops_training: float
-    """Per clip, forward and backward."""
+    """Forward and backward pass in training, per clip."""
     epochs: int
     steps_per_epoch: int | None
-    """None where it depends on shards that do not exist yet."""
+    """None if it depends on shards that do not exist yet."""
     steps: int | None
     steps_from: str
     """``shards``, ``official split`` or ``unknown``."""
     fingerprints: tuple[str, ...]
-    """Of the trials, one a seed."""
+    """Fingerprints of the trials, one per seed."""
     note: str
 
 
 def plan_rows(ablation: Ablation) -> Iterable[RowPlan]:
-    """Build every row on the meta device and count."""
+    """Build the model of each row on the meta device and count its parameters and FLOPs."""
     trials = ablation.trials
     for row in ablation.rows:
         config = row.config
@@ -86,7 +86,7 @@ def as_json(ablation: Ablation, rows: Iterable[RowPlan]) -> dict[str, Any]:
 
 
 def format_plan(ablation: Ablation, rows: Iterable[RowPlan]) -> str:
-    """A table for a terminal, the notes below it."""
+    """The plan as text: a table and the notes of the rows."""
     rows = list(rows)
     name_width = max([len("row"), *(len(row.name) for row in rows)])
     num_trials = len(rows) * len(ablation.seeds)
@@ -108,18 +108,20 @@ def format_plan(ablation: Ablation, rows: Iterable[RowPlan]) -> str:
             f"{row.total:11,}  {_millions(row.published_total_millions):>7}  {row.gflops_forward:9,.0f}  "
             f"{row.gflops_training:7,.0f}  {steps:>7}  {format_changes(row.changes)}"
         )
-    lines += ["", "GFLOP per clip: forward of an evaluation; forward and backward of a training step."]
+    lines += ["", "GFLOP per clip: forward pass in evaluation; forward and backward pass in training."]
     sources = {row.steps_from for row in rows}
     if "official split" in sources:
-        lines.append("Steps are those of the official training split; the shards are not there yet.")
+        lines.append("The shards do not exist yet, so steps are counted with the official training split.")
     if "unknown" in sources:
-        lines.append("Steps (?) depend on how many videos the questions fall on, known once the shards exist.")
+        lines.append(
+            "Steps (?) depend on the number of videos that the questions are about; it is known once the shards exist."
+        )
     lines += [f"{row.name}: {row.note}" for row in rows if row.note]
     return "\n".join(lines)
 
 
 def format_changes(changes: dict[str, Any]) -> str:
-    """``{"model.adaptation.fusion": "none"}`` -> ``fusion=none``: the last part of a name says enough here."""
+    """``{"model.adaptation.fusion": "none"}`` -> ``fusion=none``; only the last part of a name is shown."""
     return ", ".join(f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in changes.items()) or "-"
 
 
@@ -130,7 +132,7 @@ def _plain(value: Any) -> str:
 
 
 def _shown_changes(row: Row) -> dict[str, Any]:
-    """Changes by single settings; of an unchanged row, what its recipe is."""
+    """The changed settings one by one; for a row without changes, its backbone and size."""
     flat = flatten(to_mapping(row.config))
     shown = {key: flat[key] for change in row.changes for key in flat if key == change or key.startswith(f"{change}.")}
     return shown or {key: flat[key] for key in ("model.backbone", "model.adaptation.size") if key in flat}
@@ -141,7 +143,7 @@ def _millions(value: float | None) -> str:
 
 
 def _steps_per_epoch(config: RunConfig) -> tuple[int | None, str]:
-    """Optimiser steps of an epoch and where the number of clips comes from."""
+    """Optimiser steps per epoch, and the source of the number of clips."""
     data, batch_size = config.data, config.optim.batch_size
     num_clips: int | None = PUBLISHED_TRAINING_CLIPS.get(data.dataset)
     steps_from = "official split"
@@ -156,7 +158,7 @@ def _steps_per_epoch(config: RunConfig) -> tuple[int | None, str]:
             manifest = select_manifest(data.shards, data.dataset, fbank=fbank, fingerprint=data.fingerprint)
             num_clips, steps_from = manifest.num_rows("train"), "shards"
         except ShardMismatchError:
-            pass  # not preprocessed yet; training itself says what to run
+            pass  # not preprocessed yet: count the official split
     if num_clips is None:
         return None, "unknown"
     if data.limit_train_clips is not None:

@@ -1,9 +1,9 @@
-"""What a model costs: parameters, and floating point operations of one clip. No weights, no data.
+"""Counts the parameters of a model and its floating point operations for one clip, without weights or data.
 
-The real model runs on the meta device, forward and backward. Counted are matrix products, convolutions and attention,
-two operations per multiply-add; norms, softmax and activations are left out (the rule of torch's ``FlopCounterMode``).
-Autograd decides what a backward pass computes: for a frozen layer its input gradient alone, for a trained one its
-weight gradient too, nothing below the first trained parameter.
+The real model runs forward and backward on the meta device. Matrix products, convolutions and attention count with two
+operations per multiply-add; norms, softmax and activations do not count, as in torch's ``FlopCounterMode``. The
+backward pass counts what autograd computes: the input gradient of a frozen layer, the weight gradient of a trained one
+as well, and nothing below the first trained parameter.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from stgcma.tasks.base import AudioVisualModel, Task
 
 @dataclass(frozen=True)
 class ClipFlops:
-    """Operations for one clip."""
+    """Floating point operations for one clip."""
 
     forward: int
-    """Evaluation: all segments, all masks, one question."""
+    """Forward pass in evaluation, with all segments, all masks or one question."""
     training: int
-    """Forward and backward of a training step, with what the task adds to it (one mask; negative frames)."""
+    """Forward and backward pass in training, including what the task adds (one mask, negative frames)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,15 @@ class ModelCost:
 
 
 def model_cost(task: str, config: ModelConfig) -> ModelCost:
-    """Build a model on the meta device and count. Equal configurations are counted once in a process."""
+    """Build a model on the meta device and count its cost. A process counts each configuration once.
+
+    Args:
+        task: A name in ``stgcma.tasks.TASKS``.
+        config: The model. Its weights are not read.
+
+    Raises:
+        ConfigError: If the model does not fit the task.
+    """
     return _model_cost(task, replace(config, pretrained="none", grounding_checkpoint=None))
 
 
@@ -55,7 +63,13 @@ def _model_cost(task_name: str, config: ModelConfig) -> ModelCost:
 
 
 def clip_flops(task: Task, model: AudioVisualModel, num_segments: int) -> ClipFlops:
-    """Operations of one clip of ``num_segments`` segments; ``model`` is on the meta device."""
+    """Count the operations for one clip.
+
+    Args:
+        task: The task.
+        model: The model of the task, on the meta device.
+        num_segments: ``S``, the segments of the clip.
+    """
     evaluation, training = (_batch(task, model.encoder.spec, num_segments, training) for training in (False, True))
     with MetaMode() as counter:
         # The encoder costs the same in both modes, so one pass serves both.
@@ -72,7 +86,7 @@ def clip_flops(task: Task, model: AudioVisualModel, num_segments: int) -> ClipFl
 
 
 def _batch(task: Task, spec: BackboneSpec, num_segments: int, training: bool) -> AVBatch:
-    """One clip without content and what a head reads besides features."""
+    """A batch of one empty clip, with the targets that the head reads."""
     size = spec.image_size
     with torch.device("meta"):
         frames = torch.empty(1, num_segments, 3, size, size)

@@ -1,8 +1,8 @@
-"""Intervals for numbers that come from a few training seeds and a limited test split.
+"""Bootstrap intervals for metrics that come from a few training seeds and a limited test split.
 
-The seconds of a clip share an event, and the questions about a video its scene, so they are no independent trials; the
-clip is the unit that is drawn again. Seeds are drawn again too, together with the clips: an interval that ignores
-either is too narrow. With three seeds their part is itself only roughly known, and it says nothing about another
+The unit of resampling is the clip, because the seconds of a clip share an event and the questions about a video share
+a scene: they are not independent. Seeds are resampled together with the clips; an interval that ignores either is too
+narrow. With three seeds, the variation between seeds is only roughly known. The intervals do not cover another
 backbone or another training set.
 """
 
@@ -18,16 +18,11 @@ NUM_RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its percentile interval, all fractions (or differences of fractions)."""
+    """A mean and its percentile interval, as fractions or differences of fractions."""
 
     mean: float
     low: float
     high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Of a difference: whether its sign is beyond the interval's doubt."""
-        return self.low > 0 or self.high < 0
 
 
 def bootstrap_over_clips(
@@ -41,12 +36,16 @@ def bootstrap_over_clips(
     """Mean of ``correct`` and its bootstrap interval over seeds and clips.
 
     Args:
-        correct: ``[num_seeds, num_rows, S]``, 1 where a segment is right; every seed on the same rows in order.
-        clips: The clip of every row, where a clip has several (questions); rows of one clip are drawn together and the
-            mean stays one over rows. None: every row is a clip.
+        correct: ``[num_seeds, num_rows, S]``, 1 where a segment is right. All seeds have the same rows in order.
+        clips: The clip of each row, if a clip has several rows (questions). Rows of one clip are drawn together; the
+            mean is still taken over rows. None: each row is a clip.
         level: Coverage of the interval.
-        num_resamples: Draws of (seeds, clips) with replacement.
-        seed: Of the draws; equal input gives equal intervals.
+        num_resamples: Number of draws of (seeds, clips) with replacement.
+        seed: Random seed of the draws; the same input gives the same interval.
+
+    Raises:
+        ValueError: If ``correct`` is empty or has another number of axes, ``level`` is not in (0, 1), or ``clips`` has
+            another length.
     """
     return _interval(_row_scores(correct), clips, level, num_resamples, seed)
 
@@ -60,17 +59,20 @@ def bootstrap_difference(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Paired difference ``correct - baseline``: both on the same clips, and seed ``i`` beside seed ``i``.
+    """Mean of ``correct - baseline`` and its bootstrap interval, paired by seed and clip.
 
-    Clips that are hard for both cancel, so it is narrower than two separate intervals suggest.
+    Clips that are hard for both variants cancel, so the interval is narrower than two separate ones suggest.
 
     Args:
         correct: ``[num_seeds, num_rows, S]`` of one variant.
-        baseline: The same shape, of the other.
+        baseline: ``[num_seeds, num_rows, S]`` of the other, with the same seeds and rows in order.
         clips: As in ``bootstrap_over_clips``.
         level: Coverage of the interval.
-        num_resamples: Draws of (seeds, clips) with replacement.
-        seed: Of the draws.
+        num_resamples: Number of draws of (seeds, clips) with replacement.
+        seed: Random seed of the draws.
+
+    Raises:
+        ValueError: If the shapes differ, and as ``bootstrap_over_clips``.
     """
     if np.shape(correct) != np.shape(baseline):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""What a table says: per row the published value, ours over the seeds, and what is missing. Numbers only, no layout.
+"""Collects the numbers of a table: for each row the published values, our estimates over seeds, and missing trials.
 
-Everything is read from the run folders; nothing is re-computed on a model, and times are left out, so that two sweeps
-that trained the same weights give the same report.
+All numbers come from the run folders; no model runs. Times are left out, so two sweeps with the same trained weights
+give the same report. The layout is in ``report_formats.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stgcma.tasks.spec import TaskSpec
 from stgcma.training.trained_model import decode_model
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""97.5 % quantile of Student's t for 1 to 10 degrees of freedom."""
+"""97.5 % quantiles of Student's t for 1 to 10 degrees of freedom."""
 
 SEEDS_AND_CLIPS = "bootstrap over seeds and clips"
 SEEDS = "Student's t over seeds"
@@ -36,19 +36,19 @@ ONE_SEED_CLIPS = "bootstrap over clips, one seed"
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """One number of ours, a fraction or a difference of fractions."""
+    """One of our numbers: a mean with its interval, as fractions or differences of fractions."""
 
     mean: float
     low: float | None
     high: float | None
     num_seeds: int
     method: str
-    """How the interval was made; empty without one."""
+    """How the interval was computed; empty if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One finished trial as the report uses it."""
+    """What the report reads of one finished trial."""
 
     seed: int
     fingerprint: str
@@ -58,7 +58,7 @@ class TrialRecord:
     curve: tuple[tuple[float, float], ...]
     """(epoch, selection metric) of every epoch."""
     gates: dict[str, tuple[float, ...]]
-    """``audio_to_visual``, ``visual_to_audio`` -> value per block, input side first; empty without gates."""
+    """``audio_to_visual``, ``visual_to_audio`` -> value of each block, from the input up; empty without gates."""
     protocol: str
     data_digest: str
     trainable: int
@@ -86,7 +86,7 @@ class RowReport:
         return self.trials[0].total if self.trials else None
 
     def difference(self, metric: str) -> float | None:
-        """Ours minus published, as a fraction; None where either is missing."""
+        """Our value minus the published one, as a fraction; None if either is missing."""
         if metric not in self.estimates or metric not in self.row.paper:
             return None
         return self.estimates[metric].mean - self.row.paper[metric] / 100
@@ -94,16 +94,16 @@ class RowReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A row against the reference row, over the seeds that both have."""
+    """A row compared with the reference row, over the seeds that both have."""
 
     row: Row
     reference: Row
     estimate: Estimate
-    """Of the difference."""
+    """The difference of the row from the reference."""
 
     @property
     def verdict(self) -> str:
-        """``higher`` or ``lower`` where the interval excludes zero."""
+        """``higher`` or ``lower`` if the interval excludes zero."""
         low, high = self.estimate.low, self.estimate.high
         if low is None or high is None:
             return "one seed, no interval"
@@ -118,18 +118,18 @@ class Report:
     rows: tuple[RowReport, ...]
     comparisons: tuple[Comparison, ...]
     published: tuple[PublishedMethod, ...]
-    """Other methods' rows."""
+    """Other methods in the table."""
     reference_points: tuple[PublishedMethod, ...]
     """Other methods in the plot."""
     fill_command: str
-    """Runs what is missing; empty when nothing is."""
+    """Command that runs the missing trials; empty if there are none."""
 
     @property
     def headline(self) -> str:
         return self.ablation.metrics[0]
 
     def heading(self, metric: str) -> str:
-        """What the table calls a metric: ``test/audio_visual/counting`` -> ``audio-visual counting``."""
+        """Heading of a metric: ``test/audio_visual/counting`` -> ``audio-visual counting``."""
         return self.ablation.task.metric(metric.partition("/")[2]).heading
 
     @property
@@ -147,7 +147,12 @@ class Report:
 
 
 def collect(ablation: Ablation, output: str) -> Report:
-    """Read every trial of a table from the run folders under ``output``."""
+    """Read all trials of a table.
+
+    Args:
+        ablation: The table.
+        output: Folder of the runs, a directory or an ``s3://`` URI.
+    """
     runs = find_runs(output)
     states = trial_states(ablation, output)
     rows = []
@@ -180,7 +185,7 @@ def collect(ablation: Ablation, output: str) -> Report:
 
 
 def _shown_metrics(ablation: Ablation, trials: Sequence[TrialRecord]) -> list[str]:
-    """The table's columns, and the same of averaged weights where a run has them."""
+    """The metrics of the table, and those of averaged weights if a trial has them."""
     averaged = [metric.replace("test/", "test-averaged/", 1) for metric in ablation.metrics]
     return [*ablation.metrics, *(metric for metric in averaged if any(metric in trial.metrics for trial in trials))]
 
@@ -213,14 +218,14 @@ def _read_clip_scores(folder: RunFolder) -> tuple[tuple[str, ...], dict[str, np.
 
 
 def _read_curve(folder: RunFolder, config: RunConfig) -> tuple[tuple[float, float], ...]:
-    """The selection metric of every epoch; the last row of an epoch wins over one from before a crash."""
+    """The selection metric of each epoch. If an epoch ran again after a crash, its last row counts."""
     metric = f"{selection_split(config)}/{task_spec(config.task).selection_metric}"
     points = {row["epoch"]: row["metrics"][metric] for row in folder.rows() if row["kind"] == "epoch"}
     return tuple(sorted(points.items()))
 
 
 def _read_gates(folder: RunFolder) -> dict[str, tuple[float, ...]]:
-    """Gates of the selected weights in the order of the blocks."""
+    """The gates of the selected weights, in the order of the blocks."""
     if not folder.exists(BEST):
         return {}
     found: dict[str, list[tuple[tuple[int, ...], float]]] = {}
@@ -234,7 +239,7 @@ def _read_gates(folder: RunFolder) -> dict[str, tuple[float, ...]]:
 
 
 def _estimate(task: TaskSpec, metric: str, trials: Sequence[TrialRecord]) -> Estimate | None:
-    """Mean over the seeds and its 95 % interval: over seeds and clips where scores per clip are stored."""
+    """Mean over seeds with a 95 % interval, over seeds and clips if the trials stored scores per clip."""
     values = [trial.metrics[metric] for trial in trials if metric in trial.metrics]
     if not values:
         return None
@@ -247,9 +252,9 @@ def _estimate(task: TaskSpec, metric: str, trials: Sequence[TrialRecord]) -> Est
 
 
 def _stacked(task: TaskSpec, metric: str, trials: Sequence[TrialRecord]) -> np.ndarray | None:
-    """``[num_seeds, num_rows, K]`` when every trial scored the same rows: clips, or questions about them.
+    """The scores ``[num_seeds, num_rows, K]`` of all trials, if they scored the same rows (clips or questions).
 
-    None for a metric that is not a mean of such scores, and for averaged weights, whose scores are not read.
+    None for a metric that is not a mean of scores, and for averaged weights, whose scores are not read.
     """
     split, _, name = metric.partition("/")
     score = task.metric(name).clip_score
@@ -261,7 +266,7 @@ def _stacked(task: TaskSpec, metric: str, trials: Sequence[TrialRecord]) -> np.n
 
 
 def _clips(task: TaskSpec, trial: TrialRecord) -> tuple[str, ...]:
-    """The clip of every scored row; the row of a question is named ``<video>/<question id>``."""
+    """The clip of each scored row. The row of a question is named ``<video>/<question id>``."""
     if task.unit != "questions":
         return trial.clip_ids
     return tuple(name.rpartition("/")[0] for name in trial.clip_ids)
@@ -281,7 +286,7 @@ def _over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def _compare(ablation: Ablation, rows: Iterable[RowReport]) -> Iterable[Comparison]:
-    """Every row against the reference row, on the headline metric and the seeds they share."""
+    """Compare each row with the reference row by the main metric, over the seeds and data that both have."""
     by_name = {row.row.name: row for row in rows}
     reference, metric = by_name.get(ablation.compare_with), ablation.metrics[0]
     for row in by_name.values():
@@ -326,7 +331,7 @@ def _fill_command(ablation: Ablation, rows: Iterable[RowReport], output: str) ->
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Plain values for ``--json``: one entry a row, percentages as printed."""
+    """Plain values for ``--json``, one entry per row; metrics in percent."""
 
     def plain(estimate: Estimate) -> dict[str, Any]:
         values = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}

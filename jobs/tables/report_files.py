@@ -1,4 +1,4 @@
-"""A report in the format that was asked for, and the folder of all of them."""
+"""Renders a report in a chosen format and writes the files of a report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
 
 
 def render(report: Report, format_name: str) -> str:
-    """The report as text.
+    """The report as text in one of ``FORMATS``.
 
     Raises:
         ConfigError: If the format is unknown.
@@ -40,7 +40,19 @@ def render(report: Report, format_name: str) -> str:
 
 
 def write_reports(report: Report, output: str, formats: tuple[str, ...] = ("md", "html", "csv")) -> list[str]:
-    """Write a report into a folder, with its pictures beside the Markdown; returns the locations."""
+    """Write a report in several formats, and its pictures as SVG files if Markdown is one of them.
+
+    Args:
+        report: The report.
+        output: Folder to write into, a directory or an ``s3://`` URI.
+        formats: Names in ``FORMATS``.
+
+    Returns:
+        The paths or URIs of the files.
+
+    Raises:
+        ConfigError: If a format is unknown.
+    """
     from jobs.tables.report_html import to_html
     from jobs.tables.report_plots import pictures
 
@@ -53,7 +65,8 @@ def write_reports(report: Report, output: str, formats: tuple[str, ...] = ("md",
         elif name == "html":
             texts["report.html"] = to_html(report, drawn)
         else:
-            texts[FORMATS[name][0] if name in FORMATS else name] = render(report, name)
+            text = render(report, name)
+            texts[FORMATS[name][0]] = text
     storage = Storage(output)
     for file, text in texts.items():
         storage.write_bytes(file, text.encode())

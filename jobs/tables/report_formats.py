@@ -1,7 +1,8 @@
-"""A report as Markdown, LaTeX or CSV; ``jobs/tables/report_html.py`` makes the page.
+"""Formats a report as Markdown, LaTeX or CSV. ``report_html.py`` formats it as HTML.
 
-Tables are built once, as titles and cells (``Block``), and every format only dresses them. A table with one metric has
-columns for published, ours and difference; one with several has a line for each of published and ours.
+``blocks`` builds the tables as titles and cells, and each format prints the same ``Block``. A table with one metric has
+columns for the published value, ours and the difference. A table with several metrics has one line for each of
+published and ours.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One table: heading, columns (the first is text, the others numbers) and lines."""
+    """One table: title, column headings and lines. The first column is text, the others are numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -49,14 +50,14 @@ def printed(value: float | None) -> str:
 
 
 def millions(count: int | None) -> str:
-    """Exact count -> ``20.1``; below a million three digits, so that small models can be told apart."""
+    """Exact count -> millions: ``20.1``, or three digits below a million, to tell small models apart."""
     if count is None:
         return MISSING
     return f"{count / 1e6:.1f}" if count >= 1e6 else f"{count / 1e6:.3f}"
 
 
 def with_interval(estimate: Estimate | None, *, signed: bool = False) -> str:
-    """``83.1 [82.4, 83.9]``; without an interval the mean alone."""
+    """``83.1 [82.4, 83.9]`` in percent, or the mean alone if there is no interval."""
     if estimate is None:
         return MISSING
     mean = percent(estimate.mean, signed=signed)
@@ -66,7 +67,7 @@ def with_interval(estimate: Estimate | None, *, signed: bool = False) -> str:
 
 
 def blocks(report: Report) -> tuple[Block, ...]:
-    """The tables of a report in reading order."""
+    """The tables of a report: results, comparisons and runs, without empty ones."""
     made = [_results(report) if len(report.ablation.metrics) == 1 else _results_by_metric(report)]
     if report.comparisons:
         made.append(_comparisons(report))
@@ -75,7 +76,7 @@ def blocks(report: Report) -> tuple[Block, ...]:
 
 
 def _sections(report: Report) -> Iterable[tuple[str, list[RowReport]]]:
-    """Rows by section, in the order in which sections first appear."""
+    """The rows by section, in the order of first appearance."""
     sections: dict[str, list[RowReport]] = {}
     for row in report.rows:
         sections.setdefault(row.row.section, []).append(row)
@@ -150,7 +151,7 @@ def _results_by_metric(report: Report) -> Block:
     lines = [Line(cells=("Published methods",), kind="section")] if report.published else []
     for method in report.published:
         values = [printed(method.metrics.get(metric.removeprefix("test/"))) for metric in metrics]
-        counts = (printed(method.trainable_millions), printed(method.total_millions))
+        counts: tuple[str, ...] = (printed(method.trainable_millions), printed(method.total_millions))
         lines.append(Line(cells=(method.title, "paper", *counts, *values, MISSING, MISSING), kind="published"))
     for section, rows in _sections(report):
         if section:
@@ -179,7 +180,7 @@ def _results_by_metric(report: Report) -> Block:
 
 
 def _without_empty_columns(block: Block) -> Block:
-    """Leave out published values, and differences from them, where no line has one."""
+    """Remove columns of published values and differences that are empty in every line."""
     rows = [line.cells for line in block.lines if line.kind != "section"]
     optional = [column.endswith("paper") or column == "difference" for column in block.columns]
     kept = [i for i, is_optional in enumerate(optional) if not is_optional or any(row[i] != MISSING for row in rows)]
@@ -207,7 +208,7 @@ def _comparisons(report: Report) -> Block:
 
 
 def full_title(report: Report, row: Row) -> str:
-    """Titles may repeat between sections (“Audio-only” twice in Table 5); there the row's name tells them apart."""
+    """The row's title, with its name if another row has the same title (“Audio-only” is in Table 5 twice)."""
     is_unique = sum(other.row.title == row.title for other in report.rows) == 1
     return row.title if is_unique else f"{row.title} ({row.name})"
 
@@ -232,21 +233,21 @@ def _runs(report: Report) -> Block:
 
 
 def remarks(report: Report) -> tuple[str, ...]:
-    """What must be known to read the numbers: intervals, protocol, data, notes of rows."""
+    """Remarks below the results: intervals, protocol, data, notes of rows."""
     made = []
     if report.interval_methods:
         methods = " / ".join(report.interval_methods)
         made.append(f"Intervals: 95 %, {methods}. They do not cover another training set or backbone.")
     if "paper" in report.protocols:
         made.append(
-            "Selected on “paper”: the checkpoint is chosen by its score on the test split, as published. "
-            "Such numbers are optimistic."
+            "Selected on “paper”: the checkpoint is chosen by its score on the test split, as published, "
+            "so these numbers are optimistic."
         )
     if report.digests:
         made.append(f"Data: sha256 of the shards {', '.join(digest[:12] for digest in report.digests)}.")
     if len(report.digests) > 1:
         made.append(
-            "Rows were trained on different shards: compare them with care; pairs are formed on equal shards only."
+            "Rows were trained on different shards: compare them with care. Paired differences use equal shards only."
         )
     changed = [text for text in report.ablation.overrides if text.partition("=")[0].strip() not in NOT_IDENTIFYING]
     if changed:
@@ -263,13 +264,13 @@ def remarks(report: Report) -> tuple[str, ...]:
 
 
 def gaps(report: Report) -> tuple[str, ...]:
-    """What is missing, one line a row: ``none: seeds 0, 2 not run; seed 1 failed: the training loss is nan``."""
+    """Missing trials, one line per row: ``none: seeds 0, 2 not run; seed 1 failed: The training loss is nan``."""
     made = []
     for row in report.rows:
         seeds: dict[str, list[int]] = {}
         for status in row.missing:
             reason = f": {status.message.splitlines()[-1]}" if status.state == "failed" and status.message else ""
-            state = {"waiting": "not run", "stopped": "half done"}.get(status.state, status.state)
+            state = {"waiting": "not run", "stopped": "interrupted"}.get(status.state, status.state)
             seeds.setdefault(state + reason, []).append(status.seed)
         parts = [f"seed{'s' * (len(group) > 1)} {', '.join(map(str, group))} {how}" for how, group in seeds.items()]
         if parts:
@@ -278,7 +279,12 @@ def gaps(report: Report) -> tuple[str, ...]:
 
 
 def to_markdown(report: Report, *, pictures: Iterable[tuple[str, str]] = ()) -> str:
-    """Markdown with pipe tables; ``pictures`` are (caption, relative path)."""
+    """The report as Markdown with pipe tables.
+
+    Args:
+        report: The report.
+        pictures: (caption, relative path) of pictures to embed.
+    """
     parts = [f"# {report.ablation.title}"]
     tables = blocks(report)
     for index, block in enumerate(tables):
@@ -286,7 +292,7 @@ def to_markdown(report: Report, *, pictures: Iterable[tuple[str, str]] = ()) -> 
         if index == 0:
             if report.fill_command:
                 lines = "\n".join(f"* {line}" for line in gaps(report))
-                parts.append(f"**Incomplete.** This fills it: `{report.fill_command}`\n\n{lines}")
+                parts.append(f"**Incomplete.** Run the missing trials with: `{report.fill_command}`\n\n{lines}")
             parts.append("\n".join(f"* {remark}" for remark in remarks(report)))
     parts += [f"![{caption}]({path})" for caption, path in pictures]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -311,10 +317,10 @@ _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", MISSING: "--", "“": 
 
 
 def to_latex(report: Report) -> str:
-    """A ``table`` environment (booktabs) for the results, comparisons as a second one; remarks as comments."""
+    """The report as LaTeX (booktabs): one ``table`` of results, one of comparisons, and the remarks as comments."""
     parts = [f"% {remark}" for remark in (*remarks(report), *gaps(report))]
     if report.fill_command:
-        parts.append(f"% incomplete; fill with: {report.fill_command}")
+        parts.append(f"% incomplete; run the missing trials with: {report.fill_command}")
     tables = [block for block in blocks(report) if not block.title.startswith("Runs behind")]
     return "\n".join([*parts, *(_latex_table(block) for block in tables)]) + "\n"
 
@@ -359,7 +365,7 @@ CSV_COLUMNS = (
 
 
 def to_csv(report: Report) -> str:
-    """One line per row and metric; percentages, exact parameter counts, empty where there is no value."""
+    """The report as CSV, one line per row and metric. Metrics are percentages, parameter counts are exact."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)

@@ -1,4 +1,4 @@
-"""A report as one HTML file: tables and pictures inside, no script and nothing from outside."""
+"""Formats a report as one HTML file that holds its tables and pictures, without scripts or external files."""
 
 from __future__ import annotations
 
@@ -40,14 +40,20 @@ details { margin-top: 2.6rem; } summary { cursor: pointer; font-weight: 600; }
 
 
 def to_html(report: Report, pictures: Mapping[str, tuple[str, str]]) -> str:
-    """The page. ``pictures``: file name -> (caption, SVG), from ``jobs.tables.report_plots``."""
+    """The report as an HTML page.
+
+    Args:
+        report: The report.
+        pictures: File name -> (caption, SVG text), from ``jobs.tables.report_plots.pictures``.
+    """
     results, *others = blocks(report)
     parts = [f"<h1>{escape(report.ablation.title)}</h1>", f'<p class="facts">{_facts(report)}</p>']
     parts.append(_table(results, emphasis="ours [95 %]"))
     if report.fill_command:
         lines = "".join(f"<li>{escape(line)}</li>" for line in gaps(report))
         command = f"<code>{escape(report.fill_command)}</code>"
-        parts.append(f'<div class="gap"><p><b>Incomplete.</b> This fills it:</p><p>{command}</p><ul>{lines}</ul></div>')
+        advice = "<b>Incomplete.</b> Run the missing trials with:"
+        parts.append(f'<div class="gap"><p>{advice}</p><p>{command}</p><ul>{lines}</ul></div>')
     notes = "".join(f"<li>{escape(remark)}</li>" for remark in remarks(report))
     parts.append(f'<ul class="remarks">{notes}</ul>' if notes else "")
     for block in others:
@@ -97,7 +103,7 @@ def _line(block: Block, line: Line, emphasis: str) -> str:
 
 
 def _own_ids(svg: str, prefix: str) -> str:
-    """Several pictures in one page must not share ids of clip paths and markers."""
+    """Prefix the ids in an SVG: the pictures of one page must not share the ids of clip paths and markers."""
     return (
         svg.replace('id="', f'id="{prefix}').replace("url(#", f"url(#{prefix}").replace('href="#', f'href="#{prefix}')
     )

@@ -1,4 +1,4 @@
-"""Pictures of a report as SVG text. Drawn without a display; equal reports give equal bytes."""
+"""Draws the pictures of a report as SVG, without a display. Equal reports give equal bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jobs.tables.report import Report, RowReport
 from jobs.tables.report_formats import full_title
 
 COLORS = ("#2c6e9b", "#c8553d", "#4f8a3c", "#8a5a9e", "#b58a1b", "#3b8f8a", "#7a4b2a", "#c2477f", "#5b6770", "#1f3d7a")
-"""One per row, then again."""
+"""Colours of the rows, repeated after the last."""
 
 INK, FAINT = "#2b2f33", "#8b949c"
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "stgcma",
     "font.family": "sans-serif",
@@ -35,25 +35,25 @@ STYLE = {
 
 
 def pictures(report: Report) -> dict[str, tuple[str, str]]:
-    """File name -> (caption, SVG) of every picture the report has data for."""
+    """File name -> (caption, SVG text) of each picture that the report has data for."""
     name = report.heading(report.headline)
     drawn = {
         "parameters.svg": (f"{name} against trained parameters", parameter_plot(report)),
-        "learning_curves.svg": ("Selection metric by epoch, mean and range over the seeds", learning_curves(report)),
-        "gates.svg": ("Gates of the cross-attention over depth, mean over the seeds", gates_plot(report)),
+        "learning_curves.svg": ("Selection metric by epoch, mean and range over seeds", learning_curves(report)),
+        "gates.svg": ("Gates of the cross-attention by block, mean and range over seeds", gates_plot(report)),
     }
     return {file: (caption, svg) for file, (caption, svg) in drawn.items() if svg is not None}
 
 
 def parameter_plot(report: Report) -> str | None:
-    """Metric against trainable parameters: ours with intervals, published values of our rows, other methods."""
+    """SVG of the main metric against trainable parameters: ours with intervals, published values, other methods."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     metric = report.headline
     ours = [row for row in report.rows if metric in row.estimates]
     paper = [row for row in report.rows if metric in row.row.paper and "params/trainable_millions" in row.row.paper]
     others = [
-        method
+        (method, method.trainable_millions)
         for method in report.reference_points
         if method.trainable_millions is not None and metric.removeprefix("test/") in method.metrics
     ]
@@ -61,10 +61,10 @@ def parameter_plot(report: Report) -> str | None:
         return None
     figure, axes = _figure(10.4, 6.0)
     labels: list[Label] = []
-    for method in others:
-        x, y = method.trainable_millions, method.metrics[metric.removeprefix("test/")]
+    for method, x in others:
+        y = method.metrics[metric.removeprefix("test/")]
         axes.plot(x, y, "s", color=FAINT, markersize=4, zorder=2)
-        is_unique = sum(other.method == method.method for other in others) == 1
+        is_unique = sum(other.method == method.method for other, _ in others) == 1
         labels.append((x, y, method.method if is_unique else f"{method.method}, {method.visual}", FAINT))
     for row in paper:
         x, y = row.row.paper["params/trainable_millions"], row.row.paper[metric]
@@ -74,8 +74,8 @@ def parameter_plot(report: Report) -> str | None:
             labels.append((x, y, full_title(report, row.row), color))
     for row in ours:
         estimate, color = row.estimates[metric], _color(report, row)
-        x, y = row.trainable / 1e6, 100 * estimate.mean
-        if estimate.low is not None:
+        x, y = (row.trainable or 0) / 1e6, 100 * estimate.mean
+        if estimate.low is not None and estimate.high is not None:
             axes.vlines(x, 100 * estimate.low, 100 * estimate.high, color=color, linewidth=1.4, zorder=4)
         axes.plot(x, y, "o", color=color, markersize=6.5, zorder=5)
         labels.append((x, y, full_title(report, row.row), color))
@@ -107,7 +107,7 @@ def parameter_plot(report: Report) -> str | None:
 
 
 def learning_curves(report: Report) -> str | None:
-    """Selection metric after every epoch: mean line and range over the seeds."""
+    """SVG of the selection metric by epoch: mean and range over seeds."""
     rows = [row for row in report.rows if any(len(trial.curve) > 1 for trial in row.trials)]
     if not rows:
         return None
@@ -136,7 +136,7 @@ def learning_curves(report: Report) -> str | None:
 
 
 def gates_plot(report: Report) -> str | None:
-    """Mean gate of every block, a panel for each direction; rows whose gates stayed at zero are left out."""
+    """SVG of the gates by block, one panel per direction. Rows whose gates are all zero are left out."""
     rows = [row for row in report.rows if any(any(gates) for trial in row.trials for gates in trial.gates.values())]
     if not rows:
         return None
@@ -164,7 +164,7 @@ def gates_plot(report: Report) -> str | None:
         axes.set_xlabel("block")
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel("gate")
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
@@ -189,14 +189,14 @@ def _figure(width: float, height: float, *, panels: int = 1) -> tuple[Any, Any]:
 
 
 Label = tuple[float, float, str, str]
-"""x, y in data coordinates, text, color."""
+"""(x, y, text, colour); x and y in data coordinates."""
 
 FONT_SIZE, LINE_HEIGHT = 8, 11.0
-"""Of labels, in points, which are pixels here."""
+"""Font size and line height of the labels in points. A point is a pixel, as figures have 72 dpi."""
 
 
 def _label_points(figure: Any, axes: Any, labels: Sequence[Label]) -> None:
-    """Write each label at the nearest free place around its point; earlier labels choose first."""
+    """Write each label at the nearest free place around its point; earlier labels go first."""
     to_pixels = _freeze(figure, axes)
     points = [to_pixels((x, y)) for x, y, _, _ in labels]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
@@ -214,7 +214,7 @@ def _label_points(figure: Any, axes: Any, labels: Sequence[Label]) -> None:
             outside = max(0.0, area.x0 - box[0], box[2] - area.x1) + max(0.0, area.y0 - box[1], box[3] - area.y1)
             return 10 * outside + sum(_overlap(box, other) for other in taken)
 
-        place = min(places, key=cost)  # the first of equals, so the nearest
+        place = min(places, key=cost)  # of equally good places, the first one is nearest
         taken.append((place[0], place[1] - LINE_HEIGHT / 2, place[0] + width, place[1] + LINE_HEIGHT / 2))
         is_right = place[0] > x
         anchor = place if is_right else (place[0] + width, place[1])
@@ -222,7 +222,7 @@ def _label_points(figure: Any, axes: Any, labels: Sequence[Label]) -> None:
 
 
 def _label_ends(figure: Any, axes: Any, labels: Sequence[Label]) -> None:
-    """Write the labels of curves in one column right of the axes, pushed apart, each joined to its curve's end."""
+    """Write the labels of curves in a column right of the axes, without overlap, each joined to its curve's end."""
     to_pixels = _freeze(figure, axes)
     left, free = axes.bbox.x1 + 14, -np.inf
     for x, y, text, color in sorted(labels, key=lambda label: label[1]):
@@ -233,7 +233,7 @@ def _label_ends(figure: Any, axes: Any, labels: Sequence[Label]) -> None:
 
 
 def _freeze(figure: Any, axes: Any) -> Callable[[tuple[float, float]], tuple[float, float]]:
-    """Lay the figure out for good; returns data coordinates -> pixels."""
+    """Fix the layout of the figure. Returns a function from data coordinates to pixels."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -254,7 +254,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 def _write(
     axes: Any, text: str, color: str, place: tuple[float, float], point: tuple[float, float], *, align: str
 ) -> None:
-    """Text at ``place`` and, where that is not level with its point, a thin line between them; all in pixels."""
+    """Write text at ``place`` and, if it is not level with ``point``, a thin line between them. All in pixels."""
     pixels = {"xycoords": "figure pixels", "annotation_clip": False}
     axes.annotate(text, xy=place, fontsize=FONT_SIZE, color=color, va="center", ha=align, **pixels)
     if abs(place[1] - point[1]) > 3:

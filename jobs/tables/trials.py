@@ -1,8 +1,8 @@
-"""The trials of a sweep as they lie on disk: which run folder belongs to which configuration, and how it went.
+"""Finds the run folders of a sweep's trials and reads and writes their states.
 
-A trial's folder is an ordinary run folder, found by its fingerprint whatever it is called: the row of another table, a
-renamed row and a run of ``stgcma-jobs train`` with the same settings are the same trial and are trained once.
-``status.json`` beside the run's own files says what the sweep did; ``result.json`` alone says that a run is complete.
+The folder of a trial is an ordinary run folder and is found by its fingerprint, not by its name. Therefore a row of
+another table, a renamed row and a run of ``stgcma-jobs train`` with the same settings are one trial and train once.
+``status.json`` says what the sweep did with the trial. Only ``result.json`` says that the run is complete.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ STATUS = "status.json"
 LOCK = "trial.lock"
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
-"""``stopped``: interrupted, goes on from its checkpoint next time."""
+"""``stopped``: interrupted; the next sweep continues from the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStatus:
-    """What the sweep did with one trial, as ``status.json`` holds it."""
+    """State of one trial, as ``status.json`` holds it."""
 
     state: State
     row: str
@@ -33,13 +33,13 @@ class TrialStatus:
     fingerprint: str
     attempts: int = 0
     message: str = ""
-    """Why it failed, for the person who started it."""
+    """Why it failed, as the command would have printed it."""
     notes: tuple[str, ...] = field(default=())
-    """What the run said besides, such as a tracking server that did not answer."""
+    """Warnings of the run, such as a tracking server that did not answer."""
 
 
 def find_runs(output: str) -> dict[str, str]:
-    """Fingerprint -> name of the run folder under ``output``; a trial that failed at once has a status alone."""
+    """Fingerprint -> name of the run folder in ``output``. A trial that failed at once has only a status."""
     storage = Storage(output)
     found: dict[str, str] = {}
     for name in storage.list_folders():
@@ -50,7 +50,12 @@ def find_runs(output: str) -> dict[str, str]:
 
 
 def placed(trial: Trial, runs: dict[str, str]) -> RunConfig:
-    """The trial's configuration under the name of the run folder that holds it already, if one does."""
+    """The trial's configuration, renamed after the run folder that already holds it, if there is one.
+
+    Args:
+        trial: The trial.
+        runs: Fingerprint -> run folder, from ``find_runs``.
+    """
     name = runs.get(trial.fingerprint)
     if name is None:
         return trial.config
@@ -62,7 +67,7 @@ def trial_folder(output: str, config: RunConfig) -> RunFolder:
 
 
 def read_status(folder: RunFolder) -> TrialStatus | None:
-    """The status a sweep left; None when no sweep has touched the run."""
+    """The status that a sweep wrote; None if no sweep has run it."""
     if not folder.exists(STATUS):
         return None
     values = folder.read_json(STATUS)
@@ -70,12 +75,12 @@ def read_status(folder: RunFolder) -> TrialStatus | None:
 
 
 def write_status(folder: RunFolder, status: TrialStatus) -> None:
-    """Replace ``status.json`` at once."""
+    """Replace ``status.json`` atomically."""
     folder.write_json(STATUS, asdict(status))
 
 
 def trial_states(ablation: Ablation, output: str) -> dict[tuple[str, int], TrialStatus]:
-    """(row, seed) -> where every trial stands. ``result.json`` decides what is done."""
+    """The state of every trial: (row, seed) -> status. A trial with ``result.json`` is done."""
     runs = find_runs(output)
     states = {}
     for trial in ablation.trials:
@@ -88,12 +93,12 @@ def trial_states(ablation: Ablation, output: str) -> dict[tuple[str, int], Trial
             elif recorded is not None and recorded.state == "failed":
                 status = replace(recorded, row=trial.row, seed=trial.seed)
             else:
-                # A status of "running" is left by a killed process: the lock, not the file, says who runs.
+                # A killed process leaves the status "running": only the lock says whether a trial runs.
                 status = replace(status, state="stopped", attempts=recorded.attempts if recorded else 0)
         states[trial.row, trial.seed] = status
     return states
 
 
 def trial_lock(folder: RunFolder) -> AbstractContextManager[bool]:
-    """Hold a trial; the context is False when another process on this machine holds it."""
+    """Lock a trial. The context is False if another process on this machine has locked it."""
     return folder.storage.lock(LOCK)

@@ -43,7 +43,7 @@ class SyntheticConfig:
         if self.num_workers is not None and self.num_workers < 1:
             problems.append(f"num_workers needs at least 1 process, got {self.num_workers}.")
         if problems:
-            raise ConfigError("Synthetic AVE: " + "\n".join(problems))
+            raise ConfigError(*(f"Synthetic AVE: {problem}" for problem in problems))
 
     @property
     def split_sizes(self) -> dict[str, int]:

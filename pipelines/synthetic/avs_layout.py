@@ -65,7 +65,7 @@ class SyntheticAVSConfig:
         if self.layout not in LAYOUTS:
             problems.append(f"layout needs one of {', '.join(LAYOUTS)}, got {self.layout!r}.")
         if problems:
-            raise ConfigError("Synthetic AVS: " + "\n".join(problems))
+            raise ConfigError(*(f"Synthetic AVS: {problem}" for problem in problems))
 
     @property
     def split_sizes(self) -> dict[str, int]:

@@ -17,8 +17,8 @@ from stgcma.errors import ConfigError
 T = TypeVar("T")
 
 Convert = Callable[[Any, Any, str], Any]
-"""``(annotation, plain value, dotted path) -> value`` for all that is not a dataclass; raises ``ConfigError`` with
-lines that begin with the path."""
+"""``(annotation, plain value, dotted path) -> value`` for everything that is not a dataclass. It raises ``ConfigError``
+whose problems begin with the path."""
 
 _WRONG = object()
 """Stands for a value whose problems have been noted."""
@@ -44,8 +44,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str, convert: 
     problems: list[str] = []
     value = _record(cls, mapping, "", convert, problems)
     if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise ConfigError(f"{where} has {count}\n" + "\n".join(f"  {line}" for line in problems))
+        raise ConfigError(*problems, where=where)
     return typing.cast(T, value)
 
 
@@ -76,7 +75,7 @@ def _record(cls: type, mapping: Mapping[str, Any], prefix: str, convert: Convert
         return cls(**values)
     except ConfigError as error:
         path = prefix.removesuffix(".")
-        problems.extend(_with_path(line, path) for line in str(error).splitlines())
+        problems.extend(_with_path(problem, path) for problem in error.problems)
         return _WRONG
 
 
@@ -92,7 +91,7 @@ def _value(annotation: Any, value: Any, path: str, convert: Convert, problems: l
     try:
         return convert(annotation, value, path)
     except ConfigError as error:
-        problems.extend(str(error).splitlines())
+        problems.extend(error.problems)
         return _WRONG
 
 
@@ -129,6 +128,6 @@ def _suggestion(name: Any, known: Mapping[str, Any], lead: str) -> str:
     return f"did you mean {close[0]!r}?" if close else f"{lead}: {', '.join(known)}."
 
 
-def _with_path(line: str, path: str) -> str:
-    """A line of a dataclass's own check, led by the path of the dataclass unless it names it already."""
-    return line if not path or line.startswith((path, f"{path.rpartition('.')[2]}.")) else f"{path}: {line}"
+def _with_path(problem: str, path: str) -> str:
+    """A problem that a dataclass found itself, with the path of the dataclass in front unless it is there already."""
+    return problem if not path or problem.startswith((path, f"{path.rpartition('.')[2]}.")) else f"{path}: {problem}"

@@ -1,8 +1,8 @@
-"""Real servers on loopback for the tests: an S3 server (moto) and PostgreSQL. Each takes a free port and is stopped
-at the end of the block that started it.
+"""Real servers on loopback for the tests: an S3 server (moto) and PostgreSQL.
 
-The S3 server has an environment of its own below ``.make/``, made on first use from ``infra/tools-constraints.txt``.
-Where a server cannot be had, tests skip and say why; with ``STGCMA_REQUIRE_SHARED=1`` they fail instead.
+Each server takes a free port and stops at the end of the block that started it. The S3 server has an environment of
+its own in ``.make/``, created on first use from ``infra/tools-constraints.txt``. If a server cannot be installed, tests
+skip and say why; with ``STGCMA_REQUIRE_SHARED=1`` they fail.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ S3_KEYS = {"AWS_ACCESS_KEY_ID": "stgcma-tests", "AWS_SECRET_ACCESS_KEY": "stgcma
 
 
 def unavailable(reason: str) -> NoReturn:
-    """Skip the calling test, or fail it where everything must run."""
+    """Skip the calling test, or fail it if ``STGCMA_REQUIRE_SHARED=1``."""
     if os.environ.get("STGCMA_REQUIRE_SHARED") == "1":
         pytest.fail(f"STGCMA_REQUIRE_SHARED=1, but {reason}")
     pytest.skip(reason)
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """A free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -54,7 +54,7 @@ def free_port() -> int:
 
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
-    """An empty S3 server; yields the ``AWS_*`` variables that reach it."""
+    """Run an empty S3 server. Yields the ``AWS_*`` variables for it."""
     program = _tool_environment() / "bin" / "moto_server"
     port = free_port()
     address = f"http://127.0.0.1:{port}"
@@ -64,16 +64,16 @@ def s3_server() -> Iterator[dict[str, str]]:
 
 
 def has_postgresql() -> bool:
-    """Whether the server's programs and its Python driver are installed."""
+    """Whether PostgreSQL and its Python driver are installed."""
     return all(map(find_postgresql_program, POSTGRESQL_PROGRAMS)) and importlib.util.find_spec("psycopg2") is not None
 
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """An empty PostgreSQL database; yields its SQLAlchemy address."""
+    """Run an empty PostgreSQL database. Yields its SQLAlchemy address."""
     programs = {name: find_postgresql_program(name) for name in POSTGRESQL_PROGRAMS}
     with ExitStack() as stack:
-        # A short path: the socket's name below it has at most 107 characters.
+        # A short path, because the name of the socket in it may have at most 107 characters.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp")))
         user = _ordinary_user(folder)
         data, port = folder / "data", free_port()
@@ -99,7 +99,7 @@ def postgresql() -> Iterator[str]:
 
 
 def find_postgresql_program(name: str) -> str | None:
-    """On the path, or where Debian puts servers."""
+    """Find a program on the path or in Debian's folder for servers; None if it is not installed."""
     versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
     return shutil.which(name) or (str(versions[-1]) if versions else None)
 
@@ -108,14 +108,14 @@ def find_postgresql_program(name: str) -> str | None:
 def service(
     command: Sequence[str | Path], environment: Mapping[str, str], *, is_ready: Callable[[], bool], what: str
 ) -> Iterator[subprocess.Popen]:
-    """Any other server: started, waited for, stopped."""
+    """Run any other server: start it, wait until it is ready, stop it."""
     with tempfile.TemporaryFile() as log, _running(command, log=log, env={**os.environ, **environment}) as process:
         wait_for(is_ready, process, log, what=what)
         yield process
 
 
 def http_status(address: str, headers: Mapping[str, str] | None = None) -> int | None:
-    """Status of a GET; None when nobody answers."""
+    """HTTP status of a GET request; None without an answer."""
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=dict(headers or {})), timeout=5) as answer:
             return answer.status
@@ -126,7 +126,11 @@ def http_status(address: str, headers: Mapping[str, str] | None = None) -> int |
 
 
 def wait_for(is_ready: Callable[[], bool], process: subprocess.Popen, log, *, what: str, seconds: float = 400) -> None:
-    """Poll until ready; the server's own output is in the error when it ends or takes too long."""
+    """Poll until a server is ready.
+
+    Raises:
+        RuntimeError: With the server's output, if it ends or takes too long.
+    """
     deadline = time.monotonic() + seconds
     while not is_ready():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -138,7 +142,7 @@ def wait_for(is_ready: Callable[[], bool], process: subprocess.Popen, log, *, wh
 
 @contextmanager
 def _running(command: Sequence[str | Path], *, log, **options) -> Iterator[subprocess.Popen]:
-    """The server leads a process group of its own, so that its helpers end with it."""
+    """Run a server in a process group of its own, so that its child processes end with it."""
     process = subprocess.Popen(
         [str(word) for word in command],
         stdin=subprocess.DEVNULL,
@@ -158,7 +162,7 @@ def _running(command: Sequence[str | Path], *, log, **options) -> Iterator[subpr
 
 
 def _tool_environment() -> Path:
-    """The virtual environment of the S3 server, made anew when its pins or this Python change."""
+    """The virtual environment of the S3 server, created again if its pins or this Python change."""
     wanted = hashlib.sha256(f"{sys.version}{TOOL_PACKAGES}{TOOL_CONSTRAINTS.read_text()}".encode()).hexdigest()
     stamp = TOOLS / "made-from"
     TOOLS.parent.mkdir(exist_ok=True)
@@ -182,7 +186,7 @@ def _tool_environment() -> Path:
 
 
 def _ordinary_user(folder: Path) -> dict[str, int]:
-    """PostgreSQL refuses to run as root; as root, its own account (or nobody) gets the folder."""
+    """The account for PostgreSQL, which does not run as root. If this is root, another account gets the folder."""
     if os.geteuid() != 0:
         return {}
     names = {entry.pw_name for entry in pwd.getpwall()}

@@ -1,6 +1,6 @@
-"""The Ray nodes of ``infra/compose.yaml`` as processes of this machine: a head that computes nothing and one worker.
+"""The Ray nodes of ``infra/compose.yaml`` as processes of this machine: a head that computes nothing, and one worker.
 
-The same commands as on a laptop, with ``RAY_ADDRESS`` in the environment and nothing else changed.
+The commands are those of a laptop; only ``RAY_ADDRESS`` is added to the environment.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CPUS = 2
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """Yields the environment in which commands find the cluster."""
+    """The environment variables with which commands find the cluster."""
     port = free_port()
     address = f"{get_node_ip_address()}:{port}"
     secrets = dict.fromkeys(("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"), "unused")
@@ -52,7 +52,7 @@ def cluster() -> Iterator[dict[str, str]]:
     def here(words: list[str]) -> list[str]:
         return [changed.get(word, word) for word in words]
 
-    # A short path: the names of Ray's sockets below it have at most 107 characters.
+    # A short path, because the names of Ray's sockets in it may have at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder, ExitStack() as stack:
         environment = {name: services["ray-head"].environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
         environment |= {"RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
@@ -62,12 +62,12 @@ def cluster() -> Iterator[dict[str, str]]:
             return subprocess.run(health_check, env={**os.environ, **environment}, capture_output=True).returncode == 0
 
         def start(name: str, is_ready: Callable[[], bool]) -> None:
-            own = [f"--dashboard-agent-listen-port={free_port()}"]  # two nodes, one machine
+            own = [f"--dashboard-agent-listen-port={free_port()}"]  # both nodes are on one machine
             words = [*here(services[name].words), *own]
             stack.enter_context(service(words, environment, is_ready=is_ready, what=name))
 
         start("ray-head", is_healthy)
-        start("ray-worker", lambda: True)  # work waits until it has joined
+        start("ray-worker", lambda: True)  # tasks wait until it has joined
         yield {**environment, "RAY_ADDRESS": address}
 
 

@@ -1,5 +1,6 @@
-"""The tracking server of ``infra/compose.yaml``, run for real on loopback: its own command line, PostgreSQL behind it,
-artifacts proxied into an S3 bucket whose keys the client does not have.
+"""The tracking server of ``infra/compose.yaml`` on loopback: its command line with PostgreSQL and an S3 bucket.
+
+The server stores artifacts in the bucket; the client does not have the keys.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DE
 
 @dataclass(frozen=True)
 class Stack:
-    """Database and object store, and the tracking server to be started on them."""
+    """A tracking server with its database and object store; ``start`` runs it."""
 
     address: str
     start: Callable[[], AbstractContextManager]
     object_store: dict[str, str]
 
     def objects(self) -> dict[str, int]:
-        """Keys of the artifact bucket, read past the server."""
+        """Key -> size in bytes of the objects in the artifact bucket, read without the tracking server."""
         key, secret, endpoint, region = (self.object_store[name] for name in AWS)
         client = boto3.client(
             "s3", endpoint_url=endpoint, region_name=region, aws_access_key_id=key, aws_secret_access_key=secret
@@ -58,7 +59,7 @@ def database(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def stack(database) -> Iterator[Stack]:
-    """The ``mlflow`` service of the Compose file with its addresses replaced by those of this machine."""
+    """The ``mlflow`` service of the Compose file with addresses on this machine."""
     secrets = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "RAY_AUTH_TOKEN")
     port = free_port()
     address = f"http://127.0.0.1:{port}"
@@ -100,7 +101,7 @@ def train(shards: str, output: Path, stack: Stack, **overrides) -> RunFolder:
 
 
 def assert_complete(stack: Stack, folder: RunFolder, tmp_path: Path) -> None:
-    """The server holds every parameter, every metric value of the run folder and every artifact, byte for byte."""
+    """Check that the server has all parameters and metric values of the run folder, and all artifacts byte for byte."""
     client = open_client(stack.address)
     facts = folder.read_json("run.json")
     experiment = client.get_experiment_by_name(facts["experiment"])
@@ -119,7 +120,7 @@ def assert_complete(stack: Stack, folder: RunFolder, tmp_path: Path) -> None:
     assert recorded.items() <= stored.items()
     assert {key for key, _ in stored.keys() - recorded.keys()} == set(facts["parameter_metrics"])
 
-    assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "clients must not be sent to the bucket itself"
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "clients must use the server, not the bucket"
     downloaded = Path(client.download_artifacts(run.info.run_id, "", str(tmp_path)))
     names = sorted(path.relative_to(downloaded).as_posix() for path in downloaded.rglob("*") if path.is_file())
     assert {"config.yaml", "result.json", "checkpoints/best.safetensors", "evaluation/test/confusion.png"} <= set(names)
@@ -130,15 +131,15 @@ def assert_complete(stack: Stack, folder: RunFolder, tmp_path: Path) -> None:
 
 
 def assert_hosts(stack: Stack) -> None:
-    """It answers to its service name and to loopback, and to no foreign name."""
+    """Check that the server answers to its service name and to loopback, but not to another name."""
     port = stack.address.rpartition(":")[2]
     for host, status in ((f"mlflow:{port}", 200), (f"127.0.0.1:{port}", 200), ("elsewhere.example", 403)):
         path = "api/2.0/mlflow/experiments/get?experiment_id=0"
         assert http_status(f"{stack.address}/{path}", {"Host": host}) == status, host
 
 
-@pytest.mark.timeout(1500)  # two starts of a server that takes half a minute to import on a busy machine
-def test_a_run_arrives_while_it_runs_and_one_that_missed_the_server_is_sent_later(stack, shards, tmp_path):
+@pytest.mark.timeout(1500)  # the server starts twice, each time with half a minute of imports on a busy machine
+def test_a_run_is_sent_during_training_and_one_that_missed_the_server_is_sent_later(stack, shards, tmp_path):
     with stack.start():
         folder = train(shards, tmp_path / "runs", stack)
         assert_complete(stack, folder, tmp_path / "first")

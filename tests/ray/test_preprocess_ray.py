@@ -1,4 +1,4 @@
-"""Real Ray workers and a real kill: what is finished stays, the rest is made, and the digest does not care."""
+"""Preprocessing with real Ray workers: after a kill, finished shards are kept and the digest is the same."""
 
 import json
 import os
@@ -31,7 +31,7 @@ print(json.dumps({"digest": result.manifest.digest, "made": result.made_shards, 
 
 
 def start(config, log):
-    """The run in a process group of its own, so that one kill ends it and all its workers."""
+    """Start the run in a process group of its own, so that one kill ends it with all its workers."""
     return subprocess.Popen(
         [sys.executable, "-c", RUN, json.dumps(config)],
         stdout=subprocess.PIPE,
@@ -84,7 +84,7 @@ def test_killed_half_way_then_resumed_with_ray_equals_an_uninterrupted_run(tmp_p
     resumed = finish(start(config, log), log)
     assert resumed["reused"] >= 3
     assert resumed["made"] + resumed["reused"] == NUM_FILES
-    assert resumed["made"] >= NUM_FILES - done - 2  # at most two were being finished when the kill came
+    assert resumed["made"] >= NUM_FILES - done - 2  # at most two more were finished before the kill
     assert resumed["failures"] == ["not a readable media file"]
 
     again = finish(start(config, log), log)

@@ -1,6 +1,6 @@
-"""The whole job with everything in a bucket: clips, shards, run folders. A real S3 server, no file system in between.
+"""Clips, shards and runs in a bucket of a real S3 server.
 
-What is made there must be what is made on a disk: the same digest of the shards, the same trained weights bit for bit.
+The results must be those on a disk: the same digest of the shards and bit-equal trained weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from stgcma.data.dataset import build_loaders
 from stgcma.errors import ConfigError
 from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import build_task
+from stgcma.tensor_file import decode_tensors
 from stgcma.training.checkpoint import decode
+from stgcma.training.trained_model import decode_model
 from tests.ray.services import ROOT, s3_server
 
 pytestmark = pytest.mark.ray
@@ -53,7 +55,7 @@ SHORT = (
 
 @dataclass(frozen=True)
 class Places:
-    """The same synthetic clips on a disk and in a bucket."""
+    """Folders on a disk and in a bucket with the same synthetic clips."""
 
     disk: str
     bucket: str
@@ -61,13 +63,13 @@ class Places:
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """An empty bucket; the server is known to this process and its children through ``AWS_*`` alone."""
+    """An empty bucket. Only the ``AWS_*`` variables tell this process and its children about the server."""
     with s3_server() as environment, pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
             patch.delenv(name, raising=False)
         for name, value in environment.items():
             patch.setenv(name, value)
-        for printed in (f"{BUCKET}: created", f"{BUCKET}: was there"):
+        for printed in (f"{BUCKET}: created", f"{BUCKET}: exists"):
             script = [sys.executable, str(ROOT / "infra" / "create_buckets.py"), BUCKET]
             assert subprocess.run(script, capture_output=True, text=True, check=True).stdout.strip() == printed
         yield f"s3://{BUCKET}"
@@ -75,7 +77,7 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, bucket) -> Places:
-    """8 training clips and 2 of each other split, below ``raw/ave``."""
+    """Write 8 training clips and 2 clips of each other split to ``raw/ave``."""
     disk = tmp_path_factory.mktemp("disk")
     raw = disk / "raw" / "ave"
     write_synthetic_ave(SyntheticConfig(num_train=8, num_val=2, num_test=2, num_workers=1), raw)
@@ -87,13 +89,13 @@ def places(tmp_path_factory, bucket) -> Places:
 
 @pytest.fixture(scope="module")
 def on_disk(places) -> dict[str, Any]:
-    """Shards of the files on the disk, made in this process."""
+    """Shards on the disk, made in this process."""
     return preprocess(places.disk, workers=0)
 
 
 @pytest.fixture(scope="module")
 def in_bucket(places) -> dict[str, Any]:
-    """Shards of the files in the bucket, in the bucket, made by Ray workers."""
+    """Shards in the bucket, made by Ray workers from the files in the bucket."""
     return preprocess(places.bucket, workers=2)
 
 
@@ -103,7 +105,7 @@ def trained_on_disk(places, on_disk) -> dict[str, Any]:
 
 
 def stgcma_jobs(*words: str) -> dict[str, Any]:
-    """What the command prints with ``--json``; the command runs in this process, which has paid for the imports."""
+    """The output of a command with ``--json``. It runs in this process to save the imports."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
         main([*words, "--json"])
@@ -134,13 +136,16 @@ def train(root: str, output: str, *options: str) -> dict[str, Any]:
 
 
 def assert_equal_runs(first: str, second: str) -> None:
-    """Bit-equal trained weights, Adam and loop state but for the wall clock; equal metrics."""
+    """Check that weights, Adam and loop state are bit-equal except for the elapsed time, and that metrics are equal."""
     folders = [RunFolder(first), RunFolder(second)]
     for name in (BEST, LAST):
-        (one, one_state), (other, other_state) = (decode(folder.read(name), name) for folder in folders)
+        one, other = (decode_tensors(folder.read(name), name)[0] for folder in folders)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
-        assert replace(one_state, elapsed_seconds=0) == replace(other_state, elapsed_seconds=0)
+    one_state, other_state = (decode(folder.read(LAST), LAST)[1] for folder in folders)
+    assert replace(one_state, elapsed_seconds=0) == replace(other_state, elapsed_seconds=0)
+    one_info, other_info = (decode_model(folder.read(BEST), BEST)[1] for folder in folders)
+    assert one_info == other_info
     assert folders[0].read_json(RESULT)["metrics"] == folders[1].read_json(RESULT)["metrics"]
 
 
@@ -160,7 +165,7 @@ def test_a_folder_behaves_alike_on_disk_and_in_a_bucket(kind, bucket, tmp_path):
     assert storage.list_files("clips") == {"-leading dash & spâce.mp4": 3, "top": 6}
     assert storage.list_files("clips", recursive=True) == {"-leading dash & spâce.mp4": 3, "deep/empty": 0, "top": 6}
     assert (storage.list_folders(), storage.list_folders("clips")) == (["clips"], ["deep"])
-    assert storage.size("clips") is None, "a folder is no file"
+    assert storage.size("clips") is None, "a folder is not a file"
     assert storage.read_bytes("large") == large
     assert storage.read_bytes("clips/deep/empty") == b""
     assert storage.read_text("clips/top") == "hé"
@@ -173,7 +178,7 @@ def test_a_folder_behaves_alike_on_disk_and_in_a_bucket(kind, bucket, tmp_path):
     with pytest.raises(ZeroDivisionError), storage.new_file("half") as path:  # noqa: PT012
         path.write_bytes(b"half of")
         1 / 0  # noqa: B018
-    assert not storage.exists("half"), "a file that was not finished must not appear"
+    assert not storage.exists("half"), "an unfinished file must not appear"
     storage.delete("clips/top")
     storage.delete("never there")
     assert "top" not in storage.list_files("clips")
@@ -189,7 +194,7 @@ def test_shards_made_in_a_bucket_by_ray_equal_those_made_on_disk(places, on_disk
     assert in_bucket["made_shards"] == on_disk["made_shards"] == 5
     assert in_bucket["fbank_stats"] == on_disk["fbank_stats"]
     names = [sorted(Storage(result["uri"]).list_files(recursive=True)) for result in (on_disk, in_bucket)]
-    assert names[0] == names[1], "the same files, and no temporary ones left"
+    assert names[0] == names[1], "the same files and no temporary ones"
 
 
 def test_a_second_run_in_a_bucket_does_nothing_and_a_lost_shard_is_made_again(places, in_bucket):
@@ -229,7 +234,7 @@ def test_training_from_a_bucket_into_a_bucket_survives_an_outage_and_equals_the_
     assert train(places.bucket, "runs")["was_complete"] is True
 
 
-def test_a_run_in_a_bucket_is_evaluated_where_it_lies(places, in_bucket):
+def test_a_run_in_a_bucket_is_evaluated_in_the_bucket(places, in_bucket):
     trained = train(places.bucket, "runs")
     evaluated = stgcma_jobs("evaluate", trained["run"], "--split", "test", "--device", "cpu")
     assert evaluated["num_clips"] == 2
@@ -241,7 +246,7 @@ def test_a_run_in_a_bucket_is_evaluated_where_it_lies(places, in_bucket):
 
 
 def test_ray_train_workers_read_and_write_the_bucket(places, in_bucket, trained_on_disk):
-    """Two workers sum gradients in another order, so their weights agree to rounding only."""
+    """Two workers sum gradients in another order, so their weights agree only up to rounding."""
     trained = train(places.bucket, "runs-of-two", "--num-workers", "2")
     (one, _), (two, _) = (decode(RunFolder(run).read(LAST), LAST) for run in (trained_on_disk["run"], trained["run"]))
     weights = [key for key in one if key.startswith("model/")]
@@ -259,7 +264,7 @@ def test_a_bucket_that_is_not_there_is_named(places, capsys):
 
 
 def test_a_decoding_process_opens_its_own_connection(places, in_bucket):
-    """Object store clients do not survive a fork: the loader's process is spawned, and reads what this one reads."""
+    """Object store clients do not survive a fork, so the loader's process is spawned. It must read the same batch."""
     config = load_run_config(RECIPE, ["optim.batch_size=4"])
 
     def first_batch(loader_workers: int) -> AVBatch:

@@ -1,4 +1,4 @@
-"""A sweep whose trials have Ray Train workers: one Ray session, failures isolated, a second start that does nothing."""
+"""A sweep whose trials have Ray Train workers: one Ray session, isolated failures, nothing to do on a second start."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def test_trials_run_as_ray_tasks(ray, tmp_path):
     assert "model.num_classes" in result.statuses[1].message
     folder = RunFolder(f"{output}/{find_runs(output)[table.trials[0].fingerprint]}")
     assert folder.read_json("run.json")["sessions"][0]["num_workers"] == 1
-    assert ray.is_initialized()  # the session belongs to the caller and is left running
+    assert ray.is_initialized()  # the session belongs to the caller and stays open
     again = run_sweep(table, **options)
     assert again.summary == "3 trials: 2 done (2 before), 1 failed"

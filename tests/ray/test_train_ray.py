@@ -1,6 +1,6 @@
-"""Real Ray Train workers: the same run folder, a killed worker replaced, a failed run reported in its own words.
+"""Real Ray Train workers: the same run folder as in process, a killed worker is replaced, a failure keeps its message.
 
-One local Ray for all tests here; starting one costs half a minute.
+All tests share one local Ray, because starting it takes half a minute.
 """
 
 from __future__ import annotations
@@ -64,11 +64,10 @@ def train(config, output, num_workers, reporter=None):
 
 
 def worker_pids():
-    """Process ids of the workers that run the training function, among what this process started; Ray names its
-    processes after what they run."""
+    """Ids of the descendants of this process that run the training function. Ray names processes after their work."""
     parents, names = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # the process has ended
             parents[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             names[folder.name] = (folder / "cmdline").read_bytes()
 
@@ -79,7 +78,7 @@ def worker_pids():
 
 
 def test_two_workers_train_the_same_run_as_one_process(ray, shards, tmp_path):
-    """No dropout or stochastic depth, so that only the order of sums differs."""
+    """Without dropout and stochastic depth, only the order of sums differs."""
     config = tiny_config(shards, model__head_dropout=0.0, model__drop_path_rate=0.0, optim__average_epochs=[1, 2])
     here = train(config, tmp_path / "here", 0)
     reporter, on_interrupt = Recorder(), signal.getsignal(signal.SIGINT)
@@ -103,7 +102,7 @@ def test_two_workers_train_the_same_run_as_one_process(ray, shards, tmp_path):
         torch.testing.assert_close(one[name], two[name], rtol=0.05, atol=1e-3, msg=name)
 
 
-def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(ray, shards, tmp_path):
+def test_a_killed_worker_is_replaced_and_continues_from_the_checkpoint(ray, shards, tmp_path):
     config = tiny_config(shards, optim__epochs=30, optim__batch_size=1, optim__checkpoint_every_steps=1)
     folder = RunFolder(str(tmp_path / "killed" / config.run_name))
     killed = []
@@ -129,7 +128,7 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(ray, shards
     assert result.metrics == whole.metrics
 
 
-def test_a_loss_that_is_not_finite_fails_once_with_its_own_words(ray, shards, tmp_path):
+def test_a_loss_that_is_not_finite_fails_once_with_its_message(ray, shards, tmp_path):
     config = tiny_config(shards, optim__learning_rate=1e30, optim__warmup_epochs=0)
     with pytest.raises(RunFailedError, match=r"loss is (nan|inf) at epoch \d, step \d of 3.*Lower optim.learning_rate"):
         train(config, tmp_path, 2)

@@ -15,8 +15,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = ROOT / "docs" / "method.md"
 DOCUMENTS = sorted(
-    [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "infra/README.md")]
-    + list((ROOT / "docs").glob("*.md"))
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    + [ROOT / name for name in ("benchmarks/README.md", "infra/README.md", "stgcma/weights/README.md")]
 )
 FOLDERS = ("jobs", "stgcma", "pipelines", "tests", "docs", "infra", "benchmarks")
 NOT_SOURCES = {"build", "data", "demo", "dist", "mlruns", "runs", "small"}

@@ -15,7 +15,8 @@ from jobs.runs.session import train_run
 from jobs.tables.ablation import load_ablation
 from jobs.tables.report import collect
 from jobs.tables.report_files import render
-from stgcma.models.adaptations import ADAPTATIONS, Adaptation, BlockPlace
+from stgcma.models.adaptations import ADAPTATIONS
+from stgcma.models.adaptations.base import Adaptation, BlockPlace
 from stgcma.models.adapters import Tokens, TrainableModule
 from stgcma.models.backbones.base import FrozenBlock
 from stgcma.models.parameters import count_parameters, trainable_parameters

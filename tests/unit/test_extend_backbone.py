@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from jobs.tables.report_files import render
 from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import Branch, ModelConfig
 from stgcma.models.adaptations import STGCMA
-from stgcma.models.backbones import FAMILIES
+from stgcma.models.backbones import FAMILIES, backbone_spec, build_backbone
 from stgcma.models.backbones.base import Backbone, FrozenBlock, audio_patch_weight, check_input
 from stgcma.models.backbones.weights import download_timm_weights
 from stgcma.models.encoder import build_encoder
@@ -55,9 +56,21 @@ class ViTBackbone(Backbone):
             family="vit",
             library_name="vit_small_patch16_224",
             default_tag="augreg_in21k",
-            image_size=48,
+            image_size=224,
             image_mean=(0.5, 0.5, 0.5),
             image_std=(0.5, 0.5, 0.5),
+            patch_size=16,
+            width=384,
+            depths=(12,),
+            num_heads=(6,),
+            audio_size=(224, 224),
+            fbank="swin",
+            sizes={"tiny": (1 / 32,), "base": (1 / 8,)},
+        ),
+        BackboneSpec(
+            name="vit_demo",
+            family="vit",
+            image_size=48,
             patch_size=16,
             width=32,
             depths=(2,),
@@ -126,7 +139,7 @@ class ViTBackbone(Backbone):
 RECIPE = """
 name: vit
 task: ave
-model: {backbone: vit_small, pretrained: none}
+model: {backbone: vit_demo, pretrained: none}
 data: {dataset: ave, limit_train_clips: 4}
 optim: {epochs: 1, batch_size: 2, learning_rate: 1e-3, warmup_epochs: 1}
 """
@@ -144,8 +157,16 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILIES, "vit", ViTBackbone)
 
 
+def test_the_published_weights_have_its_shapes() -> None:
+    spec = backbone_spec("vit_small")
+    with torch.device("meta"):
+        ours = build_backbone(spec, ModelConfig(backbone="vit_small", pretrained="none", adaptation=STGCMA())).vit
+        theirs = timm.create_model(spec.library_name, num_classes=0)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
 def test_fresh_adapters_leave_what_the_library_computes() -> None:
-    config = ModelConfig(backbone="vit_small", pretrained="none", adaptation=STGCMA())
+    config = ModelConfig(backbone="vit_demo", pretrained="none", adaptation=STGCMA())
     encoder = build_encoder(config, num_segments=3).eval()
     visual, audio = torch.randn(2, 3, 3, 48, 48), torch.randn(2, 3, 48, 48)
     with torch.no_grad():

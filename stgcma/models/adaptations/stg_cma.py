@@ -62,7 +62,7 @@ class STGCMA(Adaptation):
                 "{method: none}."
             )
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)
 
     @property
     def adapted(self) -> tuple[Branch, ...]:

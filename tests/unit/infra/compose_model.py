@@ -1,4 +1,4 @@
-"""A reader of ``infra/compose.yaml``: variables filled in as Compose does; the fields that the file uses, strictly."""
+"""Reads ``infra/compose.yaml`` as Compose does, with strict types for the fields that the file uses."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Service(Strict):
 
     @property
     def words(self) -> list[str]:
-        """The whole command line."""
+        """The command line."""
         return [*(self.entrypoint or []), *(self.command or [])]
 
 
@@ -96,8 +96,13 @@ class Compose(Strict):
 
 
 def interpolate(value: Any, variables: Mapping[str, str]) -> Any:
-    """Fill ``${NAME}``, ``${NAME:-default}`` and ``${NAME:?message}`` in all texts; a whole number becomes an int
-    where the text was one variable alone, as Compose casts it."""
+    """Replace ``${NAME}``, ``${NAME:-default}`` and ``${NAME:?message}`` in all strings.
+
+    As in Compose, a string that is only one variable becomes an int if its value is a whole number.
+
+    Raises:
+        KeyError: If a variable with a message is not set.
+    """
     if isinstance(value, dict):
         return {key: interpolate(item, variables) for key, item in value.items()}
     if isinstance(value, list):
@@ -116,7 +121,7 @@ def interpolate(value: Any, variables: Mapping[str, str]) -> Any:
 
 
 def read_compose(variables: Mapping[str, str]) -> Compose:
-    """The checked file; ``x-`` fragments are left out, their content being where the anchors put it."""
+    """Read and check the file. The ``x-`` fragments are left out; anchors have copied their content."""
     (document,) = read_yaml(INFRA / "compose.yaml")
     kept = {key: value for key, value in document.items() if not key.startswith("x-")}
     return Compose.model_validate(interpolate(kept, variables))

@@ -1,4 +1,4 @@
-"""The files of ``infra/`` as the tests read them: strict YAML, pinned versions, quantities, commands."""
+"""Readers for the files of ``infra/``: strict YAML, pinned versions, quantities, commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BYTES = {"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30}
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A repeated key is an error, as it is for ``kubectl`` and Compose."""
+    """Refuses repeated keys, as ``kubectl`` and Compose do."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value if key.value != "<<"]
@@ -30,7 +30,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> list[Any]:
-    """All documents of a file."""
+    """All YAML documents of a file."""
     return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=_UniqueKeys))
 
 
@@ -54,9 +54,9 @@ def byte_size(text: str) -> int:
 
 
 def parse_command(words: list[str]) -> click.Context:
-    """What ``stgcma-jobs`` makes of a command line, without running it; wrong names and values raise.
+    """Parse a command line of ``stgcma-jobs`` without running it. Wrong names and values raise.
 
-    Recipe paths of the image are looked up in this checkout.
+    Recipe paths of the image are replaced by those of this checkout.
     """
     assert words[0] == "stgcma-jobs", f"{words} does not call stgcma-jobs"
     words = [word.replace("/opt/stgcma/", f"{ROOT}/") for word in words]

@@ -1,6 +1,6 @@
 """The KubeRay and Kubernetes fields that our manifests use, with the types of ``ray.io/v1`` and ``core/v1``.
 
-Any other key is an error here, also one that Kubernetes knows: add the field when a manifest needs it.
+All other keys are errors, even if Kubernetes knows them. Add a field when a manifest needs it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The Compose file: fields, wiring, and the commands it starts. Whether the services work together is asked of real
-ones in ``tests/ray/test_mlflow_server.py``, which runs the ``mlflow`` command found here."""
+"""The Compose file: its fields, the connections between services and their commands.
+
+``tests/ray/test_mlflow_server.py`` runs its ``mlflow`` command with real services.
+"""
 
 from __future__ import annotations
 
@@ -122,6 +124,6 @@ def test_scripts_that_services_run_are_in_the_image(compose: Compose):
 
 
 def parsed(command: click.Command, words: list[str]) -> dict:
-    """Options of a command line without running it; an unknown option raises."""
+    """Parse the options of a command line without running it. Unknown options raise."""
     with command.make_context(command.name, list(words)) as context:
         return context.params

@@ -1,4 +1,4 @@
-"""The Dockerfile against the files it builds from."""
+"""The Dockerfile agrees with the files that it copies and installs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def test_python_is_a_patch_version_the_project_supports():
 
 
 def test_every_dependency_is_pinned_by_the_constraints_file():
-    assert CODE.count("--constraint constraints.txt") == CODE.count("pip install") - 1, "all but the project itself"
+    assert CODE.count("--constraint constraints.txt") == CODE.count("pip install") - 1, (
+        "all installations except the project itself"
+    )
     named = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["postgres"]]
     for requirement in named:
         pinned(re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-"))
@@ -37,8 +39,8 @@ def test_copied_files_exist_and_reach_the_build():
     assert "*" in ignored
     for line in re.findall(r"^COPY (.+)$", CODE, flags=re.MULTILINE):
         for source in line.split()[:-1]:
-            assert (ROOT / source).exists(), f"{source} is copied but not there"
-            assert f"!{source}" in ignored, f"{source} is copied but ignored by the build context"
+            assert (ROOT / source).exists(), f"{source} is copied but does not exist"
+            assert f"!{source}" in ignored, f"{source} is copied but not in the build context"
 
 
 def test_the_installed_packages_are_copied():

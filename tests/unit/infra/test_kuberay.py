@@ -1,4 +1,4 @@
-"""The KubeRay manifests: fields, types, and the numbers that have to agree with each other and with the image."""
+"""The KubeRay manifests: fields, types, and numbers that must agree with each other and with the image."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_there_is_a_cluster_and_jobs_of_both_forms():
 def test_a_job_has_its_own_cluster_or_selects_the_one_that_exists(job: RayJob):
     assert (job.spec.clusterSelector is None) != (job.spec.rayClusterSpec is None)
     if job.spec.clusterSelector is None:
-        assert job.spec.shutdownAfterJobFinishes, "a cluster of its own must end with the job"
+        assert job.spec.shutdownAfterJobFinishes, "a job's own cluster must end with the job"
     else:
         assert job.spec.clusterSelector == {"ray.io/cluster": CLUSTER.metadata.name}
-        assert job.spec.backoffLimit == 0, "KubeRay repeats only jobs with a cluster of their own"
+        assert job.spec.backoffLimit == 0, "KubeRay repeats only jobs that have their own cluster"
         assert not job.spec.shutdownAfterJobFinishes
     assert (job.metadata.generateName is None) != (job.metadata.name is None)
 
@@ -47,7 +47,7 @@ def test_a_job_has_its_own_cluster_or_selects_the_one_that_exists(job: RayJob):
 def test_entrypoints_are_commands_that_exist(job: RayJob):
     context = parse_command(shlex.split(job.spec.entrypoint))
     values = context.params
-    assert values["num_workers"] > 0, "without a number the workers are counted before the cluster has grown"
+    assert values["num_workers"] > 0, "without a number, the workers are counted before the cluster has grown"
     assert {values[key].split("/")[0] for key in ("source", "output", "shards") if values.get(key)} == {"s3:"}
 
 
@@ -65,7 +65,7 @@ def test_the_workers_a_job_asks_for_fit_into_the_largest_cluster(job: RayJob):
     assert values["num_workers"] * values.get("concurrency", 1) <= room
 
 
-def test_no_cluster_takes_jobs_from_everybody():
+def test_clusters_require_a_token():
     assert {cluster.authOptions.mode for cluster in CLUSTERS} == {"token"}
 
 
@@ -115,7 +115,7 @@ def test_shared_memory_holds_the_object_store_and_is_counted_in_the_limit(cluste
 def test_every_container_gets_the_settings_and_the_secret():
     (settings,) = (document for document in DOCUMENTS if document not in (CLUSTER, *JOBS))
     assert settings.data.keys() >= {"MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
-    assert not any("SECRET" in key or "ACCESS_KEY" in key for key in settings.data), "keys belong into the secret"
+    assert not any("SECRET" in key or "ACCESS_KEY" in key for key in settings.data), "keys belong in the secret"
     for container in CONTAINERS:
         references = [source.configMapRef or source.secretRef for source in container.envFrom]
         assert [reference.name for reference in references] == [settings.metadata.name, "stgcma-s3"]
@@ -156,7 +156,7 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_damaged_manifest_is_refused(name: str):
-    """The model is worth something: each of these passes YAML and would be refused by the API server."""
+    """The model finds errors in valid YAML that the API server would refuse."""
     mutate, place = MUTATIONS[name]
     document = copy.deepcopy(
         next(d for d in read_yaml(INFRA / "kuberay" / "cluster.yaml") if d["kind"] == "RayCluster")

@@ -11,7 +11,7 @@ from jobs.runs.tracking import SQLITE, open_client
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
-    """A migrated SQLite file; creating one takes seconds, copying it none."""
+    """An empty MLflow database. Creating one takes seconds, so it is created once and copied."""
     database = tmp_path_factory.mktemp("template") / "mlflow.db"
     open_client(f"{SQLITE}{database}")
     return database
@@ -19,6 +19,6 @@ def empty_store(tmp_path_factory):
 
 @pytest.fixture
 def store(empty_store, tmp_path):
-    """Address of an empty store."""
+    """Tracking URI of an empty store."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return f"{SQLITE}{tmp_path / 'mlflow.db'}"

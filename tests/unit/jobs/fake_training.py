@@ -1,4 +1,4 @@
-"""Stands in for training in tests of the sweep: a run folder in milliseconds, reproducible from its configuration."""
+"""A fake training for tests of sweeps: writes a run folder that depends only on the configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NUM_CLIPS, NUM_SEGMENTS, NUM_BLOCKS = 40, 10, 4
 
 
 def write_run(job: Job, *, is_complete: bool = True) -> None:
-    """A run whose test accuracy depends on the fusion, and a little on the seed."""
+    """Write a run whose test accuracy depends on the fusion and, a little, on the seed."""
     folder = trial_folder(job.output, job.config)
     digest = fingerprint(job.config)
     rng = np.random.default_rng(int(hashlib.sha256(digest.encode()).hexdigest()[:8], 16))
@@ -75,11 +75,11 @@ def write_run(job: Job, *, is_complete: bool = True) -> None:
 
 
 def check(waiting: list[Job], done: list[Job]) -> None:
-    """There are no shards to look at."""
+    """Does nothing, as there are no shards."""
 
 
 def log(job: Job) -> None:
-    """One line per started trial, in the order they start."""
+    """Add a line to the list of started trials."""
     with (Path(job.output) / "started.log").open("a") as stream:
         stream.write(f"{job.row} {job.seed}\n")
 
@@ -126,8 +126,3 @@ def sleep_forever(job: Job) -> list[str]:
     (Path(job.output) / f"pid-{os.getpid()}").touch()
     time.sleep(600)
     return []
-
-
-def with_warning(job: Job) -> list[str]:
-    write_run(job)
-    return ["MLflow at http://127.0.0.1:1 did not answer"]

@@ -1,4 +1,4 @@
-"""A run small enough to train in a test: the demo backbone with random weights on the factories' shards."""
+"""A run that is small enough to train in a test: the demo backbone with random weights on tiny shards."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CLASS_NAMES = tuple(f"event {index}" for index in range(NUM_CLASSES - 1)) + ("Ba
 
 
 def tiny_shards(root: Path, **options: Any) -> str:
-    """Six training, three validation and three test clips; returns the shard root."""
+    """Write six training, three validation and three test clips. Returns the root of the shards."""
     write_shards(root, class_names=CLASS_NAMES, **options)
     return str(root)
 
 
 def tiny_config(shards: str, **overrides: Any) -> RunConfig:
-    """Two epochs of three steps; ``optim__epochs=3`` changes ``optim.epochs``."""
+    """A run of two epochs with three steps each. ``optim__epochs=3`` changes ``optim.epochs``."""
     mapping = {
         "name": "tiny",
         "task": "ave",

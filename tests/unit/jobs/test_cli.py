@@ -89,7 +89,7 @@ def test_a_missing_recipe_costs_no_heavy_import(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert "ConfigError: No file" in done.stderr
+    assert "none.yaml does not exist" in done.stderr
     assert not [line for line in done.stderr.splitlines() if line.endswith("| torch")]
 
 

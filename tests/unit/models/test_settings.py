@@ -59,18 +59,18 @@ def test_stg_cma_is_meant_where_no_method_is_named():
 def test_methods_and_fields_that_do_not_exist(adaptation, lines):
     with pytest.raises(ConfigError) as caught:
         from_mapping(ModelConfig, {**MODEL, "adaptation": adaptation}, "m")
-    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == lines
+    assert caught.value.problems == tuple(lines)
 
 
 def test_problems_of_nested_records_have_their_paths():
     optims = [{"epochs": 1, "batch_size": 0, "learning_rate": 1.0, "warmup_epochs": 0}, {"epoch": 1}]
     with pytest.raises(ConfigError) as caught:
         from_mapping(Trials, {"optims": optims}, "trials")
-    assert str(caught.value).splitlines() == [
-        "trials has 5 problems",
-        "  optims.0: optim.batch_size needs at least 1, got 0.",
-        "  optims.1.epoch: no such field; did you mean 'epochs'?",
-        "  optims.1.epochs: needed, but not given.",
-        "  optims.1.batch_size: needed, but not given.",
-        "  optims.1.learning_rate: needed, but not given.",
-    ]
+    assert str(caught.value).startswith("trials has 5 problems\n")
+    assert caught.value.problems == (
+        "optims.0: optim.batch_size needs at least 1, got 0.",
+        "optims.1.epoch: no such field; did you mean 'epochs'?",
+        "optims.1.epochs: needed, but not given.",
+        "optims.1.batch_size: needed, but not given.",
+        "optims.1.learning_rate: needed, but not given.",
+    )

@@ -1,4 +1,4 @@
-"""``stgcma-jobs demo``: what its options choose."""
+"""The options of ``stgcma-jobs demo``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that depend on ``--dataset``: how they are written, whose they are, and what ``--help`` shows of them."""
+"""Options that depend on ``--dataset``: parsing, messages and ``--help``."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_values_have_the_types_of_the_record(text: str, values: dict[str, object
         ("--order size", "bells", "--order needs 'id' or 'time'; got 'size'"),
     ],
 )
-def test_errors_say_whose_an_option_is_and_what_is_needed(text: str, dataset: str, message: str) -> None:
+def test_errors_name_the_dataset_of_an_option_and_what_is_needed(text: str, dataset: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         read(text, dataset)
     assert str(error.value).startswith(message)

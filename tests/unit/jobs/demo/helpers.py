@@ -1,4 +1,4 @@
-"""Reports of the demo's acts with chosen numbers."""
+"""Makes reports of the demo's acts with given numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobs.demo.runner import load_comparison
 from jobs.tables.report import SEEDS_AND_CLIPS, Comparison, Estimate, Report, RowReport, TrialRecord
 
 Interval = tuple[float, float, float]
-"""mean, low, high."""
+"""(mean, low, high)."""
 
 REFERENCE_MEAN = 0.7
 
@@ -19,7 +19,7 @@ def estimate(mean: float, low: float | None, high: float | None) -> Estimate:
 
 
 def make_report(act: Act, differences: Mapping[str, Interval], *, num_clips: int = 20) -> Report:
-    """The reference row at 70 % with an interval of two points to either side, and rows with the given differences."""
+    """A report with the reference row at 70 % +- 2 points and rows with the given differences from it."""
     ablation = load_comparison(act, "shards", (0,), ())
     by_name = {row.name: row for row in ablation.rows}
     trial = TrialRecord(

@@ -1,4 +1,4 @@
-"""The demo's frozen backbone: its stills, its labels, and that the shipped weights know what their README says."""
+"""The demo's frozen CLIP: its stills and labels, and what the shipped weights have learned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def stills() -> Stills:
 
 
 def embed(pretrained: str, stills: Stills) -> Tensor:
-    """Class and patch tokens in one row per still, ``[N, 64]``."""
+    """Class tokens of the stills: ``[N, 64]``."""
     torch.manual_seed(0)
     backbone = fresh_backbone(BACKBONE)
     load_pretrained(backbone, pretrained)
@@ -38,7 +38,7 @@ def embed(pretrained: str, stills: Stills) -> Tensor:
 
 
 def probe_accuracy(features: Tensor, targets: Tensor, num_train: int = 350) -> float:
-    """Balanced accuracy of ridge regression on held-out stills, mean over the targets."""
+    """Balanced accuracy of ridge regression on held-out stills, averaged over the targets."""
     features = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
     features = features / features[:num_train].std(dim=0).clamp(min=1e-6)
     train, rest = features[:num_train], features[num_train:]

@@ -1,4 +1,4 @@
-"""The demo's second act: what it compares, and what it concludes."""
+"""The demo's second act: the rows it compares and the conclusions it prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jobs.demo.runner import load_comparison
 from tests.unit.jobs.demo.helpers import make_report
 
 
-def test_rows_differ_in_adaptation_alone() -> None:
+def test_rows_differ_in_adaptation_only() -> None:
     ablation = load_comparison(masks_act(), "shards", None, ())
     assert [row.name for row in ablation.rows] == ["stg-cma", "frozen"]
     first = ablation.rows[0].config

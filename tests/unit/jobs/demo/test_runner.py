@@ -1,4 +1,4 @@
-"""The runner of the demo: both acts, whole, at their smallest."""
+"""The runner of the demo: both acts in full at their smallest size."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ CASES = {
 }
 
 
-def test_a_missing_trial_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_trial_is_named_with_advice(tmp_path: Path) -> None:
     ablation = load_comparison(events_act(), str(tmp_path / "shards"), (0, 1), ())
-    with pytest.raises(RunFailedError, match=r"same command runs them again(.|\n)*stg-cma: seeds 0, 1 not run"):
+    with pytest.raises(RunFailedError, match=r"same command to run them again(.|\n)*stg-cma: seeds 0, 1 not run"):
         require_complete(collect(ablation, str(tmp_path)))
 
 
@@ -51,7 +51,7 @@ def test_the_sweep_carries_the_name_of_the_act_and_keeps_the_seeds_of_the_file_b
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_whole_act_at_its_smallest(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Real media, shards, trained models, table and pictures; the second call finds everything done."""
+    """Real media, shards, trained models, table and pictures. A second call trains nothing."""
     case = CASES[name]
 
     def run() -> dict[str, object]:

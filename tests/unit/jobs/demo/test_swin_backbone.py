@@ -1,4 +1,4 @@
-"""The small Swin of the demo: its stills and labels, and that the shipped weights know kinds of objects."""
+"""The demo's frozen Swin: its stills and labels, and what the shipped weights have learned."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stage_maps(pretrained: str, stills: Stills) -> list[Tensor]:
 
 @torch.no_grad()
 def probe_accuracy(pretrained: str, stills: Stills, num_train: int = 110) -> float:
-    """Ridge regression from cells of the second stage to their kinds; accuracy on held-out cells that show one."""
+    """Accuracy of ridge regression from cells of the second stage to kinds, on held-out cells that show an object."""
     features = stage_maps(pretrained, stills)[1]
     labels = cell_labels(stills.kinds, features.shape[1])
 

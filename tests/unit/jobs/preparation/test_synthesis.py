@@ -1,4 +1,4 @@
-"""``stgcma-jobs synthesize``: the options of every layout reach its writer."""
+"""``stgcma-jobs synthesize``: options reach the writer of each layout."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SIZES = {"num_train": 6, "num_val": 1, "num_test": 1, "seed": 3}
 
 
 @pytest.mark.parametrize("layout", ["s4", "ms3"])
-def test_avsbench_is_written_in_the_layout_that_was_asked_for(layout: str, tmp_path: Path) -> None:
+def test_avsbench_is_written_in_the_chosen_layout(layout: str, tmp_path: Path) -> None:
     config = synthetic_set(f"avs-{layout}").build(**SIZES)
     assert (config.layout, config.seed, config.split_sizes) == (layout, 3, {"train": 6, "val": 1, "test": 1})
     synthesize(config, str(tmp_path), dataset=f"avs-{layout}")
     assert (tmp_path / f"{layout}_meta_data.csv").exists()
 
 
-def test_an_unknown_layout_lists_those_there_are() -> None:
+def test_the_message_for_an_unknown_layout_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=f"one of {', '.join(SYNTHETIC_SETS)}; got 'avs-s5'"):
         synthetic_set("avs-s5")
 

@@ -1,4 +1,4 @@
-"""Question answering as a job: trained from shards, continued bit for bit, evaluated by type; grounding before it."""
+"""Question-answering runs: training, resuming, evaluation by type, grounding pretraining and asking."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from jobs.runs.answering import ask
 from jobs.runs.config import RunConfig
 from jobs.runs.configfile import build
-from jobs.runs.evaluation import evaluate_run
+from jobs.runs.evaluation import evaluate_run, read_per_clip
+from jobs.runs.folder import open_run
 from jobs.runs.grounding import pretrain_grounding
 from jobs.runs.plan import resolve
 from jobs.runs.session import train_run
@@ -20,7 +21,7 @@ from pipelines.synthetic.ave_clips import write_mp4
 from stgcma.errors import CheckpointError, ClipDecodeError, ConfigError, RunFailedError
 from stgcma.tasks import build_model, build_task
 from stgcma.training import checkpoint
-from tests.factories import write_question_shards
+from tests.factories import tiny_questions, write_question_shards
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +68,9 @@ def test_a_run_reports_types_and_groups(shards, tmp_path):
     assert {"test/overall", "test/audio", "test/visual", "test/audio_visual"} <= result.metrics.keys()
     detailed = json.loads(Path(result.run, "evaluation", "test", "metrics.json").read_text())["metrics"]
     assert {"audio/counting", "visual/location", "audio_visual/temporal", "unknown_answers"} <= detailed.keys()
-    per_question = load_file(Path(result.run, "evaluation", "test", "per_clip.safetensors"))
-    assert len(per_question) >= 1
+    questions, scores = read_per_clip(open_run(result.run), "test")
+    assert len(questions) == len(tiny_questions(5, "test"))
+    assert scores["correct"].double().mean().item() == pytest.approx(result.metrics["test/overall"])
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(shards, tmp_path, monkeypatch):
@@ -93,7 +95,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(shards, tmp_path, monkeyp
     assert resumed.metrics == whole.metrics
 
 
-def test_grounding_layers_are_trained_saved_and_taken_up(shards, tmp_path):
+def test_grounding_layers_are_trained_saved_and_loaded(shards, tmp_path):
     result, file = pretrain_grounding(config_of(shards), output=str(tmp_path), tracking="none")
     assert result.run_name.startswith("questions-grounding-")
     assert 0 <= result.metrics["test/match_accuracy"] <= 1
@@ -109,7 +111,7 @@ def test_grounding_layers_are_trained_saved_and_taken_up(shards, tmp_path):
     assert same_file == file
 
 
-def test_a_run_outlives_the_grounding_file_it_began_from(shards, tmp_path):
+def test_a_run_does_not_need_its_grounding_file_after_training(shards, tmp_path):
     config = config_of(shards)
     head = build_model(build_task("avqa", config.model)).head
     file = tmp_path / "grounding.safetensors"
@@ -127,7 +129,7 @@ def test_a_run_outlives_the_grounding_file_it_began_from(shards, tmp_path):
         )
 
 
-def test_a_person_asks_about_a_video(shards, tmp_path):
+def test_a_run_answers_questions_about_a_video(shards, tmp_path):
     result = train_run(config_of(shards), output=str(tmp_path), tracking="none")
     rng = np.random.default_rng(0)
     video = tmp_path / "my video.mp4"
@@ -147,5 +149,5 @@ def test_a_person_asks_about_a_video(shards, tmp_path):
 
 
 def test_only_question_answering_has_grounding_layers(shards):
-    with pytest.raises(ConfigError, match="task grounding, or of one that answers questions, got task: avs"):
+    with pytest.raises(ConfigError, match="task grounding or of a task that answers questions, got task avs"):
         pretrain_grounding(config_of(shards, task="avs"))

@@ -1,4 +1,4 @@
-"""A segmentation run from shards to pictures: trained, resumed as complete, evaluated beside a baseline run."""
+"""Segmentation runs: training, evaluation with a baseline run, and pictures."""
 
 import json
 from dataclasses import replace
@@ -79,9 +79,11 @@ def test_evaluate_draws_the_baseline_below(runs):
 def test_baseline_of_another_task_is_refused(runs, tmp_path):
     events = tiny_config(tiny_shards(tmp_path / "ave"))
     other = train_run(replace(events, optim=replace(events.optim, epochs=1)), output=str(tmp_path), tracking="none")
-    with pytest.raises(ConfigError, match="--baseline needs a run whose clips are drawn alike"):
+    with pytest.raises(
+        ConfigError, match=r"--baseline needs a run of a task with the same pictures, got .* of task 'ave'"
+    ):
         evaluate_run(runs[0].run, baseline=other.run, device="cpu")
-    with pytest.raises(ConfigError, match="task 'ave' has no gallery"):
+    with pytest.raises(ConfigError, match="--baseline needs a task whose evaluation draws clips; task 'ave' does not"):
         evaluate_run(other.run, baseline=runs[0].run, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of masks: which clips are kept, and what is drawn where."""
+"""Pictures of masks: the clips that are kept and the layout of the figure."""
 
 import io
 
@@ -33,7 +33,7 @@ def batch_of(ids, frames=5):
 
 
 def logits_with(covered_rows):
-    """One clip per entry: the top rows of the true square are predicted."""
+    """Logits of one clip per entry, which predict that many top rows of the true square."""
     logits = torch.full((len(covered_rows), 5, 8, 8), -4.0)
     for clip, rows in enumerate(covered_rows):
         logits[clip, :, :rows, :4] = 4.0
@@ -69,7 +69,7 @@ def test_baseline_on_another_split_is_refused():
     gallery = filled()
     other = MaskGallery(SPEC, only=gallery.clip_ids)
     other.add(batch_of("xyz"), logits_with([1, 1, 1]))
-    with pytest.raises(ConfigError, match="no clip 'a': needed a run on the same dataset and split"):
+    with pytest.raises(ConfigError, match="needs a run on the same dataset and split, got one without the clip 'a'"):
         other.with_baseline(gallery.best)
 
 

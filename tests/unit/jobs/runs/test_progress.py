@@ -1,4 +1,4 @@
-"""What a person sees: a bar with loss, rates and speed on a terminal, one line an epoch otherwise."""
+"""Progress display of a run: a bar with loss, rates and speed on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def test_a_bar_on_a_terminal():
     assert "epoch   1/4" in stream.getvalue()
 
 
-def test_a_resumed_run_says_where_it_goes_on():
+def test_a_resumed_run_says_where_it_continues():
     shown, stream = reporter(terminal=False)
     shown.start(LoopState(fingerprint="", data_digest="", epoch=2, step=3), 10)
-    assert stream.getvalue() == "Going on from the checkpoint at epoch 3, step 4.\n"
+    assert stream.getvalue() == "Continuing from the checkpoint at epoch 3, step 4.\n"
 
 
 def test_rows_of_a_run_elsewhere_move_the_bar():

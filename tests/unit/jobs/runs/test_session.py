@@ -1,4 +1,4 @@
-"""Whole runs in this process: folder, resume after a real SIGKILL, selection, early ends, what is refused."""
+"""Whole runs in this process: folder, resuming after a SIGKILL, selection, early ends, refused runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def assert_equal_weights(first: RunFolder, second: RunFolder, name=LAST):
 
 @pytest.fixture(scope="module")
 def finished(shards, tmp_path_factory):
-    """One complete run with everything on, looked at by several tests."""
+    """A complete run with all options on, for several tests."""
     output = tmp_path_factory.mktemp("runs")
     config = tiny_config(shards, optim__average_epochs=[1, 2], optim__head_learning_rate=1e-4)
     return config, train(config, output)
@@ -94,10 +94,10 @@ def test_rows_say_what_happened(finished):
     assert [row["kind"] for row in rows] == ["step"] * 3 + ["epoch"] + ["step"] * 3 + ["epoch", "final"]
     assert [row["step"] for row in rows] == [1, 2, 3, 3, 4, 5, 6, 6, 7]
     recorded = [(row["step"], key) for row in rows for key in row["metrics"]]
-    assert len(set(recorded)) == len(recorded)  # nothing is overwritten where values are kept by key and step
+    assert len(set(recorded)) == len(recorded)  # no value overwrites another where they are stored by key and step
     assert {key: rows[-1]["metrics"][key] for key in result.metrics} == result.metrics
     steps = [row["metrics"] for row in rows if row["kind"] == "step"]
-    assert steps[0]["lr/adapters"] == 0.0  # warm-up begins at zero
+    assert steps[0]["lr/adapters"] == 0.0  # the warm-up starts at zero
     assert steps[2]["lr/adapters"] == steps[3]["lr/adapters"] == config.optim.learning_rate
     assert steps[2]["lr/head"] == config.optim.head_learning_rate
     epochs = [row["metrics"] for row in rows if row["kind"] == "epoch"]
@@ -172,14 +172,14 @@ def test_confusion_picture_is_a_png_of_the_classes_seen(finished):
 
 
 def epoch_values(folder: RunFolder):
-    """(step, loss, accuracy) of every epoch; one that was repeated after the kill must have repeated its values."""
+    """(step, loss, accuracy) of every epoch. An epoch that was repeated after the kill must have the same values."""
     rows = [row for row in folder.rows() if row["kind"] == "epoch"]
     return {(row["step"], row["metrics"]["train/epoch_loss"], row["metrics"]["val/accuracy"]) for row in rows}
 
 
 @pytest.mark.slow
 def test_killed_and_started_again_ends_bit_equal(shards, tmp_path):
-    """SIGKILL in the middle of an epoch; the same command ends with the weights of an uninterrupted run."""
+    """After a SIGKILL within an epoch, the same command ends with the weights of an uninterrupted run."""
     config = tiny_config(
         shards, optim__epochs=8, optim__batch_size=1, optim__checkpoint_every_steps=1, optim__average_epochs=[2, 8]
     )
@@ -232,7 +232,7 @@ def test_ctrl_c_stops_at_the_next_step_with_a_checkpoint(shards, tmp_path):
 
 
 def test_a_stop_in_the_last_step_of_an_epoch_ends_after_the_epoch(shards, tmp_path):
-    config = tiny_config(shards, optim__batch_size=6, optim__epochs=3)  # one step an epoch
+    config = tiny_config(shards, optim__batch_size=6, optim__epochs=3)  # one step per epoch
     folder = RunFolder(str(tmp_path / config.run_name))
 
     class PressInTheFirstEpoch(Silent):
@@ -247,7 +247,7 @@ def test_a_stop_in_the_last_step_of_an_epoch_ends_after_the_epoch(shards, tmp_pa
 
 
 def test_best_weights_of_an_epoch_that_was_not_recorded_stay_consistent(shards, tmp_path):
-    """Killed after ``best`` and before ``last``: the repeated epoch is no better, so those weights stay selected."""
+    """After a kill between ``best`` and ``last``, the repeated epoch is not better, so the weights stay selected."""
     config, folder = interrupted_run(shards, tmp_path)
     whole = RunFolder(train(config, tmp_path / "whole").run)
     tensors, info = decode_model(whole.read(BEST), BEST)
@@ -264,7 +264,7 @@ def test_weights_of_another_run_are_refused(finished, shards, tmp_path):
     other = train(tiny_config(shards, optim__seed=5), tmp_path)
     folder = RunFolder(other.run)
     folder.write(BEST, RunFolder(result.run).read(BEST))
-    with pytest.raises(CheckpointError, match=r"holds weights of the run 'tiny-\w+', the configuration"):
+    with pytest.raises(CheckpointError, match=r"holds weights of the run 'tiny-\w+', but the configuration"):
         evaluate_run(other.run)
 
 
@@ -292,7 +292,7 @@ def test_protocol_paper_selects_on_test(shards, tmp_path):
 
 
 def test_patience_and_time_limit_end_a_run_early(shards, tmp_path):
-    # A learning rate of nearly nothing: no epoch beats the first.
+    # With a tiny learning rate, no epoch is better than the first.
     idle = {"optim__epochs": 6, "optim__learning_rate": 1e-12, "optim__min_learning_rate": 0.0}
     patient = train(tiny_config(shards, optim__patience_epochs=2, **idle), tmp_path)
     assert (patient.best_epoch, patient.epochs_run, patient.stopped_early) == (1, 3, True)
@@ -306,7 +306,7 @@ def test_single_branch_reads_one_modality(shards, tmp_path):
     assert not [role for role in result.parameters["by_role"] if role.endswith("_audio")]
 
 
-def test_nan_fails_the_run_and_leaves_word(shards, tmp_path):
+def test_nan_fails_the_run_and_is_recorded(shards, tmp_path):
     config = tiny_config(shards, optim__learning_rate=1e30, optim__warmup_epochs=0, optim__batch_size=1)
     with pytest.raises(RunFailedError, match=r"loss is (nan|inf) at epoch 1, step \d of 6"):
         train(config, tmp_path)
@@ -317,7 +317,7 @@ def test_nan_fails_the_run_and_leaves_word(shards, tmp_path):
     assert not folder.exists(RESULT)
 
 
-def test_what_cannot_work_is_refused_before_anything_is_written(shards, tmp_path):
+def test_invalid_runs_are_refused_before_anything_is_written(shards, tmp_path):
     with pytest.raises(ShardMismatchError, match=r"No complete shards of 'ave'[^$]*preprocess --dataset ave"):
         train(tiny_config(str(tmp_path / "nowhere")), tmp_path / "runs")
     with pytest.raises(ShardMismatchError, match=r"of spec 'demo' .* reads \[10, 102, 128\]"):
@@ -386,19 +386,19 @@ def test_rows_survive_a_line_cut_off_by_a_crash(tmp_path):
     assert folder.rows() == [{"step": 1}, {"step": 3}]
 
 
-def test_a_complete_run_answers_only_for_the_shards_it_was_trained_on(shards, tmp_path):
+def test_a_complete_run_is_refused_on_other_shards(shards, tmp_path):
     config = tiny_config(shards, optim__epochs=1)
     result = train(config, tmp_path / "runs")
     other = tiny_shards(tmp_path / "other", splits={"train": 8, "val": 3, "test": 4})
     with pytest.raises(
-        ConfigError, match=rf"with digest {result.data_digest[:12]}, {other}/ave/.* Give the run another"
+        ConfigError, match=rf"with digest {result.data_digest[:12]}, but {other}/ave/.* Give the run another"
     ):
         train(replace(config, data=replace(config.data, shards=other)), tmp_path / "runs")
     gone = replace(config, data=replace(config.data, shards=str(tmp_path / "gone")))
-    assert train(gone, tmp_path / "runs").was_complete, "what is complete needs no shards"
+    assert train(gone, tmp_path / "runs").was_complete, "a complete run needs no shards"
 
 
-def test_an_evaluation_on_other_shards_stands_apart(shards, tmp_path):
+def test_an_evaluation_on_other_shards_is_kept_apart(shards, tmp_path):
     result = train(tiny_config(shards, optim__epochs=1), tmp_path / "runs")
     before = Path(result.run, "evaluation/test/metrics.json").read_bytes()
     other = tiny_shards(tmp_path / "other", splits={"train": 8, "val": 3, "test": 4})

@@ -1,4 +1,4 @@
-"""Sweeps that really train: killed and resumed to the same report, and one parent with its children in MLflow."""
+"""Sweeps with real training: kill and resume, and the parent run with its children in MLflow."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def table(tmp_path, shards):
 
 
 def quick(tmp_path, shards):
-    """The same table, one epoch."""
+    """The same table with one epoch."""
     return load_ablation(tmp_path / "table.yaml", ["optim.epochs=1"], shards=shards)
 
 
 def test_killed_in_the_middle_and_resumed_gives_the_same_report(table, tmp_path, shards):
-    """SIGKILL while the first trial is half done: the next start continues it and the report has the same bytes."""
+    """After a SIGKILL during the first trial, the next start continues it, and the report has the same bytes."""
     killed, whole = str(tmp_path / "killed"), str(tmp_path / "whole")
     command = [sys.executable, "-m", "jobs.cli", "sweep", table.path, "--shards", shards, "--output", killed]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -85,7 +85,7 @@ def test_killed_in_the_middle_and_resumed_gives_the_same_report(table, tmp_path,
 
 
 def test_trials_of_a_serial_sweep_share_this_process(table, tmp_path, shards, monkeypatch):
-    """No process a trial, so that no later trial pays for the imports again."""
+    """No trial starts a process, so only the first trial pays for the imports."""
 
     def refuse(*arguments, **options):
         raise AssertionError(f"a process was started: {arguments}")
@@ -141,14 +141,14 @@ def test_the_saved_view_is_the_table(table, tmp_path, shards, store):
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`sweep/row`", True)
 
 
-def test_what_a_dead_server_missed_is_sent_and_attached_later(table, tmp_path, shards, store):
+def test_runs_that_a_dead_server_missed_are_sent_and_attached_later(table, tmp_path, shards, store):
     table, output = quick(tmp_path, shards), str(tmp_path / "runs")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
     result = run_sweep(table, output=output, tracking=nobody, device="cpu")
     assert result.count("done") == 2
-    assert any("did not answer" in warning for warning in result.warnings)
+    assert any("cannot be used" in warning for warning in result.warnings)
     late = run_sweep(table, output=output, tracking=store, device="cpu")
     assert late.summary == "2 trials: 2 done (2 before)"
     (parent,), children = runs_of(store, table)
@@ -159,7 +159,7 @@ def test_what_a_dead_server_missed_is_sent_and_attached_later(table, tmp_path, s
 
 
 def test_a_run_of_another_experiment_keeps_its_place(table, tmp_path, shards, store):
-    """A trial that ``train`` ran before is not trained again, and its MLflow run stays where it is."""
+    """A trial that ``train`` ran before is not trained again, and its MLflow run stays in its experiment."""
     table, output = quick(tmp_path, shards), str(tmp_path / "runs")
     run_sweep(table, output=output, tracking=store, device="cpu", only=("full",))
     folder = RunFolder(f"{output}/{next(iter(find_runs(output).values()))}")

@@ -1,4 +1,4 @@
-"""Ablation files: what they may say, what is refused and with which words, and the six of the paper."""
+"""Ablation files: their rows and trials, the messages for invalid files, and the six tables of the paper."""
 
 from __future__ import annotations
 
@@ -121,14 +121,14 @@ runs:
         "sedes: no such key 'sedes'; did you mean 'seeds'?",
         "runs.one: model.adaptation.tempral: no such field; did you mean 'temporal_stage'?",
         "runs.one: model.adaptation.fusion: needs 'both'",
-        "runs.two.set.model.adaptation.fusion: both is what the base says already; remove it.",
+        "runs.two.set.model.adaptation.fusion: the base already has both; remove the setting.",
         "runs.three.paper.test/acuracy: no such value 'test/acuracy'; did you mean 'test/accuracy'?",
         "runs.three.paper.test/accuracy: needs a percentage as printed, such as 55.9; got 0.5.",
-        "runs.four.set.optim.seed: not here; list seeds under seeds.",
+        "runs.four.set.optim.seed: cannot be set; list the seeds under seeds.",
         "runs.five.sets: no such key 'sets'; did you mean 'set'?",
-        "base bse.yaml: No file",
-        "runs.four: the same settings as 'three'; remove one or change it.",
-        "runs.six: the same settings as 'two'; remove one or change it.",
+        "bse.yaml does not exist",
+        "runs.four: has the same settings as 'three'; remove or change one of them.",
+        "runs.six: has the same settings as 'two'; remove or change one of them.",
         "2 entries are named 'six'",
         "metrics: no such metric 'test/acuracy'; did you mean 'test/accuracy'?",
         "compare_with: no such row 'nine'; known: two, three, four, six, six.",
@@ -143,10 +143,10 @@ runs:
         (("seeds: [0, 1]", "seeds: [1, 1]"), r"seeds: needs different integers, got \[1, 1\]"),
         (("seeds: [0, 1]", "seeds: [x]"), "seeds.0: needs a valid integer"),
         (("base: base.yaml\n", ""), "base: needed, but not given"),
-        (("base: base.yaml", "base: bas.yaml"), "No file .*base.yaml"),
+        (("base: base.yaml", "base: bas.yaml"), "bas.yaml does not exist. Did you mean .*base.yaml"),
         (("{name: full,", "{"), "runs.0: name: needed"),
-        (("name: none", "name: no/ne"), "'small-no/ne'.* becomes a folder"),
-        (("fusion: none}", "fusion: none, optim.epochs: 2}"), "optim.epochs: 2 is what the base says already"),
+        (("name: none", "name: no/ne"), "'small-no/ne' cannot name a folder"),
+        (("fusion: none}", "fusion: none, optim.epochs: 2}"), "optim.epochs: the base already has 2"),
     ],
 )
 def test_what_is_refused(write, change, message):
@@ -158,8 +158,8 @@ def test_what_is_refused(write, change, message):
     ("grid", "message"),
     [
         ("{optim.learning_rate: [1e-3]}", "grid.optim.learning_rate: needs at least two different values"),
-        ("{model.adaptation.fusion: [both, none]}", "set here and in grid"),
-        ("{optim.seed: [0, 1]}", "grid.optim.seed: not here; list seeds under seeds"),
+        ("{model.adaptation.fusion: [both, none]}", "also set in grid"),
+        ("{optim.seed: [0, 1]}", "grid.optim.seed: cannot be set; list the seeds under seeds"),
         ("{optim.epoch: [1, 2]}", "optim.epoch: no such field; did you mean 'epochs'"),
     ],
 )
@@ -194,7 +194,7 @@ def published() -> dict[str, list[dict]]:
 
 
 def values(entry: dict) -> dict[str, float]:
-    """A row of the golden file in the terms of ``paper:``."""
+    """A row of the golden file as a ``paper:`` mapping."""
     found = {f"params/{key}": entry[key] for key in ("trainable_millions", "total_millions") if entry.get(key)}
     metrics = {name for task in TASKS.values() for name in task.metric_names}
     return found | {f"test/{key}": value for key, value in entry.items() if key in metrics}
@@ -202,7 +202,7 @@ def values(entry: dict) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_published_values_are_those_of_the_paper(tables, name):
-    """Every STG-CMA row of the paper is a row here, with its numbers and no others."""
+    """The tables hold every STG-CMA row of the paper with exactly its numbers."""
     of_the_paper = [e for e in published()[name] if name in ("table5", "table7") or "STG-CMA" in e["method"]]
     wanted = sorted(json.dumps(values(entry), sort_keys=True) for entry in of_the_paper)
     ours = sorted(json.dumps(row.paper, sort_keys=True) for row in tables[name].rows if row.paper)
@@ -245,7 +245,7 @@ def test_tables_share_trials(tables):
 
 @pytest.mark.slow
 def test_counts_of_published_rows(tables):
-    """Trainable millions as printed, built on the meta device; the digit slip of Table 2 concerns a total."""
+    """Trainable parameters in millions as printed, counted on the meta device."""
     from stgcma.models.parameters import count_parameters
     from stgcma.tasks import build_model, build_task
 

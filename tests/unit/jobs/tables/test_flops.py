@@ -1,4 +1,4 @@
-"""Costs on the meta device against torch's own count of a real pass, and against figures for the paper's rows."""
+"""Costs on the meta device, compared with torch's count of a real pass and with known values of the paper's models."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ADAPTATIONS = {name: STGCMA(**fields, **SIZE) for name, fields in VARIANTS.items
 
 
 def counted_on_cpu(spec: BackboneSpec, config: ModelConfig, segments: int) -> ClipFlops:
-    """Real tensors and torch's counter, with attention as matrix products, which it knows on a CPU."""
+    """Torch's count of a pass with real tensors. Attention runs as matrix products, which torch can count on a CPU."""
     model = build_model(build_task("ave", config), spec=spec, num_segments=segments)
     batch = tiny_batch(1, segments, image_size=spec.image_size, audio_size=spec.audio_size)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -83,7 +83,7 @@ def test_the_meta_device_counts_what_a_cpu_computes(family, variant):
     ],
 )
 def test_measured_figures_of_ten_second_clips(backbone, ratios, forward, training):
-    """GFLOP of the whole model with its AVE head; ViT-B/16 at the ratio of Table 1, the others at Base."""
+    """GFLOP of the whole model with its AVE head: ViT-B/16 with the ratio of Table 1, the others with Base."""
     adaptation = STGCMA(size=None if ratios else "base", bottleneck_ratios=ratios)
     flops = model_cost("ave", ModelConfig(backbone=backbone, pretrained="none", adaptation=adaptation)).flops
     assert round(flops.forward / 1e9) == forward
@@ -99,7 +99,7 @@ def test_tasks_add_their_heads_and_answering_its_negative_frames():
     seen = model_cost("avqa", one_branch).flops
     assert answers.forward > events.forward
     assert answers.training - answers.forward > events.training - events.forward + frames
-    assert seen.training - seen.forward < 2 * seen.forward  # nothing to match, and so no negative frames
+    assert seen.training - seen.forward < 2 * seen.forward  # no match loss, so no negative frames
     masks = replace(config, mask_decoder=replace(config.mask_decoder, scale_dims=(64, 128, 320)))
     assert model_cost("avs", masks).flops.forward > events.forward
 

@@ -1,4 +1,4 @@
-"""What a report says, in every format, from run folders made in milliseconds."""
+"""Reports in every format, from run folders written by a fake training."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def complete(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def partial(tmp_path_factory):
-    """The row without interaction failed, the visual one never ran."""
+    """A report in which the row without interaction failed and the visual row never ran."""
     folder = tmp_path_factory.mktemp("partial")
     return make(folder, train=fake_training.train_but_fail_no_interaction, only=("full", "none"))
 
@@ -156,7 +156,7 @@ def test_json_round_trip(complete):
 
 
 class Page(HTMLParser):
-    """Open tags, and everything that would be fetched."""
+    """Parses a page; collects open tags and the external files it refers to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ def test_without_runs_and_published_values_there_is_nothing_to_draw(complete):
     assert pictures(collect(complete.ablation.only(["visual"]), "nowhere")) == {}
 
 
-def test_other_data_and_other_protocol_are_told(tmp_path):
+def test_remarks_mention_other_data_and_the_other_protocol(tmp_path):
     report = make(tmp_path, TABLE.replace("seeds: [0, 1, 2]", "seeds: [0]\nset: {optim.protocol: paper}"))
     text = "\n".join(remarks(report))
     assert "the checkpoint is chosen by its score on the test split" in text

@@ -14,7 +14,7 @@ import hashlib
 import tempfile
 import wave
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from benchmarks.common import Comparison, Variant, compare
+from pipelines.shards.parts import PartWriter
+from pipelines.storage import Storage
 from stgcma.backbone_spec import IMAGENET_MEAN, IMAGENET_STD
 from stgcma.config import AugmentConfig
 from stgcma.data import store as store_module
@@ -36,12 +38,12 @@ from stgcma.data.augment import MixupDraw, VisualDraw, augment_frames, draw_mixu
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, FbankSpec, normalize_fbank, segment_starts
 from stgcma.data.images import decode_frames
 from stgcma.data.index import INDEX_NAME, SplitIndex, encode_index
-from stgcma.data.manifest import ShardEntry, ShardManifest
-from stgcma.data.schema import PARQUET_OPTIONS, ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
+from stgcma.data.manifest import ShardManifest
+from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
 from stgcma.data.store import ShardStore
 
 SEGMENTS, HEIGHT, WIDTH, SIZE = 10, 256, 455, 224
-NUM_CLIPS = 32
+NUM_CLIPS, ROW_GROUP_SIZE = 32, 16
 DATASET, FINGERPRINT = "ave", "bench"
 
 
@@ -81,28 +83,28 @@ def make_media(root: Path, fbanks: tuple[str, ...] = ()) -> Media:
     metadata = ShardMetadata(
         dataset=DATASET, fingerprint=FINGERPRINT, annotation="events", num_segments=SEGMENTS, fbank_specs=fbanks
     )
-    shard = root / "shards" / DATASET / FINGERPRINT / "train.parquet"
-    shard.parent.mkdir(parents=True)
-    index = SplitIndex.of_shards([[_clip_id(number) for number in range(NUM_CLIPS)]], PARQUET_OPTIONS["row_group_size"])
-    (shard.parent / INDEX_NAME).write_bytes(encoded := encode_index({"train": index}))
-    media = Media(
-        ShardStore(
-            str(root / "shards"),
-            ShardManifest(
-                dataset=DATASET,
-                fingerprint=FINGERPRINT,
-                metadata=metadata,
-                num_failures={},
-                stats={},
-                splits={"train": (ShardEntry(path="train.parquet", num_rows=NUM_CLIPS, size_bytes=0, digest=""),)},
-                index_sha256=hashlib.sha256(encoded).hexdigest(),
-            ),
-        ),
-        root / "files",
+    (root / "files").mkdir()
+    output = Storage(f"{root}/shards/{DATASET}/{FINGERPRINT}")
+    index = encode_index(
+        {"train": SplitIndex.of_shards([[_clip_id(number) for number in range(NUM_CLIPS)]], ROW_GROUP_SIZE)}
     )
-    media.folder.mkdir()
-    write_parquet(encode_rows(list(_rows(media)), metadata), shard)
-    return media
+    output.write_bytes(INDEX_NAME, index)
+    manifest = ShardManifest(
+        dataset=DATASET,
+        fingerprint=FINGERPRINT,
+        metadata=metadata,
+        num_failures={},
+        stats={},
+        splits={"train": ()},
+        index_sha256=hashlib.sha256(index).hexdigest(),
+    )
+    media = Media(ShardStore(str(root / "shards"), manifest), root / "files")
+    with PartWriter(output, "train.parquet", metadata, ROW_GROUP_SIZE) as part:
+        for row in _rows(media):
+            part.add(row)
+    assert part.entry is not None
+    manifest = replace(manifest, splits={"train": (part.entry,)})
+    return replace(media, store=ShardStore(str(root / "shards"), manifest))
 
 
 def _clip_id(number: int) -> str:

@@ -106,7 +106,8 @@ def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) ->
     failures = tuple(failure for state in states for failure in state.failures)
     index = encode_index(build_index(specs, states, config.row_group_size))
     manifest = build_manifest(config, listing, metadata, clips, states, index)
-    complete = not missing and output.exists(MANIFEST_NAME) and output.exists(INDEX_NAME)
+    has_index = output.exists(INDEX_NAME) and output.read_bytes(INDEX_NAME) == index
+    complete = not missing and has_index and output.exists(MANIFEST_NAME)
     if not complete:
         output.write_bytes(FAILURES_NAME, failures_table(failures))
         output.write_bytes(STATS_NAME, json.dumps({k: asdict(v) for k, v in manifest.stats.items()}, indent=2).encode())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +14,17 @@ import simplejpeg
 import torch
 from PIL import Image
 
+from pipelines.shards.parts import PartWriter
+from pipelines.storage import Storage
 from stgcma.data.batch import AVBatch, EventTargets
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.data.index import INDEX_NAME, SplitIndex, encode_index
 from stgcma.data.manifest import MANIFEST_NAME, FbankStats, ShardEntry, ShardManifest
 from stgcma.data.question_text import Question, build_vocabulary, questions_to_table
-from stgcma.data.schema import PARQUET_OPTIONS, ClipRow, ClipSource, ShardMetadata, encode_rows, write_parquet
+from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
 
 NUM_CLASSES = 29
+ROW_GROUP_SIZE = 16
 
 
 def tiny_frame(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -158,7 +160,7 @@ def write_shards(
     metadata = metadata or tiny_metadata()
     folder = Path(root) / metadata.dataset / metadata.fingerprint
     entries: dict[str, tuple[ShardEntry, ...]] = {}
-    ids: dict[str, list[list[str]]] = defaultdict(list)
+    ids: dict[str, list[list[str]]] = {}
     values: dict[str, list[np.ndarray]] = {name: [] for name in metadata.fbank_specs}
     index = 0
     for split, num_rows in (splits or {"train": 6, "val": 3, "test": 3}).items():
@@ -166,17 +168,12 @@ def write_shards(
         rows = [tiny_row(index + k, metadata, split=split, **row_options) for k in range(num_rows)]
         index += num_rows
         shards = [rows[k : k + rows_per_shard] for k in range(0, num_rows, rows_per_shard)]
-        written = []
+        written: list[ShardEntry] = []
+        ids[split] = []
         for number, shard in enumerate(shards):
             path = f"{split}/part-{number:05d}-of-{len(shards):05d}.parquet"
-            write_parquet(encode_rows(shard, metadata), folder / path)
-            content = (folder / path).read_bytes()
             ids[split].append([row.clip_id for row in shard])
-            written.append(
-                ShardEntry(
-                    path=path, num_rows=len(shard), size_bytes=len(content), digest=hashlib.sha256(content).hexdigest()
-                )
-            )
+            written.append(write_shard(shard, metadata, folder, path))
         entries[split] = tuple(written)
         if split in ("train", "videos"):
             for name in values:
@@ -202,11 +199,19 @@ def write_shards(
 
 
 def write_index(folder: Path, shards: Mapping[str, list[list[str]]]) -> str:
-    """The index of shards written by ``write_parquet``, from the clip ids of each by split; its sha256."""
-    size = PARQUET_OPTIONS["row_group_size"]
-    data = encode_index({split: SplitIndex.of_shards(ids, size) for split, ids in shards.items()})
+    """The index of shards written by ``write_shard``, from the clip ids of each by split; its sha256."""
+    data = encode_index({split: SplitIndex.of_shards(ids, ROW_GROUP_SIZE) for split, ids in shards.items()})
     (folder / INDEX_NAME).write_bytes(data)
     return hashlib.sha256(data).hexdigest()
+
+
+def write_shard(rows: Sequence[ClipRow], metadata: ShardMetadata, folder: Path, path: str) -> ShardEntry:
+    """One Parquet file under ``folder``, and what the manifest says of it."""
+    with PartWriter(Storage(str(folder)), path, metadata, ROW_GROUP_SIZE) as part:
+        for row in rows:
+            part.add(row)
+    assert part.entry is not None, "an empty shard has no file"
+    return part.entry
 
 
 def tiny_batch(
@@ -280,11 +285,10 @@ def write_question_shards(
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     (folder / "questions").mkdir(exist_ok=True)
     path = "videos/part-00000-of-00001.parquet"
-    write_parquet(encode_rows(rows, metadata), folder / path)
+    entry = write_shard(rows, metadata, folder, path)
     for split in ("train", "test"):
         pq.write_table(questions_to_table(tiny_questions(num_videos, split)), folder / "questions" / f"{split}.parquet")
     vocabulary = build_vocabulary(tiny_questions(num_videos, "train"))
-    entry = ShardEntry(path=path, num_rows=num_videos, size_bytes=(folder / path).stat().st_size, digest="0" * 64)
     manifest = ShardManifest(
         dataset=metadata.dataset,
         fingerprint=metadata.fingerprint,

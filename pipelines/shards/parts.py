@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from pipelines.shards.digest import RowsDigest
 from pipelines.storage import Storage
 from stgcma.data.manifest import ShardEntry
-from stgcma.data.schema import PARQUET_OPTIONS, ClipRow, ShardMetadata, arrow_schema, encode_rows
+from stgcma.data.schema import DIGEST_KEY, PARQUET_OPTIONS, ClipRow, ShardMetadata, arrow_schema, encode_rows
+from stgcma.data.shard_file import footer_sha256
 
 
 class PartWriter:
@@ -56,17 +57,18 @@ class PartWriter:
             if self._writer is None or self._temporary is None:
                 self._output.delete(self._path)  # of an earlier run in which its media files were good
                 return
+            digest = self._digest.hexdigest()
+            self._writer.add_key_value_metadata({DIGEST_KEY: digest})
             self._writer.close()
-            size = self._temporary.stat().st_size
+            size, footer = self._temporary.stat().st_size, footer_sha256(str(self._temporary))
         self.entry = ShardEntry(
-            path=self._path, num_rows=self._num_rows, size_bytes=size, digest=self._digest.hexdigest()
+            path=self._path, num_rows=self._num_rows, size_bytes=size, digest=digest, footer_sha256=footer
         )
 
     def _flush(self) -> None:
         if self._writer is None:
             self._temporary = self._open.enter_context(self._output.new_file(self._path))
-            options = {name: value for name, value in PARQUET_OPTIONS.items() if name != "row_group_size"}
-            self._writer = pq.ParquetWriter(self._temporary, arrow_schema(self._metadata), **options)
+            self._writer = pq.ParquetWriter(self._temporary, arrow_schema(self._metadata), **PARQUET_OPTIONS)
             self._open.callback(self._writer.close)
         self._writer.write_table(pa.concat_tables(self._pending), row_group_size=self._group_size)
         self._pending = []

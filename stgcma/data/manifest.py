@@ -36,6 +36,8 @@ class ShardEntry:
     size_bytes: int
     digest: str
     """sha256 over the decoded row contents in order (independent of compression and of the machine)."""
+    footer_sha256: str
+    """Of the file from its Parquet footer on: with the page checksums, every byte that a reader uses is covered."""
 
 
 @dataclass(frozen=True, kw_only=True)

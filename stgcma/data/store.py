@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +18,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from stgcma.data.index import INDEX_NAME, SplitIndex, decode_index
-from stgcma.data.manifest import ShardEntry, ShardManifest, open_filesystem
-from stgcma.data.schema import ClipRow, ShardMetadata, arrow_schema, decode_rows
+from stgcma.data.manifest import ShardManifest, open_filesystem
+from stgcma.data.schema import ClipRow, arrow_schema, decode_rows
+from stgcma.data.shard_file import MISSING_ROWS, damaged_page, open_shard
 from stgcma.errors import ShardMismatchError
 
 MAX_OPEN_FILES = 128
@@ -50,6 +51,7 @@ class ShardStore:
         self._cache: OrderedDict[tuple[str, int, str], _LazyColumn] = OrderedDict()
         self._cached_bytes = 0
         self._schema = arrow_schema(self.manifest.metadata)
+        self._entries = {e.path: (split, e) for split, entries in self.manifest.splits.items() for e in entries}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"manifest": self.manifest, "uri": self.uri, "index": self._index}
@@ -83,13 +85,13 @@ class ShardStore:
         """
         index = self._split(split)
         shard, group, offset = index.places[number].tolist()
-        entry = self.manifest.splits[split][shard]
+        path = self.manifest.splits[split][shard].path
         chosen = [column for column in self._schema if column.name in columns]
-        arrays = [self._value(entry, group, column.name, offset) for column in chosen]
+        arrays = [self._value(path, group, column.name, offset) for column in chosen]
         row = decode_rows(pa.Table.from_arrays(arrays, schema=pa.schema(chosen)))[0]
         if "clip_id" in columns and row.clip_id != (expected := index.clip_ids[number].as_py()):
             raise ShardMismatchError(
-                f"{self.uri}/{entry.path} has clip {row.clip_id!r} where the index says {expected!r}. {_REMAKE}"
+                f"{self.uri}/{path} has clip {row.clip_id!r} where the index says {expected!r}. {_REMAKE}"
             )
         return row
 
@@ -112,10 +114,7 @@ class ShardStore:
         except FileNotFoundError:
             raise ShardMismatchError(f"{where} is missing. {_REMAKE}") from None
         if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
-            raise ShardMismatchError(
-                f"{where} is damaged, or of another manifest. Remove it and run the same stgcma-jobs preprocess again: "
-                "it makes only what is missing."
-            )
+            raise ShardMismatchError(f"{where} is damaged, or of another manifest. {_REMAKE}")
         return decode_index(data, split)
 
     def _place(self) -> tuple[pafs.FileSystem, str]:
@@ -123,44 +122,14 @@ class ShardStore:
             self._filesystem = open_filesystem(self.uri)
         return self._filesystem
 
-    def _open(self, entry: ShardEntry) -> pq.ParquetFile:
+    def _open(self, path: str) -> pq.ParquetFile:
         """The file of a shard; the one that was not used for longest is closed where there are too many."""
-        path = entry.path
         if path not in self._files:
             filesystem, folder = self._place()
-            where = f"{folder}/{path}"
-            try:
-                if isinstance(filesystem, pafs.LocalFileSystem):
-                    file = pq.ParquetFile(where, memory_map=True)
-                else:
-                    file = pq.ParquetFile(filesystem.open_input_file(where), pre_buffer=True)
-            except FileNotFoundError:
-                raise ShardMismatchError(
-                    f"{self.uri}/{path} is listed in the manifest but missing. Run the same stgcma-jobs preprocess "
-                    "again: it makes only what is missing."
-                ) from None
-            except pa.ArrowInvalid as error:
-                raise ShardMismatchError(
-                    f"{self.uri}/{path} is damaged ({str(error).splitlines()[0]}). Remove the file and run the same "
-                    "stgcma-jobs preprocess again: it makes only what is missing."
-                ) from None
-            stored = ShardMetadata.decode(file.schema_arrow, f"{self.uri}/{path}")
-            if stored != self.manifest.metadata:
-                differing = ", ".join(
-                    f"{f.name} {mine!r} instead of {theirs!r}"
-                    for f in fields(stored)
-                    if (mine := getattr(stored, f.name)) != (theirs := getattr(self.manifest.metadata, f.name))
-                )
-                raise ShardMismatchError(
-                    f"{self.uri}/{path} was made with {differing} in its manifest. "
-                    "Remove the file and run the same stgcma-jobs preprocess again: it makes only what is missing."
-                )
-            if file.metadata.num_rows != entry.num_rows:
-                raise ShardMismatchError(
-                    f"{self.uri}/{path} has {file.metadata.num_rows} rows, its manifest says {entry.num_rows}. "
-                    "Remove the file and run the same stgcma-jobs preprocess again: it makes only what is missing."
-                )
-            self._files[path] = file
+            split, entry = self._entries[path]
+            self._files[path] = open_shard(
+                filesystem, f"{folder}/{path}", entry, split, self.manifest.metadata, f"{self.uri}/{path}"
+            )
             if len(self._files) > MAX_OPEN_FILES:
                 self._close(next(iter(self._files)))
         self._files.move_to_end(path)
@@ -172,13 +141,23 @@ class ShardStore:
         for key in [key for key in self._cache if key[0] == path]:
             self._cached_bytes -= self._cache.pop(key).num_bytes
 
-    def _value(self, entry: ShardEntry, group: int, column: str, offset: int) -> pa.Array:
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """Name the file whose pages are damaged; a network that fails is raised as it is."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            damage = damaged_page(error, f"{self.uri}/{path}")
+            raise (damage or error) from None
+
+    def _value(self, path: str, group: int, column: str, offset: int) -> pa.Array:
         """One value as an array of length 1, from the cache as far as its row group was decoded."""
-        file, key = self._open(entry), (entry.path, group, column)
+        file, key = self._open(path), (path, group, column)
         decoded = self._cache.pop(key, None)
         self._cached_bytes -= decoded.num_bytes if decoded else 0
         decoded = decoded or _LazyColumn(file, group, column)
-        value = decoded.value(offset)  # a read that fails leaves nothing half decoded behind
+        with self._reading(path):
+            value = decoded.value(offset)  # a read that fails leaves nothing half decoded behind
         self._cache[key] = decoded
         self._cached_bytes += decoded.num_bytes
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
@@ -199,7 +178,10 @@ class _LazyColumn:
 
     def value(self, offset: int) -> pa.Array:
         while len(self._values) <= offset:
-            array = next(self._batches).column(0)
+            batch = next(self._batches, None)
+            if batch is None:
+                raise pa.ArrowInvalid(MISSING_ROWS)
+            array = batch.column(0)
             self._values.append(array)
             self.num_bytes += array.nbytes
         return self._values[offset]

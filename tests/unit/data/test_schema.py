@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from stgcma.data.schema import (
+    PARQUET_OPTIONS,
     ShardMetadata,
     arrow_schema,
     decode_rows,
     encode_rows,
     read_columns,
     require_columns,
-    write_parquet,
 )
 from stgcma.errors import ShardMismatchError
 from tests.factories import tiny_metadata, tiny_row
@@ -37,7 +37,7 @@ KINDS = {
 def write(tmp_path, metadata, num_rows=5):
     rows = [tiny_row(index, metadata) for index in range(num_rows)]
     path = tmp_path / "part-00000.parquet"
-    write_parquet(encode_rows(rows, metadata), path)
+    pq.write_table(encode_rows(rows, metadata), path, **PARQUET_OPTIONS, row_group_size=16)
     return rows, path
 
 
@@ -63,7 +63,7 @@ def test_slices_and_concatenations_decode_like_the_rows(tmp_path, metadata):
 
 def test_no_rows_make_an_empty_shard(tmp_path):
     metadata = KINDS["events"]
-    write_parquet(encode_rows([], metadata), tmp_path / "empty.parquet")
+    pq.write_table(encode_rows([], metadata), tmp_path / "empty.parquet", **PARQUET_OPTIONS, row_group_size=16)
     assert decode_rows(pq.read_table(tmp_path / "empty.parquet")) == []
 
 
@@ -81,7 +81,7 @@ def test_rows_differ_when_one_value_differs():
 def test_a_missing_waveform_stays_missing(tmp_path):
     row = dataclasses.replace(tiny_row(0), waveform=None)
     path = tmp_path / "part.parquet"
-    write_parquet(encode_rows([row, tiny_row(1)], tiny_metadata()), path)
+    pq.write_table(encode_rows([row, tiny_row(1)], tiny_metadata()), path, **PARQUET_OPTIONS, row_group_size=16)
     assert decode_rows(pq.read_table(path)) == [row, tiny_row(1)]
 
 

@@ -137,11 +137,14 @@ def check_index(result):
     assert sorted(listed) == sorted(row.clip_id for row in all_rows(result))
 
 
-def test_the_index_says_where_every_row_lies_and_is_made_again_when_missing(config):
+def test_the_index_says_where_every_row_lies_and_is_made_again(config):
     result = preprocess(replace(config, clips_per_shard=4))
     check_index(result)
     index = Path(result.uri, "index.parquet")
     good = index.read_bytes()
+    index.write_bytes(good[:-1])
+    assert preprocess(replace(config, clips_per_shard=4)).nothing_to_do
+    assert index.read_bytes() == good
     index.unlink()
     assert preprocess(replace(config, clips_per_shard=4)).nothing_to_do
     assert index.read_bytes() == good

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 from pipelines.clips import ClipListing, ClipRef, first_of_each_split
+from pipelines.collector import collector_paused
 from pipelines.config import PreprocessConfig, fingerprint
 from pipelines.datasets import dataset_source
 from pipelines.datasets.base import DatasetSource
@@ -77,17 +78,18 @@ def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) ->
     reporter = reporter or LogReporter()
     dataset = dataset_source(config.dataset)
     config = _resolved(config, dataset)
-    listing = dataset.list_clips(Storage(config.source), config)
-    clips = first_of_each_split(listing.clips, config.limit)
-    if not clips:
-        raise DatasetLayoutError(f"{config.source} lists no clips of {config.dataset}; check --source.")
-
-    config = replace(config, clips_per_shard=config.clips_per_shard or default_clips_per_shard(clips))
-    name = fingerprint(config, clips)
-    output = Storage(f"{config.output}/{dataset.name}/{name}")
-    metadata = dataset.metadata(config, name)
-    specs = plan_shards(clips, clips_per_shard=config.clips_per_shard, fingerprint=name)
-    reused = finished_shards(specs, output)
+    with collector_paused():
+        listing = dataset.list_clips(Storage(config.source), config)
+        clips = first_of_each_split(listing.clips, config.limit)
+        if not clips:
+            raise DatasetLayoutError(f"{config.source} lists no clips of {config.dataset}; check --source.")
+        clips_per_shard = config.clips_per_shard or default_clips_per_shard(clips)
+        config = replace(config, clips_per_shard=clips_per_shard)
+        name = fingerprint(config, clips)
+        output = Storage(f"{config.output}/{dataset.name}/{name}")
+        metadata = dataset.metadata(config, name)
+        specs = plan_shards(clips, clips_per_shard=clips_per_shard, fingerprint=name)
+        reused = finished_shards(specs, output)
     missing = [spec for spec in specs if spec.name not in reused]
 
     for note in listing.notes:
@@ -101,11 +103,12 @@ def preprocess(config: PreprocessConfig, *, reporter: Reporter | None = None) ->
     finally:
         reporter.finish()
 
-    new = read_states([spec.name for spec in missing], output)
-    states = [reused.get(spec.name) or new[spec.name] for spec in specs]
-    failures = tuple(failure for state in states for failure in state.failures)
-    index = encode_index(build_index(specs, states, config.row_group_size))
-    manifest = build_manifest(config, listing, metadata, clips, states, index)
+    with collector_paused():
+        new = read_states([spec.name for spec in missing], output)
+        states = [reused.get(spec.name) or new[spec.name] for spec in specs]
+        failures = tuple(failure for state in states for failure in state.failures)
+        index = encode_index(build_index(specs, states, config.row_group_size))
+        manifest = build_manifest(config, listing, metadata, clips, states, index)
     has_index = output.exists(INDEX_NAME) and output.read_bytes(INDEX_NAME) == index
     complete = not missing and has_index and output.exists(MANIFEST_NAME)
     if not complete:

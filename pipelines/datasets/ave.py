@@ -90,10 +90,12 @@ class AVE(DatasetSource):
         prefix = "" if root is source else "AVE_Dataset/"
         media = find_media(root)
         clips = []
+        annotations: dict[EventAnnotation, EventAnnotation] = {}  # many rows are alike, and share one
         for index, row in enumerate(rows):
             if index not in splits:
                 continue
             name = media.get(row.video_id)
+            annotation = EventAnnotation(category=row.category, labels=tuple(labels[index].tolist()))
             clips.append(
                 ClipRef(
                     dataset=self.name,
@@ -102,7 +104,7 @@ class AVE(DatasetSource):
                     video_id=row.video_id,
                     media_uri=f"{prefix}AVE/{name[0] if name else row.video_id + '.mp4'}",
                     media_bytes=name[1] if name else None,
-                    annotation=EventAnnotation(category=row.category, labels=tuple(labels[index].tolist())),
+                    annotation=annotations.setdefault(annotation, annotation),
                     counts_in_stats=splits[index] == "train",
                 )
             )

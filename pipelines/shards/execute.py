@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pipelines.collector import collector_paused
 from pipelines.config import PreprocessConfig
 from pipelines.progress import Reporter
 from pipelines.shards.making import ShardWriter
@@ -87,7 +88,8 @@ def _make_with_ray(
     with _ray_running(config) as num_cpus:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        tasks = [{"task": pack_task(spec, config, metadata, output)} for spec in specs]
+        with collector_paused():
+            tasks = [{"task": pack_task(spec, config, metadata, output)} for spec in specs]
         num_actors = min(config.num_workers or num_cpus, len(specs))
         results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
             _ShardActor, compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors), num_cpus=1

@@ -11,6 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -136,10 +137,11 @@ class ShardStore:
         return self._files[path]
 
     def _close(self, path: str) -> None:
-        """Forget a file and its columns, whose readers hold it open."""
+        """Forget a file; of its columns, whose readers hold it open, what was decoded stays."""
         del self._files[path]
-        for key in [key for key in self._cache if key[0] == path]:
-            self._cached_bytes -= self._cache.pop(key).num_bytes
+        for key, column in self._cache.items():
+            if key[0] == path:
+                column.release()
 
     @contextmanager
     def _reading(self, path: str) -> Iterator[None]:
@@ -152,12 +154,14 @@ class ShardStore:
 
     def _value(self, path: str, group: int, column: str, offset: int) -> pa.Array:
         """One value as an array of length 1, from the cache as far as its row group was decoded."""
-        file, key = self._open(path), (path, group, column)
-        decoded = self._cache.pop(key, None)
-        self._cached_bytes -= decoded.num_bytes if decoded else 0
-        decoded = decoded or _LazyColumn(file, group, column)
-        with self._reading(path):
-            value = decoded.value(offset)  # a read that fails leaves nothing half decoded behind
+        key = (path, group, column)
+        decoded = self._cache.pop(key, None) or _LazyColumn(group, column)
+        self._cached_bytes -= decoded.num_bytes
+        if not decoded.holds(offset):
+            file = self._open(path)
+            with self._reading(path):
+                decoded.read(file, offset, all_at_once="://" in self.uri)  # one that fails leaves nothing half decoded
+        value = decoded.values[offset]
         self._cache[key] = decoded
         self._cached_bytes += decoded.num_bytes
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
@@ -168,20 +172,38 @@ class ShardStore:
 class _LazyColumn:
     """One column of one row group, decoded row by row up to the last row asked for.
 
-    Rows at random decode half of a group on average, rows in order decode nothing twice.
+    Rows at random decode half of a group on average, rows in order decode nothing twice while the file is open. From a
+    bucket the whole column is fetched at once and decoded at once: a reader that waits would hold it a second time.
     """
 
-    def __init__(self, file: pq.ParquetFile, group: int, column: str) -> None:
-        self._batches = file.iter_batches(batch_size=1, row_groups=[group], columns=[column], use_threads=False)
-        self._values: list[pa.Array] = []
+    def __init__(self, group: int, column: str) -> None:
+        self._group, self._column = group, column
+        self._batches: Iterator[pa.RecordBatch] | None = None
+        self.values: list[pa.Array] = []
+        """Arrays of length 1."""
         self.num_bytes = 0
 
-    def value(self, offset: int) -> pa.Array:
-        while len(self._values) <= offset:
+    def holds(self, offset: int) -> bool:
+        return offset < len(self.values)
+
+    def read(self, file: pq.ParquetFile, offset: int, *, all_at_once: bool) -> None:
+        """Decode up to ``offset``, or to the end."""
+        last = file.metadata.row_group(self._group).num_rows - 1 if all_at_once else offset
+        if self._batches is None:
+            batches = file.iter_batches(
+                batch_size=1, row_groups=[self._group], columns=[self._column], use_threads=False
+            )
+            self._batches = islice(batches, len(self.values), None)
+        while not self.holds(last):
             batch = next(self._batches, None)
             if batch is None:
                 raise pa.ArrowInvalid(MISSING_ROWS)
             array = batch.column(0)
-            self._values.append(array)
+            self.values.append(array)
             self.num_bytes += array.nbytes
-        return self._values[offset]
+        if all_at_once:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the file."""
+        self._batches = None

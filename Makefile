@@ -1,10 +1,11 @@
 # make demo          set up; make synthetic clips and shards, train adapters, print two result tables
 # make test          set up; run lint and all tests except the cluster test
+# make test-quick    set up; run the tests that take about a second or less: under a minute in all
 # make test-fast     set up; run lint and all tests that do not start Ray
 # make test-ray      set up; run only the tests that start Ray
 # make test-cluster  set up; run only the test that starts a Ray cluster
 # make bench         set up; run the benchmarks of benchmarks/README.md
-# make lint          set up; run ruff's checks and its format check
+# make lint          set up; run ruff, mypy and codespell
 # make format        set up; apply ruff's fixes and its format
 # make ui            set up; show the demo's runs in MLflow, on loopback
 # make clean         remove the environment and the demo's output
@@ -16,7 +17,7 @@ READY := $(VENV)/.ready
 DEMO_OUTPUT ?= demo
 PYTEST_ARGS ?=
 
-.PHONY: help setup test test-fast test-ray test-cluster lint format demo bench ui clean
+.PHONY: help setup test test-quick test-fast test-ray test-cluster lint format demo bench ui clean
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
 
@@ -35,6 +36,9 @@ $(READY): pyproject.toml constraints.txt
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -m "not cluster" $(PYTEST_ARGS)
+
+test-quick: $(READY)
+	$(BIN)/python -m pytest -m "not ray and not cluster and not slow" $(PYTEST_ARGS)
 
 test-fast: $(READY) lint
 	$(BIN)/python -m pytest -m "not ray and not cluster" $(PYTEST_ARGS)

@@ -27,7 +27,8 @@ from benchmarks.media import make_clip
 from benchmarks.one_row import SEGMENTS, make_row
 from pipelines.config import PreprocessConfig
 from pipelines.media.rows import decode_clip
-from stgcma.data.schema import SAMPLE_RATE, ClipRow
+from stgcma.data.fbank import SAMPLE_RATE
+from stgcma.data.schema import ClipRow
 
 SHORT_SIDE = 256
 MEMORY_LIMIT_MIB = 1024

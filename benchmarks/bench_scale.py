@@ -30,16 +30,18 @@ from pipelines.collector import collector_paused
 from pipelines.config import PreprocessConfig, fingerprint
 from pipelines.datasets import dataset_source
 from pipelines.datasets.ave import AVEOptions
-from pipelines.preprocess import build_index, build_manifest, finished_shards
+from pipelines.preprocess import build_index, build_manifest
 from pipelines.shards.execute import pack_task
+from pipelines.shards.found import find_shards
 from pipelines.shards.making import ShardState, state_path
 from pipelines.shards.plan import ShardSpec, default_clips_per_shard, plan_shards
 from pipelines.storage import Storage
-from stgcma.data.index import INDEX_NAME, encode_index
+from stgcma.data.index import INDEX_NAME
 from stgcma.data.manifest import MANIFEST_NAME, ShardEntry, select_manifest
 from stgcma.data.sampler import TrainSampler
 from stgcma.data.schema import DIGEST_KEY, PARQUET_OPTIONS, ClipRow, ClipSource, ShardMetadata, encode_rows
 from stgcma.data.shard_file import footer_sha256
+from stgcma.data.side_table import encode_table
 from stgcma.data.store import ShardStore
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -178,13 +180,18 @@ def _driver_stages(root: Path, clips_per_shard: int | None, with_rows: bool) -> 
 
     def complete() -> tuple[int, int]:
         states = [finished[spec.name] for spec in specs]
-        index = encode_index(build_index(specs, states, ROW_GROUP_SIZE))
-        manifest = build_manifest(config, listing, metadata, clips, states, index).to_json().encode()
+        tables = {INDEX_NAME: build_index(specs, states, ROW_GROUP_SIZE)}
+        manifest = build_manifest(config, listing, metadata, clips, states, tables).to_json().encode()
+        index = encode_table(tables[INDEX_NAME])
         output.write_bytes(INDEX_NAME, index)
         output.write_bytes(MANIFEST_NAME, manifest)
         return len(manifest), len(index)
 
-    finished = stages.run("resume check", lambda: finished_shards(specs, output), lambda f: f"{len(f):,} finished")
+    finished = stages.run(
+        "resume check",
+        lambda: find_shards(specs, output, metadata, verify=False, num_threads=None).states,
+        lambda found: f"{len(found):,} finished",
+    )
     assert len(finished) == len(specs)
     stages.run(
         "manifest, index",

@@ -10,7 +10,6 @@ memory pages. Targets: 5 (CLIP) and 3 (Swin) times less CPU time for mix-up audi
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import wave
 from collections.abc import Callable, Iterator
@@ -37,9 +36,10 @@ from stgcma.data import store as store_module
 from stgcma.data.augment import MixupDraw, VisualDraw, augment_frames, draw_mixup, draw_visual, mixed_fbanks
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, FbankSpec, normalize_fbank, segment_starts
 from stgcma.data.images import decode_frames
-from stgcma.data.index import INDEX_NAME, SplitIndex, encode_index
+from stgcma.data.index import INDEX_NAME, index_table
 from stgcma.data.manifest import ShardManifest
 from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
+from stgcma.data.side_table import encode_table, table_digest
 from stgcma.data.store import ShardStore
 
 SEGMENTS, HEIGHT, WIDTH, SIZE = 10, 256, 455, 224
@@ -85,10 +85,8 @@ def make_media(root: Path, fbanks: tuple[str, ...] = ()) -> Media:
     )
     (root / "files").mkdir()
     output = Storage(f"{root}/shards/{DATASET}/{FINGERPRINT}")
-    index = encode_index(
-        {"train": SplitIndex.of_shards([[_clip_id(number) for number in range(NUM_CLIPS)]], ROW_GROUP_SIZE)}
-    )
-    output.write_bytes(INDEX_NAME, index)
+    index = index_table({"train": [[_clip_id(number) for number in range(NUM_CLIPS)]]}, ROW_GROUP_SIZE)
+    output.write_bytes(INDEX_NAME, encode_table(index))
     manifest = ShardManifest(
         dataset=DATASET,
         fingerprint=FINGERPRINT,
@@ -96,7 +94,7 @@ def make_media(root: Path, fbanks: tuple[str, ...] = ()) -> Media:
         num_failures={},
         stats={},
         splits={"train": ()},
-        index_sha256=hashlib.sha256(index).hexdigest(),
+        tables={INDEX_NAME: table_digest(index)},
     )
     media = Media(ShardStore(str(root / "shards"), manifest), root / "files")
     with PartWriter(output, "train.parquet", metadata, ROW_GROUP_SIZE) as part:

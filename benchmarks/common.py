@@ -6,7 +6,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,6 @@ class Comparison:
     equality: str
     measurements: tuple[Measurement, ...]
 
-    @property
-    def reached(self) -> bool:
-        """Whether all targets are reached."""
-        return all(measurement.reached for measurement in self.measurements)
-
     def table(self) -> str:
         """The result as text: one line per variant, and how equal the results are."""
         width = max(len(measurement.name) for measurement in self.measurements)
@@ -67,9 +62,6 @@ class Comparison:
             ratio = f"{m.wall_ms:9.1f} {m.cpu_ms:9.1f} {m.peak_mib:9.1f} {m.ratio:9.2f}"
             lines.append(f"  {m.name:{width}}  {ratio}  {target}".rstrip())
         return "\n".join([*lines, f"  {self.equality}"])
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def compare(

@@ -6,13 +6,18 @@ Exit codes: 0 success; 1 failed run or failed check; 2 error that the user can c
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 
 import typer
 
 from jobs.commands import CLASSES, COMMANDS
+from pipelines.signals import kept_signal_handlers
 from stgcma.errors import FailureBudgetExceededError, ParityError, RunFailedError, StgcmaError
 
 FAILED_RUN = (FailureBudgetExceededError, ParityError, RunFailedError)
@@ -41,7 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     for package in ("stgcma", "pipelines", "jobs"):
         logging.getLogger(package).setLevel(logging.DEBUG if debug else logging.INFO)
     try:
-        app(args=arguments, prog_name="stgcma-jobs")
+        with _sigterm_like_ctrl_c():
+            app(args=arguments, prog_name="stgcma-jobs")
     except StgcmaError as error:
         _fail(error, debug, code=1 if isinstance(error, FAILED_RUN) else 2)
     except ModuleNotFoundError as error:
@@ -56,6 +62,15 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2) from None
     except Exception as error:  # a bug or a fault of the machine: reported like the others
         _fail(error, debug, code=1)
+
+
+@contextlib.contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, which Kubernetes sends, end a command as Ctrl-C does: the workers stop, and a message follows."""
+    with kept_signal_handlers():
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        yield
 
 
 def _fail(error: Exception, debug: bool, code: int) -> None:

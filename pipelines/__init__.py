@@ -1,1 +1,1 @@
-"""From clips to rows: probe, decode, filter banks, Parquet shards. Knows Ray Data and media libraries, no model."""
+"""From media files to Parquet shards: probing, decoding, filter banks. Uses Ray Data and media libraries, no model."""

@@ -1,4 +1,4 @@
-"""Every choice of a preprocessing run. Fields marked *content* decide what the rows hold and enter the fingerprint."""
+"""Settings of a preprocessing run. Fields marked *content* decide what the rows hold and enter the fingerprint."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ ChannelMode = Literal["mean", "left"]
 Resample = Literal["sinc", "nearest_moviepy"]
 
 CODE_VERSION = 1
-"""Raised when the same settings would give different rows than the previous release; part of the fingerprint."""
+"""Increased when the same settings give different rows than in the previous release; part of the fingerprint."""
 
 RUNTIME_FIELDS = ("source", "output", "num_workers", "ray_address", "failure_budget", "clip_timeout")
-"""Fields that do not change a row: where and how fast, not what."""
-
+"""Fields that decide where and how fast rows are made; they change no row."""
 
 _CHOICES = {
     "channel_mode": get_args(ChannelMode),
@@ -37,48 +36,49 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """What is read, how it becomes rows, where they go."""
+    """What to read, how to turn it into rows, and where to write them."""
 
     dataset: str
     """A name in ``pipelines.datasets.DATASETS``."""
     source: str
-    """Root of the official layout: a directory or an ``s3://`` URI."""
+    """Root of the official layout: a folder or an ``s3://`` URI."""
     output: str = "data/shards"
-    """Root of the shards; this run writes ``<output>/<dataset>/<fingerprint>/``."""
+    """Root of the shards; the run writes to ``<output>/<dataset>/<fingerprint>/``."""
     num_workers: int | None = None
-    """Ray actors, each on one CPU. None: one per CPU. 0: one after the other, without Ray."""
+    """Ray actors with one CPU each. None: one per CPU. 0: this process makes all shards, without Ray."""
     ray_address: str = "local"
-    """``local`` starts Ray on this machine for the run; ``auto`` or an address joins a cluster."""
+    """``local`` starts Ray on this machine for this run; ``auto`` or an address joins a cluster."""
     failure_budget: float = 0.01
     """Largest fraction of a split that may be lost to bad media."""
     clip_timeout: float = 300.0
-    """Seconds that one media file may take, download included; then its decoder is ended and the clip is a failure."""
+    """Seconds that one media file may take, download included. After that its decoder is killed and the clip fails."""
 
     options: DatasetOptions | None = None
-    """*Content.* What only this dataset knows, such as ``AVEOptions(labels="right_labels.h5")``. None: its defaults."""
+    """*Content.* Options of this dataset alone, such as ``AVEOptions(labels="right_labels.h5")``. None: defaults."""
     fbank_specs: tuple[str, ...] = ()
-    """*Content.* Filter banks to store; empty: the ones the dataset's published models read."""
+    """*Content.* Filter banks to store. Empty: those that the dataset's published models read."""
     fbank_dtype: FbankDtype = "float16"
-    """*Content.*"""
+    """*Content.* Number type of the stored filter banks."""
     frame_encoding: FrameEncoding = "jpeg"
     """*Content.* ``raw`` stores uint8 RGB: seven times the bytes, a tenth of the decoding time."""
     jpeg_quality: int = 95
-    """*Content.* Always 4:4:4: subsampled chroma would lose saturated colours."""
+    """*Content.* Quality from 1 to 100. Chroma is always 4:4:4, because subsampling loses saturated colours."""
     short_side: int = 256
-    """*Content.* Frames are scaled down until their shorter side has this many pixels; never up."""
+    """*Content.* Frames are scaled down until their shorter side has this many pixels, and never up."""
     channel_mode: ChannelMode = "mean"
-    """*Content.* ``mean``: arithmetic mean of all channels. ``left``: the first, as the reference's fbank reads."""
+    """*Content.* ``mean``: average of all channels. ``left``: the first one, which the reference's fbank reads."""
     resample: Resample = "sinc"
-    """*Content.* ``nearest_moviepy``: nearest samples of 44.1 kHz stereo, aliased, as the published statistics saw."""
+    """*Content.* ``sinc``: windowed sinc. ``nearest_moviepy``: nearest samples of 44.1 kHz stereo; aliased, but the
+    published statistics were measured on it."""
     gain: float = 1.0
-    """*Content.* Factor on the waveform after the downmix. 1 keeps the level of the file; nothing is normalised."""
+    """*Content.* Factor on the waveform after the downmix. 1 keeps the file's level; levels are never normalised."""
     limit: int | None = None
     """*Content.* Only the first N clips of each split, in id order."""
     clips_per_shard: int | None = None
-    """*Content.* Media files per Parquet file. None: 32, more where the set is large (``default_clips_per_shard``)."""
+    """*Content.* Media files per shard. None: 32, more where the set is large (``default_clips_per_shard``)."""
     row_group_size: int | None = None
-    """*Content.* Rows per row group: what a random read has to touch. None: 16, or 1 where rows hold extra frames,
-    because training fetches single frames of videos at random."""
+    """*Content.* Rows per row group, the smallest unit that a reader can load. None: 16, or 1 if rows hold extra
+    frames, because training reads single frames of random videos."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -87,15 +87,15 @@ class PreprocessConfig:
                 problems.append(f"{name} needs one of {', '.join(choices)}; got {getattr(self, name)!r}.")
         unknown = [name for name in self.fbank_specs if name not in FBANK_SPECS]
         if unknown:
-            problems.append(f"fbank needs names out of {', '.join(FBANK_SPECS)}; got {', '.join(unknown)}.")
+            problems.append(f"fbank needs names from {', '.join(FBANK_SPECS)}; got {', '.join(unknown)}.")
         if len(set(self.fbank_specs)) != len(self.fbank_specs):
-            problems.append(f"fbank names each filter bank once, got {', '.join(self.fbank_specs)}.")
+            problems.append(f"fbank needs different names, got {', '.join(self.fbank_specs)}.")
         if not 0 <= self.failure_budget <= 1:
             problems.append(f"failure_budget needs a fraction in [0, 1], got {self.failure_budget}.")
         if self.clip_timeout <= 0:
             problems.append(f"clip_timeout needs a positive number of seconds, got {self.clip_timeout}.")
         if self.num_workers is not None and self.num_workers < 0:
-            problems.append(f"num_workers needs 0 (in process) or more, got {self.num_workers}.")
+            problems.append(f"num_workers needs 0 (no Ray) or more, got {self.num_workers}.")
         if not 1 <= self.jpeg_quality <= 100:
             problems.append(f"jpeg_quality needs 1 to 100, got {self.jpeg_quality}.")
         if self.gain <= 0:
@@ -108,32 +108,43 @@ class PreprocessConfig:
             raise ConfigError(*problems)
 
     def options_as(self, record: type[OptionsT]) -> OptionsT:
-        """The dataset's own options; their defaults where none were given.
+        """The dataset's own options, or their defaults if none were given.
 
         Args:
-            record: The dataset's record.
+            record: Class of the dataset's options.
 
         Raises:
-            ConfigError: If they are those of another dataset.
+            ConfigError: If the options belong to another dataset.
         """
         if self.options is None:
             return record()
         if type(self.options) is not record:
-            raise ConfigError(f"options of dataset {self.dataset} need {record.__name__}, got {self.options!r}.")
+            raise ConfigError(f"options of dataset {self.dataset} must be {record.__name__}, got {self.options!r}.")
         return self.options
 
+    @property
+    def rows_per_group(self) -> int:
+        """``row_group_size``, which preprocessing fills in.
+
+        Raises:
+            ConfigError: If it is still None.
+        """
+        if self.row_group_size is None:
+            raise ConfigError("Making shards needs row_group_size, got None. Call preprocess, which chooses it.")
+        return self.row_group_size
+
     def content(self) -> dict[str, Any]:
-        """The fields that decide what the rows hold, as JSON values: recorded in the manifest."""
+        """The fields that decide what the rows hold, as JSON values; the manifest records them."""
         chosen = {name: value for name, value in asdict(self).items() if name not in RUNTIME_FIELDS}
         values: dict[str, Any] = json.loads(json.dumps(chosen))
         return values
 
 
 def fingerprint(config: PreprocessConfig, clips: Sequence[ClipRef]) -> str:
-    """Name of the output folder: settings, code version, and the list of clips with their annotations.
+    """Name of the output folder: 12 hex digits of a hash of settings, code version, clips and annotations.
 
-    Neither the location nor the presence of the media files enters: moving a dataset, or adding files that were
-    missing, continues the same folder.
+    The location, size and presence of media files do not enter. After moving a dataset or adding missing files, a run
+    continues in the same folder.
     """
     encode = json.JSONEncoder(sort_keys=True, default=_field_values).encode
     fbanks = [asdict(FBANK_SPECS[name]) for name in config.fbank_specs]

@@ -1,6 +1,6 @@
-"""Options of one dataset alone: fields of a frozen record, each with its help text and default.
+"""Options that only one dataset has: fields of a frozen record, each with its default and help text.
 
-The command line reads them from the record, so that a dataset declares its options in its own file and nowhere else.
+The command line reads them from the record, so a dataset declares its options in its own file and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """Base of every dataset's record. A dataset without options of its own uses it as it is.
+    """Base of every dataset's options; a dataset without options of its own uses this class.
 
-    Every field has a default and is made by ``option``; ``__post_init__`` checks the values and raises ``ConfigError``.
+    ``option`` makes every field; ``__post_init__`` checks the values and raises ``ConfigError``.
     """
 
 
 def option(default: T, text: str) -> T:
-    """A field that the command line sets: ``extra_frames: int`` becomes ``--extra-frames``.
+    """Make a field that the command line sets: ``extra_frames: int`` becomes ``--extra-frames``.
 
-    Its type is ``str``, ``int``, ``float``, ``bool`` or a ``Literal`` of strings, or one of these and None.
+    The field's type is ``str``, ``int``, ``float``, ``bool``, a ``Literal`` of strings, or one of these or None.
 
     Args:
-        default: Its value where nothing is given.
+        default: Value if the option is not given.
         text: One line for ``--help``.
     """
     return field(default=default, metadata={"help": text})
 
 
 def help_text(declared: Field[Any]) -> str:
-    """What ``option`` was given for this field; empty for a field that the command line does not set."""
+    """The help text of a field; empty if ``option`` did not make it."""
     return str(declared.metadata.get("help", ""))
 
 
 def options_of(record: type) -> dict[str, Field[Any]]:
-    """Name -> field of everything in a record that ``option`` made, in the order of the record."""
+    """Name -> field, for the fields of a record that ``option`` made, in the record's order."""
     return {declared.name: declared for declared in fields(record) if help_text(declared)}

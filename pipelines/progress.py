@@ -1,4 +1,4 @@
-"""How a run tells what it does. The command line brings a bar; without one there are quiet log lines."""
+"""Progress reports of a run. The command line shows a bar; other callers get a log line from time to time."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Reporter(Protocol):
-    """Receives progress on the driver. Counts are in clips (rows)."""
+    """Receives progress in the driver process. Counts are clips (rows)."""
 
     def start(self, total: int, done: int) -> None:
-        """``done`` of ``total`` clips were made by an earlier run."""
+        """The run begins; an earlier run already made ``done`` of ``total`` clips."""
 
     def advance(self, made: int, lost: int) -> None:
-        """So many more clips became rows, and so many failures."""
+        """``made`` more clips became rows and ``lost`` more failed."""
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """A fact that the user should know."""
 
     def finish(self) -> None:
-        """No more calls."""
+        """The run ends; no more calls follow."""
 
 
 class LogReporter:
-    """A log line now and then, for output that nobody watches."""
+    """Logs a line every half minute, for output that nobody watches."""
 
     def start(self, total: int, done: int) -> None:
         self._total, self._done, self._lost, self._started = total, done, 0, time.monotonic()

@@ -1,7 +1,7 @@
-"""A folder on disk or in a bucket: the few operations that sources and shards need, the same for both.
+"""A folder on a disk or in a bucket, with the few operations that sources and shards need.
 
-Paths are relative to the root and use ``/``. S3 endpoint and credentials come from the usual ``AWS_*`` variables,
-``AWS_ENDPOINT_URL`` included.
+Paths are relative to the root and use ``/``. The S3 endpoint and credentials come from the usual ``AWS_*`` variables,
+including ``AWS_ENDPOINT_URL``.
 """
 
 from __future__ import annotations
@@ -38,19 +38,20 @@ class Storage:
         return Storage(f"{self.uri}/{folder}")
 
     def full_path(self, path: str = "") -> str:
-        """Path as the file system knows it. Absolute for local files, so a name may begin with ``-``."""
+        """Path as the file system knows it. Local paths are absolute, so a name may begin with ``-``."""
         return f"{self._root}/{path}" if path else self._root
 
     def size(self, path: str) -> int | None:
-        """Bytes of a file, or None when there is no such file."""
+        """Size of a file in bytes, or None if there is no such file."""
         info = self.filesystem.get_file_info(self.full_path(path))
         return info.size if info.type == pafs.FileType.File else None
 
     def exists(self, path: str) -> bool:
+        """Whether there is such a file; false for a folder."""
         return self.size(path) is not None
 
     def list_files(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
-        """Path relative to ``folder`` -> bytes, sorted; empty when there is no such folder."""
+        """Path relative to ``folder`` -> size in bytes, sorted by path; empty if there is no such folder."""
         base = self.full_path(folder)
         selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
         infos = self.filesystem.get_file_info(selector)
@@ -64,14 +65,19 @@ class Storage:
         return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory)
 
     def read_bytes(self, path: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+        """
         with self.filesystem.open_input_stream(self.full_path(path), compression=None) as stream:
             return stream.read()
 
     def read_text(self, path: str) -> str:
-        """UTF-8, with or without a byte order mark, or UTF-16 with one.
+        """The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
 
         Raises:
-            DatasetLayoutError: If it is in another encoding: guessing would change names in silence.
+            DatasetLayoutError: If the file has another encoding; guessing could silently change names.
         """
         data = self.read_bytes(path)
         encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
@@ -86,7 +92,7 @@ class Storage:
 
     @contextmanager
     def local_copy(self, path: str) -> Iterator[Path]:
-        """The file as a local path: itself on a disk, a temporary download from a bucket.
+        """A local path to the file: the file itself on a disk, a temporary download from a bucket.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -107,18 +113,21 @@ class Storage:
             yield target
 
     def write_bytes(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        """Write a small file; readers see the old or the whole new content, never a part."""
+        """Write a small file. Readers see either the old content or the complete new one; see ``new_file``."""
         with self.new_file(path, durable=durable) as temporary:
             temporary.write_bytes(data)
 
     @contextmanager
     def new_file(self, path: str, *, durable: bool = True) -> Iterator[Path]:
-        """A temporary local file that takes its place under ``path`` when the block ends without an error.
+        """A temporary local file that becomes the file at ``path`` if the block ends without an error.
 
         On a disk it is renamed within its folder. In a bucket it is uploaded under another key and then copied,
-        because an upload that an exception interrupts publishes what it has sent so far. Either way a reader, or a
-        run killed at any moment, never sees half a file. ``durable`` waits for the disk, so that this also holds when
-        the machine loses power.
+        because an interrupted upload publishes what it has sent so far. Readers never see half a file, even if the run
+        is killed.
+
+        Args:
+            path: The file to write.
+            durable: Wait until the disk has the data, so that this also holds after a power failure.
         """
         if self.is_local:
             target = Path(self.full_path(path))
@@ -151,12 +160,12 @@ class Storage:
 
     @contextmanager
     def lock(self, path: str, *, wait: bool = False) -> Iterator[bool]:
-        """Hold a lock file while the block runs; yields False when another process on this machine holds it.
+        """Hold a lock file while the block runs; yield False if another process on this machine holds it.
 
-        The lock ends with its process, however that ends. A bucket has no locks: the block always gets True there.
+        The system releases the lock when its process ends. A bucket has no locks, so there the block always gets True.
 
         Args:
-            path: The lock file, created where missing.
+            path: The lock file; created if missing.
             wait: Wait for the other process instead of yielding False.
         """
         if not self.is_local:
@@ -173,6 +182,6 @@ class Storage:
             yield True
 
     def delete(self, path: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
         if self.exists(path):
             self.filesystem.delete_file(self.full_path(path))

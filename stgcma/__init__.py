@@ -1,9 +1,9 @@
 """STG-CMA: cross-modal adapters that let a frozen image transformer see and hear.
 
-The method as a plain PyTorch library: tensors in, tensors out. It needs torch, timm, open_clip, safetensors, pyarrow,
-and knows nothing of Ray, MLflow or the command line.
+This package is the method as a plain PyTorch library. It needs torch, timm, open_clip, safetensors and pyarrow. It does
+not use Ray, MLflow or the command line.
 
-Build a model, look at it, use it:
+Build a model, count its parameters and run it:
 
 >>> import torch, stgcma
 >>> config = stgcma.ModelConfig(backbone="clip_vit_demo", pretrained="builtin", adaptation=stgcma.STGCMA())
@@ -17,8 +17,8 @@ Build a model, look at it, use it:
 ...     model(batch)["logits"].shape
 torch.Size([1, 10, 29])
 
-``stgcma.load`` gives back a trained model from a weight file or a run folder, on a disk or in a bucket; ``stgcma.save``
-writes one.
+``stgcma.load`` reads a trained model from a weight file or a run folder, on disk or in a bucket. ``stgcma.save`` writes
+a weight file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _HOMES = {
     "stgcma.tasks.base": ("AudioVisualModel", "Task"),
     "stgcma.training.trained_model": ("FbankNormalization", "ModelInfo", "TrainedModel", "load", "save"),
 }
-"""Module -> the names it lends to this one. They are imported on first use: a command line must start at once."""
+"""Module -> the names that this package offers from it. They are imported on first use, so that commands start fast."""
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

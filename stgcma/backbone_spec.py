@@ -1,6 +1,6 @@
-"""What is known of a backbone before it is built: geometry, input statistics, adapter sizes. No torch here.
+"""Facts about a backbone that are known before it is built: geometry, input statistics, adapter sizes.
 
-The specs themselves stand in the file of their family (``stgcma/models/backbones``).
+This file does not import torch. The specs are listed in the file of their family (``stgcma/models/backbones``).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """Geometry of one image transformer, what it reads, and where its weights come from."""
+    """Geometry of one image transformer, the inputs it reads, and the source of its weights."""
 
     name: str
     family: str
     """Key in ``stgcma.models.backbones.FAMILIES``."""
     library_name: str = ""
-    """Model name in the library that publishes the weights; empty for geometries of our own."""
+    """Name of the model in the library that publishes the weights; empty for geometries of this project."""
     image_size: int
     patch_size: int
     width: int
@@ -38,21 +38,22 @@ class BackboneSpec:
     """Time frames and mel bins of one fbank segment."""
     image_mean: RGB = IMAGENET_MEAN
     image_std: RGB = IMAGENET_STD
-    """Of the colour channels in [0, 1]. The reference uses ImageNet's for CLIP too (method section 6.2)."""
+    """Mean and standard deviation of the colour channels, with pixels in [0, 1]. The reference uses ImageNet's for CLIP
+    too (method section 6.2)."""
     default_tag: str = ""
-    """Pretrained tag used by the recipes."""
+    """Pretrained tag that the recipes use."""
     fbank: str = ""
-    """Name in ``stgcma.data.fbank.FBANK_SPECS`` of the filter bank that it reads for every cut that is not in
-    ``fbanks``; empty where no shards are read."""
+    """Default filter bank, a name in ``stgcma.data.fbank.FBANK_SPECS``. It is read for every cut of the sound that is
+    not in ``fbanks``. Empty if the backbone reads no shards."""
     fbanks: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """How sound is cut into segments -> filter bank, where a cut has its own. A cut is called after the task that it
-    was published for; ``TaskSpec.fbank`` names the cut of a task."""
+    """Cut of the sound into segments -> filter bank, where it is not the default. A cut has the name of the task that
+    it was published for; ``TaskSpec.fbank`` names the cut that a task uses."""
     sizes: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
     """Adapter size (``tiny``, ``base``) -> bottleneck ratio ``hidden_dim / width``: one for all stages, or one each."""
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
-        """Token width of every stage; it doubles from one to the next."""
+        """Token width of every stage. It doubles at every stage after the first."""
         return tuple(self.width * 2**stage for stage in range(len(self.depths)))
 
     @property
@@ -64,26 +65,29 @@ class BackboneSpec:
         """Name of the filter bank that this backbone reads for a cut of the sound (``TaskSpec.fbank``).
 
         Raises:
-            ConfigError: If the spec names none.
+            ConfigError: If the spec names no filter bank for this cut.
         """
         name = self.fbanks.get(cut, self.fbank)
         if not name:
             raise ConfigError(
-                f"The spec of backbone {self.name!r} names no filter bank for sound cut as in {cut!r}. Set its fbank."
+                f"The spec of backbone {self.name!r} names no filter bank for the cut {cut!r}. Set its fbank or fbanks."
             )
         return name
 
 
 def bottleneck_ratios(spec: BackboneSpec, size: str | None, ratios: tuple[float, ...] | None) -> tuple[float, ...]:
-    """Bottleneck ratio per stage, from a size of the spec or from free values.
+    """Bottleneck ratio per stage, from a named size or from explicit values (method section 1.3).
 
     Args:
         spec: Backbone.
         size: A key of ``spec.sizes``; read when ``ratios`` is None.
         ratios: One value for all stages, or one per stage.
 
+    Returns:
+        ``hidden_dim / width``, one value per stage.
+
     Raises:
-        ConfigError: If the spec has no such size, or the number of ratios fits neither.
+        ConfigError: If the spec has no such size, or the number of ratios is neither 1 nor the number of stages.
     """
     if ratios is None:
         if size is None or size not in spec.sizes:

@@ -1,20 +1,22 @@
-"""The errors a user can cause, one class per kind of cause.
+"""Errors that a user can cause, one class per kind of cause.
 
-Every message says what was needed, what was got and what to do. Commands print the message alone and exit 2;
-``--debug`` shows the traceback.
+Every message says what was needed, what was got and what to do. Commands print only the message and exit with status 2.
+``--debug`` also prints the traceback.
 """
+
+from __future__ import annotations
 
 
 class StgcmaError(Exception):
-    """Base of all errors whose message is meant for the person who started the command."""
+    """Base class of all errors whose message is written for the user."""
 
 
 class ConfigError(StgcmaError, ValueError):
-    """A configuration that cannot be run: unknown key, impossible combination, value out of range.
+    """A configuration that cannot run: an unknown key, an impossible combination or a value out of range.
 
     Args:
-        problems: A sentence each; one problem is the message itself, several take a line each.
-        where: The file or record they were found in. It heads the message, with the number of problems.
+        problems: One sentence per problem. A single problem is the message itself; several take one line each.
+        where: Source of the configuration, such as a file. It heads the message, with the number of problems.
     """
 
     def __init__(self, *problems: str, where: str = "") -> None:
@@ -27,24 +29,24 @@ class ConfigError(StgcmaError, ValueError):
 
 
 class ShardMismatchError(StgcmaError, ValueError):
-    """Shards that do not hold what the model or task reads."""
+    """Shards that do not hold what the model or the task reads."""
 
 
 class RunLockedError(ConfigError):
-    """A run folder that another process is training."""
+    """A run folder in which another process is training."""
 
 
 class DatasetLayoutError(StgcmaError, ValueError):
-    """A dataset folder that is not laid out as its documentation says: missing list, malformed row."""
+    """A dataset folder that differs from the official layout, e.g. by a missing list or a malformed row."""
 
 
 class ClipDecodeError(StgcmaError, RuntimeError):
-    """One clip that cannot be turned into a row. Preprocessing counts it as a ``ClipFailure``.
+    """A clip that cannot be turned into a row. Preprocessing records it as a ``ClipFailure``.
 
     Args:
-        stage: Where it failed: ``probe``, ``frames``, ``audio``, ``fbank``, ``masks`` or ``encode``.
-        reason: A short, countable cause without file names, e.g. ``no audio stream``.
-        detail: The full message, file name and library error included.
+        stage: Step that failed: ``probe``, ``frames``, ``audio``, ``fbank``, ``masks`` or ``encode``.
+        reason: Short cause without file names, so that failures can be counted by it, e.g. ``no audio stream``.
+        detail: Full message with the file name and the error of the library.
     """
 
     def __init__(self, stage: str, reason: str, detail: str = "") -> None:
@@ -53,7 +55,7 @@ class ClipDecodeError(StgcmaError, RuntimeError):
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type[ClipDecodeError], tuple[str, str, str]]:
         return (type(self), (self.stage, self.reason, self.detail))
 
 
@@ -62,7 +64,7 @@ class FailureBudgetExceededError(StgcmaError, RuntimeError):
 
 
 class CheckpointError(StgcmaError, RuntimeError):
-    """A checkpoint or weight file that is missing, damaged or of another model."""
+    """A checkpoint or weight file that is missing, is damaged or belongs to another model."""
 
 
 class ParityError(StgcmaError, RuntimeError):
@@ -70,4 +72,4 @@ class ParityError(StgcmaError, RuntimeError):
 
 
 class RunFailedError(StgcmaError, RuntimeError):
-    """A run that was started correctly and then failed: a loss that is not finite, workers lost too often."""
+    """A run that failed after its start, e.g. because the loss is not finite or workers were lost too often."""

@@ -1,34 +1,33 @@
-"""The smallest legal rows, shards, manifests and batches; tests start from these."""
+"""The smallest valid rows, shards, manifests and batches for tests."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import simplejpeg
 import torch
 from PIL import Image
 
-from pipelines.shards.parts import PartWriter
-from pipelines.storage import Storage
 from stgcma.data.batch import AVBatch, EventTargets
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
-from stgcma.data.index import INDEX_NAME, SplitIndex, encode_index
+from stgcma.data.index import INDEX_NAME, index_table
 from stgcma.data.manifest import MANIFEST_NAME, FbankStats, ShardEntry, ShardManifest
-from stgcma.data.question_text import Question, build_vocabulary, questions_to_table
+from stgcma.data.question_table import questions_to_table
+from stgcma.data.question_text import Question, build_vocabulary
 from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
+from stgcma.data.side_table import encode_table, table_digest
 
 NUM_CLASSES = 29
 ROW_GROUP_SIZE = 16
 
 
 def tiny_frame(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """``[H, W, 3]`` uint8: a colour gradient that depends on the seed, with a little texture."""
+    """``[H, W, 3]`` uint8: a colour gradient that depends on the seed, and a little noise."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width]
     ramp = np.stack([rows * 3.0, columns * 2.0, (rows + columns) * 1.5], axis=-1) * rng.uniform(0.4, 1.0, 3)
@@ -36,7 +35,7 @@ def tiny_frame(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def jpeg(frame: np.ndarray) -> bytes:
-    """As preprocessing stores frames: quality 95, no chroma subsampling."""
+    """A JPEG file as preprocessing stores it: quality 95, no chroma subsampling."""
     return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=95, colorsubsampling="444")
 
 
@@ -48,7 +47,7 @@ def one_bit_png(mask: np.ndarray) -> bytes:
 
 
 def tiny_waveform(seed: int, seconds: float) -> np.ndarray:
-    """``[num_samples]`` int16: a tone and noise, both of the seed's choosing."""
+    """``[num_samples]`` int16: a tone and noise that depend on the seed."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     tone = np.sin(2 * np.pi * rng.uniform(200, 4000) * time) * rng.uniform(2000, 8000)
@@ -88,7 +87,7 @@ def tiny_row(
     width: int = 64,
     seconds: float | None = None,
 ) -> ClipRow:
-    """One clip whose every column follows from ``index``; its shape follows from ``metadata``."""
+    """One clip. ``index`` determines its values, and ``metadata`` its columns and shapes."""
     metadata = metadata or tiny_metadata()
     num_segments = metadata.num_segments
     seconds = float(num_segments) if seconds is None else seconds
@@ -100,7 +99,7 @@ def tiny_row(
         fbanks[name], fbank_frames[name] = fbank.numpy().astype(metadata.fbank_dtype), valid_frames
     frames = [tiny_frame(100 * index + segment, height, width) for segment in range(num_segments)]
     encoded = [jpeg(f) if metadata.frame_encoding == "jpeg" else f.tobytes() for f in frames]
-    annotation: dict = {}
+    annotation: dict[str, Any] = {}
     if metadata.annotation == "events":
         labels = np.full(num_segments, NUM_CLASSES - 1, np.int8)
         start, stop = sorted(rng.choice(num_segments + 1, 2, replace=False))
@@ -145,16 +144,16 @@ def write_shards(
     metadata: ShardMetadata | None = None,
     rows_per_shard: int = 3,
     class_names: tuple[str, ...] = (),
-    **row_options,
+    **row_options: Any,
 ) -> ShardManifest:
-    """A complete preprocessed dataset under ``root``; clip numbers run on through the splits.
+    """Write a complete preprocessed dataset under ``root``. Clips are numbered across the splits.
 
     Args:
-        root: What ``DataConfig.shards`` names.
+        root: ``DataConfig.shards``.
         splits: Clips per split; 6 train, 3 val and 3 test by default.
-        metadata: ``tiny_metadata(...)``.
-        rows_per_shard: Small, so that a split spans several files.
-        class_names: For the manifest.
+        metadata: From ``tiny_metadata``.
+        rows_per_shard: Small by default, so that a split has several files.
+        class_names: Class names of the manifest.
         row_options: Passed to ``tiny_row``.
     """
     metadata = metadata or tiny_metadata()
@@ -192,21 +191,24 @@ def write_shards(
         stats=stats,
         class_names=class_names,
         settings={"made_by": "tests"},
-        index_sha256=write_index(folder, ids),
+        tables={INDEX_NAME: write_index(folder, ids)},
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest
 
 
 def write_index(folder: Path, shards: Mapping[str, list[list[str]]]) -> str:
-    """The index of shards written by ``write_shard``, from the clip ids of each by split; its sha256."""
-    data = encode_index({split: SplitIndex.of_shards(ids, ROW_GROUP_SIZE) for split, ids in shards.items()})
-    (folder / INDEX_NAME).write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
+    """The index of shards written by ``write_shard``, from the clip ids of each by split; its digest."""
+    table = index_table(shards, ROW_GROUP_SIZE)
+    (folder / INDEX_NAME).write_bytes(encode_table(table))
+    return table_digest(table)
 
 
 def write_shard(rows: Sequence[ClipRow], metadata: ShardMetadata, folder: Path, path: str) -> ShardEntry:
     """One Parquet file under ``folder``, and what the manifest says of it."""
+    from pipelines.shards.parts import PartWriter  # not above: a test imports this file where there is no pipelines
+    from pipelines.storage import Storage
+
     with PartWriter(Storage(str(folder)), path, metadata, ROW_GROUP_SIZE) as part:
         for row in rows:
             part.add(row)
@@ -223,7 +225,7 @@ def tiny_batch(
     num_classes: int = NUM_CLASSES,
     seed: int = 0,
 ) -> AVBatch:
-    """Random normalised tensors of the demo backbone's geometry with AVE targets."""
+    """Random tensors with the geometry of the demo backbone and targets of AVE."""
     generator = torch.Generator().manual_seed(seed)
     return AVBatch(
         clip_ids=tuple(f"clip{k:04d}" for k in range(num_clips)),
@@ -237,7 +239,10 @@ _KINDS = (("Audio", "Counting"), ("Visual", "Location"), ("Audio-Visual", "Tempo
 
 
 def tiny_questions(num_videos: int, split: str) -> list[Question]:
-    """One to three questions a video; ids are ten times the video's number, and so tell it (test: plus five)."""
+    """One to three questions per video. Id: ten times the number of the video, plus the number of the question.
+
+    In the test split, five is added.
+    """
     offset = 0 if split == "train" else 5
     return [
         Question(
@@ -261,15 +266,15 @@ def write_question_shards(
     grey_of_video: Callable[[int], int] | None = None,
     extra_grey: int = 0,
 ) -> ShardManifest:
-    """MUSIC-AVQA shards with stored train and test questions.
+    """Write MUSIC-AVQA shards with stored train and test questions.
 
     Args:
-        root: What ``DataConfig.shards`` names.
-        num_videos: ``video0000`` and on.
+        root: ``DataConfig.shards``.
+        num_videos: Videos ``video0000``, ``video0001``, ...
         num_segments: ``S``.
-        metadata: Other than ``tiny_metadata("questions", dataset="music-avqa", ...)``.
-        grey_of_video: Level of every frame of a video, so that a test can tell where a frame is from.
-        extra_grey: Level of the denser grid's frames, where ``metadata`` stores one.
+        metadata: Replaces ``tiny_metadata("questions", dataset="music-avqa", ...)``.
+        grey_of_video: Grey level of all frames of a video, by which a test recognises the video.
+        extra_grey: Grey level of ``extra_frames``, if ``metadata`` stores them.
     """
     metadata = metadata or tiny_metadata("questions", dataset="music-avqa", num_segments=num_segments, waveform=False)
     folder = Path(root) / metadata.dataset / metadata.fingerprint
@@ -286,8 +291,12 @@ def write_question_shards(
     (folder / "questions").mkdir(exist_ok=True)
     path = "videos/part-00000-of-00001.parquet"
     entry = write_shard(rows, metadata, folder, path)
-    for split in ("train", "test"):
-        pq.write_table(questions_to_table(tiny_questions(num_videos, split)), folder / "questions" / f"{split}.parquet")
+    tables = {
+        f"questions/{split}.parquet": questions_to_table(tiny_questions(num_videos, split))
+        for split in ("train", "test")
+    }
+    for name, table in tables.items():
+        (folder / name).write_bytes(encode_table(table))
     vocabulary = build_vocabulary(tiny_questions(num_videos, "train"))
     manifest = ShardManifest(
         dataset=metadata.dataset,
@@ -297,9 +306,12 @@ def write_question_shards(
         num_failures={"videos": 0},
         class_names=vocabulary.answers,
         question_words=vocabulary.words,
+        tables={
+            INDEX_NAME: write_index(folder, {"videos": [[row.clip_id for row in rows]]}),
+            **{name: table_digest(table) for name, table in tables.items()},
+        },
         settings={"made_by": "tests"},
         stats={name: FbankStats(mean=-5.0, std=4.0, count=1) for name in metadata.fbank_specs},
-        index_sha256=write_index(folder, {"videos": [[row.clip_id for row in rows]]}),
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest

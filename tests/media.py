@@ -1,16 +1,20 @@
-"""Small media files whose content is known: one colour and one tone per second."""
+"""Small media files with known content: one colour and one tone per second."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 
 COLOURS = ((220, 40, 40), (40, 200, 60), (50, 60, 220), (220, 210, 60), (200, 60, 200), (60, 200, 210))
-"""RGB of second 0, 1, 2, ..., repeated; far apart, so that lossy codecs cannot confuse them."""
+"""RGB of second 0, 1, 2, ..., repeated. The colours stay distinct under lossy codecs."""
 TONES_HZ = (400.0, 900.0, 1700.0, 2600.0, 3600.0, 5200.0)
 """Frequency of second 0, 1, 2, ..., repeated."""
 
@@ -46,20 +50,20 @@ def write_clip(
     audio_codec: str | None = "aac",
     audio_start_seconds: float = 0.0,
 ) -> Path:
-    """Write a clip with the colour and tone of every second, or with what is given.
+    """Write a clip with a colour and a tone per second, or with the given content.
 
     Args:
-        path: Its suffix chooses the container.
+        path: The suffix determines the container.
         seconds: Length of the generated content.
-        frame_rate: Frames per second of it.
+        frame_rate: Frames per second of the generated content.
         width: Pixels.
         height: Pixels.
         frames: ``[H, W, 3]`` uint8 each, instead of colours.
         frame_times: Presentation times in seconds, for a variable frame rate.
         video_codec: None: no video stream.
-        video_options: Of the encoder, e.g. ``{"bf": "0"}``.
+        video_options: Options of the encoder, e.g. ``{"bf": "0"}``.
         waveform: ``[channels, num_samples]`` float, instead of mono tones.
-        sample_rate: Of the waveform, in Hz.
+        sample_rate: Sample rate of the waveform in Hz.
         audio_codec: None: no audio stream.
         audio_start_seconds: Timestamp of the first sample.
     """
@@ -84,7 +88,12 @@ def write_clip(
     return path
 
 
-def _encode_video(container, stream, frames, frame_times) -> None:
+def _encode_video(
+    container: OutputContainer,
+    stream: VideoStream,
+    frames: Sequence[np.ndarray],
+    frame_times: Sequence[float] | None,
+) -> None:
     for index, array in enumerate(frames):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
         frame.pts = index if frame_times is None else round(frame_times[index] * 1000)
@@ -93,7 +102,9 @@ def _encode_video(container, stream, frames, frame_times) -> None:
     container.mux(stream.encode(None))
 
 
-def _encode_audio(container, stream, waveform, sample_rate, start_seconds) -> None:
+def _encode_audio(
+    container: OutputContainer, stream: AudioStream, waveform: np.ndarray, sample_rate: int, start_seconds: float
+) -> None:
     block = 1024
     for start in range(0, waveform.shape[1], block):
         samples = waveform[:, start : start + block]
@@ -117,9 +128,17 @@ def write_ave(
     *,
     seconds: float = 10.0,
     categories: Sequence[str] = ("Bark", "Church bell", "Cat"),
-    **clip_options,
+    **clip_options: Any,
 ) -> Path:
-    """A tiny AVE in the official layout; ``clips`` are (video id, split), an id may repeat with another category."""
+    """Write a tiny AVE in the official layout.
+
+    Args:
+        root: Folder of the dataset.
+        clips: (video id, split); an id may occur again with another category.
+        seconds: Length of every clip.
+        categories: Categories of the clips, repeated.
+        clip_options: Passed to ``write_clip``.
+    """
     rows: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     lines = []
     (root / "AVE").mkdir(parents=True, exist_ok=True)

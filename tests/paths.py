@@ -1,4 +1,4 @@
-"""Where the repository's files are, for tests in any folder."""
+"""Folders of the repository, for tests in any folder."""
 
 from pathlib import Path
 

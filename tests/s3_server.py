@@ -1,7 +1,7 @@
-"""A real S3 server on loopback for tests: ``moto_server`` out of an environment of its own.
+"""An S3 server on the loopback interface for tests: ``moto_server`` from its own environment.
 
-moto pins old versions of libraries that the project needs, so it is never installed beside it. Tests find it through
-``STGCMA_MOTO_SERVER`` (path of the executable) or on ``PATH``; without it they skip and say so, or fail when
+moto pins old versions of libraries that the project needs, so it must be installed in another environment. Tests find
+the executable by ``STGCMA_MOTO_SERVER`` or on ``PATH``. Without it they are skipped, or fail with
 ``STGCMA_REQUIRE_S3=1``.
 """
 
@@ -21,11 +21,11 @@ import pytest
 
 @contextmanager
 def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Start the server, point the ``AWS_*`` variables at it, create a bucket; yields ``s3://<bucket>``."""
+    """Start the server, set the ``AWS_*`` variables, create a bucket, and yield ``s3://<bucket>``."""
     executable = os.environ.get("STGCMA_MOTO_SERVER") or shutil.which("moto_server")
     if not executable:
         reason = (
-            "no moto_server; install moto[s3,server] in an environment of its own and set STGCMA_MOTO_SERVER "
+            "no moto_server; install moto[s3,server] in another environment and set STGCMA_MOTO_SERVER "
             "to its moto_server"
         )
         if os.environ.get("STGCMA_REQUIRE_S3") == "1":

@@ -1,4 +1,4 @@
-"""Where tests find real data sets and media that are too large for the repository."""
+"""The folder of real data sets and media that are too large for the repository."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 def shared_dir() -> Path:
     """The folder of real data: ``STGCMA_SHARED_DIR``, or ``../shared`` beside the repository.
 
-    Without it the calling test is skipped, or fails when ``STGCMA_REQUIRE_SHARED=1`` says that it must run.
+    If the folder does not exist, the calling test is skipped, or fails with ``STGCMA_REQUIRE_SHARED=1``.
     """
     default = Path(__file__).resolve().parents[1].parent / "shared"
     folder = Path(os.environ.get("STGCMA_SHARED_DIR", default))

@@ -17,7 +17,9 @@ def pretrain_grounding(
         Path,
         typer.Argument(metavar="RECIPE", help="A recipe of task grounding or avqa, e.g. grounding_swin_large_l.yaml."),
     ],
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
+    ] = None,
     num_workers: Annotated[int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process.")] = 0,
     shards: Annotated[str | None, typer.Option(help="Root of the shards: a directory or an s3:// URI.")] = None,
     output: Annotated[str, typer.Option(help="Folder of the runs: a directory or an s3:// URI.")] = "data/runs",
@@ -25,7 +27,7 @@ def pretrain_grounding(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Pretrain the grounding layers of question answering: tell which frames belong to a second of sound."""
+    """Pretrain the grounding layers of question answering. They learn which frames belong to a sound."""
     from jobs.runs.config import with_shards
     from jobs.runs.configfile import load_run_config
     from jobs.runs.grounding import pretrain_grounding as pretrain

@@ -52,6 +52,7 @@ def preprocess(
     ray_address: Annotated[
         str, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster: local, auto or an address.")
     ] = "local",
+    verify: Annotated[bool, typer.Option(help="Read all existing data and repair what is damaged.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Decode the clips of a dataset into Parquet shards. A second run makes only the missing shards."""
@@ -81,7 +82,7 @@ def preprocess(
         **choices,
     )
     try:
-        run(config, as_json=as_json)
+        run(config, verify=verify, as_json=as_json)
     except KeyboardInterrupt:
         print("Interrupted. Finished shards are kept; run the same command to make the others.", file=sys.stderr)
         raise typer.Exit(130) from None

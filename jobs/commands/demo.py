@@ -53,10 +53,11 @@ def demo(
         int | None, typer.Option(min=1, help="Trials to run at the same time  [default: one per CPU, at most 6]")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every model.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every model; repeat for several."),
     ] = None,
 ) -> None:
-    """Run everything in minutes: make synthetic clips and shards, train models with several seeds, print a table."""
+    """Run the whole project in minutes. Makes synthetic clips and shards, trains models, prints a table per act."""
     from jobs.demo.events_act import events_act
     from jobs.demo.masks_act import masks_act
     from jobs.demo.runner import run_act

@@ -45,7 +45,7 @@ def params(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
-    """Count the trainable and total parameters of the paper's models and compare them with the published numbers."""
+    """Count the parameters of the paper's models. Prints them beside the published numbers."""
     from stgcma.parity.parameter_counts import as_json as to_plain
     from stgcma.parity.parameter_counts import count_rows, format_rows, rows_of
 

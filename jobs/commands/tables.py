@@ -27,7 +27,8 @@ def sweep(
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every row.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every row; repeat for several."),
     ] = None,
     max_minutes: Annotated[
         float | None, typer.Option(help="Stop a trial after this many minutes  [default: never]")
@@ -94,7 +95,7 @@ def report(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The --set options that the sweep was given.")
     ] = None,
 ) -> None:
-    """Print a table like the paper's: published values, our means over seeds with intervals, and missing trials."""
+    """Print a table like the paper's. It has published values, our means with intervals, and missing trials."""
     from jobs.sweeps.sweep import find_table, ran_otherwise
     from jobs.tables.report import collect
     from jobs.tables.report_files import render, write_reports

@@ -17,7 +17,9 @@ def train(
     recipe: Annotated[
         Path, typer.Argument(metavar="RECIPE", help="A recipe, e.g. jobs/recipes/ave_clip_b16_tiny.yaml.")
     ],
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
+    ] = None,
     num_workers: Annotated[int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process.")] = 0,
     shards: Annotated[str | None, typer.Option(help="Root of the shards: a directory or an s3:// URI.")] = None,
     output: Annotated[str, typer.Option(help="Folder of the runs: a directory or an s3:// URI.")] = "data/runs",
@@ -70,7 +72,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Evaluate a run on one split, overall and per class, and draw a confusion matrix or the best and worst masks."""
+    """Evaluate a run on one split. Also draws a confusion matrix, or the best and worst masks."""
     from jobs.runs.evaluation import evaluate_run
     from jobs.runs.folder import open_run
     from jobs.runs.tracking import sync_known
@@ -101,11 +103,13 @@ def import_checkpoint(
         Path, typer.Argument(metavar="FILE", help="Checkpoint of the authors' code, .pth or .safetensors.")
     ],
     recipe: Annotated[Path, typer.Option(help="The recipe that it was trained with.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
+    ] = None,
     output: Annotated[str, typer.Option(help="Folder of the runs, a local directory.")] = "data/runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Turn a checkpoint of the authors' code into a run folder that evaluate, ask and stgcma.load read."""
+    """Turn a checkpoint of the authors' code into a run. evaluate, ask and stgcma.load then read its folder."""
     from jobs.runs.configfile import load_run_config
 
     config = load_run_config(recipe, overrides or ())

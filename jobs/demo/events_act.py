@@ -11,8 +11,9 @@ from jobs.demo.act import Act
 from jobs.demo.events_pictures import accuracy_picture, clips_picture
 from jobs.demo.table import verdict
 from jobs.tables.report import Report
-from pipelines.synthetic.ave_clips import SyntheticConfig, make_clip, make_plan
+from pipelines.synthetic.ave_clips import make_clip, make_plan
 from pipelines.synthetic.ceilings import compute_ceilings
+from pipelines.synthetic.configs import SyntheticConfig
 from pipelines.synthetic.scenes import NUM_SECONDS, SyntheticTask
 
 TASKS: dict[str, str] = {

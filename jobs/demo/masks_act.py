@@ -10,7 +10,8 @@ from jobs.runs.evaluation import evaluate_run
 from jobs.runs.folder import RunFolder
 from jobs.tables.report import Report
 from pipelines.synthetic.avs_clips import NUM_SECONDS
-from pipelines.synthetic.avs_layout import SyntheticAVSConfig, blind_scores
+from pipelines.synthetic.avs_layout import blind_scores
+from pipelines.synthetic.configs import SyntheticAVSConfig
 
 REFERENCE, FROZEN = "stg-cma", "frozen"
 """Rows of ``jobs/ablations/demo_masks.yaml`` that pictures and conclusions use."""

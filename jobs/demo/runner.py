@@ -83,7 +83,7 @@ def run_act(
     ablation = load_comparison(act, shards, seeds, overrides)
     watch = Stopwatch(console=Console(stderr=True, highlight=False))
     with watch.step("synthesize", f"1/3  {sum(act.synthetic.split_sizes.values())} synthetic clips -> {clips}"):
-        synthesize(act.synthetic, clips, dataset=act.dataset)
+        synthesize(act.synthetic, clips)
     with watch.step("preprocess", f"2/3  shards -> {shards}"):
         config = PreprocessConfig(
             dataset=act.dataset, source=clips, output=shards, fbank_specs=(act.fbank,), num_workers=num_workers

@@ -71,17 +71,18 @@ class ClipReporter:
             self._bar = None
 
 
-def run(config: PreprocessConfig, *, as_json: bool) -> None:
+def run(config: PreprocessConfig, *, verify: bool, as_json: bool) -> None:
     """Preprocess and print a summary of the shards.
 
     Args:
         config: What to preprocess.
+        verify: Read everything that exists and repair what is damaged.
         as_json: Print JSON instead of text.
 
     Raises:
         StgcmaError: As ``pipelines.preprocess.preprocess``.
     """
-    result = preprocess(config, reporter=ClipReporter())
+    result = preprocess(config, verify=verify, reporter=ClipReporter())
     print(json.dumps(as_plain(result), indent=2) if as_json else summary(result))
 
 
@@ -101,6 +102,8 @@ def as_plain(result: PreprocessResult) -> dict[str, Any]:
         "size_bytes": sum(entry.size_bytes for entries in manifest.splits.values() for entry in entries),
         "made_shards": result.made_shards,
         "reused_shards": result.reused_shards,
+        "verified": result.verified,
+        "repairs": list(result.repairs),
         "nothing_to_do": result.nothing_to_do,
         "notes": list(manifest.notes),
         "seconds": round(result.seconds, 3),
@@ -112,7 +115,8 @@ def summary(result: PreprocessResult) -> str:
     plain = as_plain(result)
     clips = ", ".join(f"{n} {split}" for split, n in plain["clips"].items())
     if result.nothing_to_do:
-        first = f"Nothing to do: all {result.reused_shards} shards exist."
+        state = "are as they were written" if result.verified else "exist"
+        first = f"Nothing to do: all {result.reused_shards} shards {state}."
     else:
         first = f"Made {result.made_shards} shards in {result.seconds:.1f} s; {result.reused_shards} existed already."
     lines = [first, f"  clips    {clips}; {plain['size_bytes'] / 1e6:,.1f} MB"]
@@ -120,6 +124,8 @@ def summary(result: PreprocessResult) -> str:
         f"  fbank    {name}: mean {s['mean']:.4f}, std {s['std']:.4f}" for name, s in plain["fbank_stats"].items()
     ]
     lines += [f"  digest   {plain['digest']}", f"  shards   {result.uri}   (--shards {result.uri.rsplit('/', 2)[0]})"]
+    if result.repairs:
+        lines += [f"  repaired {len(result.repairs)}", *(f"    {repair}" for repair in result.repairs)]
     if result.failures:
         lines += [f"  failed   {len(result.failures)}, listed in failures.parquet", causes(result.failures)]
     return "\n".join(lines)

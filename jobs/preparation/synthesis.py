@@ -11,10 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.options import options_of
-from pipelines.synthetic.ave_clips import SyntheticConfig
-from pipelines.synthetic.ave_layout import write_synthetic_ave
-from pipelines.synthetic.avqa_layout import SyntheticAVQAConfig, write_synthetic_avqa
-from pipelines.synthetic.avs_layout import SyntheticAVSConfig, write_synthetic_avs
+from pipelines.synthetic.configs import SyntheticAVQAConfig, SyntheticAVSConfig, SyntheticConfig
 from pipelines.synthetic.writing import SyntheticResult
 from stgcma.errors import ConfigError
 
@@ -23,11 +20,10 @@ AnyConfig = SyntheticConfig | SyntheticAVSConfig | SyntheticAVQAConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSet:
-    """One synthetic set: its configuration and the function that writes it."""
+    """One synthetic set: its configuration and what its name fixes of it."""
 
     config: type[AnyConfig]
     """A record with ``num_train``, ``num_val``, ``num_test`` and ``seed``; ``option`` makes its other options."""
-    write: Callable[..., SyntheticResult]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the configuration that the name of the set determines."""
 
@@ -41,12 +37,12 @@ class SyntheticSet:
 
 
 SYNTHETIC_SETS: dict[str, SyntheticSet] = {
-    "ave": SyntheticSet(config=SyntheticConfig, write=write_synthetic_ave),
-    "avs-s4": SyntheticSet(config=SyntheticAVSConfig, write=write_synthetic_avs, fixed={"layout": "s4"}),
-    "avs-ms3": SyntheticSet(config=SyntheticAVSConfig, write=write_synthetic_avs, fixed={"layout": "ms3"}),
-    "music-avqa": SyntheticSet(config=SyntheticAVQAConfig, write=write_synthetic_avqa),
+    "ave": SyntheticSet(config=SyntheticConfig),
+    "avs-s4": SyntheticSet(config=SyntheticAVSConfig, fixed={"layout": "s4"}),
+    "avs-ms3": SyntheticSet(config=SyntheticAVSConfig, fixed={"layout": "ms3"}),
+    "music-avqa": SyntheticSet(config=SyntheticAVQAConfig),
 }
-"""By the name of the dataset whose layout is written."""
+"""Name of the dataset whose layout is written -> the set."""
 
 
 def synthetic_set(dataset: str) -> SyntheticSet:
@@ -60,13 +56,12 @@ def synthetic_set(dataset: str) -> SyntheticSet:
     return SYNTHETIC_SETS[dataset]
 
 
-def synthesize(config: AnyConfig, output: str, *, dataset: str = "ave") -> SyntheticResult:
+def synthesize(config: AnyConfig, output: str) -> SyntheticResult:
     """Write a synthetic set; if stderr is a terminal, show a progress bar there.
 
     Args:
         config: The set.
         output: Folder to write into.
-        dataset: Dataset whose layout is written.
 
     Raises:
         ConfigError: If ``output`` holds another set.
@@ -80,7 +75,22 @@ def synthesize(config: AnyConfig, output: str, *, dataset: str = "ave") -> Synth
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=sum(config.split_sizes.values()))
-        return synthetic_set(dataset).write(config, output, on_clip=lambda done, _: bar.update(task, completed=done))
+        return _write(config, output, lambda done, _: bar.update(task, completed=done))
+
+
+def _write(config: AnyConfig, output: str, on_clip: Callable[[int, int], None]) -> SyntheticResult:
+    """Call the writer of a set. The writers are imported here, because ``--help`` imports this module."""
+    from pipelines.synthetic.ave_layout import write_synthetic_ave
+    from pipelines.synthetic.avqa_layout import write_synthetic_avqa
+    from pipelines.synthetic.avs_layout import write_synthetic_avs
+
+    match config:
+        case SyntheticConfig():
+            return write_synthetic_ave(config, output, on_clip=on_clip)
+        case SyntheticAVSConfig():
+            return write_synthetic_avs(config, output, on_clip=on_clip)
+        case SyntheticAVQAConfig():
+            return write_synthetic_avqa(config, output, on_clip=on_clip)
 
 
 def run(config: AnyConfig, output: str, *, dataset: str, as_json: bool) -> None:
@@ -89,7 +99,7 @@ def run(config: AnyConfig, output: str, *, dataset: str, as_json: bool) -> None:
     Raises:
         ConfigError: As ``synthesize``.
     """
-    result = synthesize(config, output, dataset=dataset)
+    result = synthesize(config, output)
     made_with = {name: getattr(config, name) for name in (*options_of(type(config)), "seed")}
     made_with.pop("num_workers", None)
     if as_json:

@@ -65,7 +65,8 @@ def read_weights(folder: RunFolder, name: str, config: RunConfig) -> tuple[dict[
         The trained tensors by name, and the description in the file.
 
     Raises:
-        CheckpointError: If the file is missing or damaged, or belongs to another run.
+        CheckpointError: If the file is missing or damaged, or file, configuration, folder and ``run.json`` are not
+            of one run on one data set.
     """
     where = f"{folder.uri}/{name}"
     tensors, info = decode_model(folder.read(name), where)
@@ -74,6 +75,17 @@ def read_weights(folder: RunFolder, name: str, config: RunConfig) -> tuple[dict[
         raise CheckpointError(
             f"{where} holds weights of the run {info.run_name!r}, but the configuration of this run has fingerprint "
             f"{expected}. Restore the weights and {CONFIG} of this run, or evaluate the folder of that run."
+        )
+    if folder.name.rpartition("-")[2] != expected:
+        raise CheckpointError(
+            f"{folder.uri} holds a run with fingerprint {expected}, which its name does not end with. Rename it to "
+            f"{config.run_name}, or restore the files of this run."
+        )
+    trained_on = folder.read_json(FACTS)["data"]["digest"]
+    if info.data_digest != trained_on:
+        raise CheckpointError(
+            f"{where} holds weights trained on data with digest {info.data_digest[:12]}, {FACTS} of the run says "
+            f"{trained_on[:12]}. Restore the weights and {FACTS} of this run."
         )
     return tensors, info
 

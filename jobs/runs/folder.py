@@ -53,6 +53,11 @@ class RunFolder:
         return f"RunFolder({self.uri!r})"
 
     @property
+    def name(self) -> str:
+        """``<run name>-<fingerprint>``, whatever way the folder was given."""
+        return self.storage.full_path().rpartition("/")[2]
+
+    @property
     def parent_uri(self) -> str:
         """The folder that holds this and other run folders."""
         return self.uri.rpartition("/")[0] or "."

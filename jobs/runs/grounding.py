@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from safetensors.torch import save
-
 from jobs.runs.config import RunConfig
 from jobs.runs.folder import BEST, RunFolder
 from jobs.runs.session import RunResult, train_run
 from stgcma.errors import ConfigError
 from stgcma.models.adaptations import NoAdaptation
 from stgcma.tasks import task_spec
+from stgcma.tensor_file import encode_tensors
 from stgcma.training.trained_model import decode_model
 
 TASK = "grounding"
@@ -45,7 +44,7 @@ def pretrain_grounding(config: RunConfig, **options: Any) -> tuple[RunResult, st
             for name, value in tensors.items()
             if name.startswith(_PREFIX)
         }
-        folder.write(GROUNDING, save(layers))
+        folder.write(GROUNDING, encode_tensors(layers, {}))
     return result, f"{folder.uri}/{GROUNDING}"
 
 

@@ -28,6 +28,7 @@ from stgcma.data.vocab import AVE_CLASSES
 from stgcma.errors import CheckpointError, ConfigError
 from stgcma.models.backbones import backbone_spec, build_backbone
 from stgcma.models.backbones.weights import AUDIO_PREFIX, read_weight_file
+from stgcma.models.encoder import SharedEncoder
 from stgcma.models.parameters import (
     count_parameters,
     frozen_sha256,
@@ -125,10 +126,12 @@ def _write_backbone(
     """Write the frozen backbone of a checkpoint to a file for ``model.pretrained``. Returns its path."""
     module = build_backbone(backbone_spec(config.model.backbone), config.model).pretrained_module
     own = {id(value): name for name, value in model.state_dict(keep_vars=True).items()}
-    backbone = model.encoder.backbone
+    encoder = model.encoder
+    assert isinstance(encoder, SharedEncoder)
+    backbone = encoder.backbone
     places = {name: own[id(value)] for name, value in backbone.pretrained_module.state_dict(keep_vars=True).items()}
-    if model.encoder.ln_post is not None:  # trained, so the encoder took it out of the backbone
-        norm = model.encoder.ln_post.norm
+    if encoder.ln_post is not None:  # trained, so the encoder took it out of the backbone
+        norm = encoder.ln_post.norm
         taken = [name.rpartition(".")[0] for name in module.state_dict().keys() - places.keys()]
         places |= {f"{taken[0]}.{name}": f"encoder.ln_post.norm.{name}" for name in norm.state_dict()}
     if absent := [name for name, place in places.items() if place not in state]:

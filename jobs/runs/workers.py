@@ -24,6 +24,7 @@ from jobs.runs.folder import FACTS, FAILURE, LAST, RunFolder
 from jobs.runs.plan import RunPlan, resolve
 from jobs.runs.progress import Reporter
 from jobs.runs.training_loop import Listener, TrainingLoop
+from pipelines.signals import kept_signal_handlers
 from stgcma.errors import RunFailedError, StgcmaError
 from stgcma.training import distributed
 from stgcma.training.checkpoint import LoopState, decode
@@ -87,7 +88,6 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
     started_here = not ray.is_initialized()
     if started_here:
         start_ray(num_workers)
-    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         use_gpu = device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) >= num_workers)
         attempt = f"{config.run_name}-{time.time_ns()}"
@@ -99,15 +99,13 @@ def run_on_ray(config: RunConfig, folder: RunFolder, *, num_workers: int, device
                 name=attempt, storage_path=_ray_storage(folder), failure_config=FailureConfig(max_failures=MAX_FAILURES)
             ),
         )
-        with _watch_rows(folder, reporter):
+        with _watch_rows(folder, reporter), kept_signal_handlers():
             trainer.fit()
     except SystemExit:
         raise KeyboardInterrupt from None  # Ray Train exits after Ctrl-C
     except TrainingFailedError as error:
         raise RunFailedError(_reason(error, folder)) from error
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, on_interrupt)  # Ray Train does not restore it
         if started_here:
             ray.shutdown()
     if folder.exists(FAILURE):
@@ -154,7 +152,8 @@ def start_ray(num_workers: int) -> None:
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
-    ray.init(**options)
+    with kept_signal_handlers():
+        ray.init(**options)
 
 
 def _ray_storage(folder: RunFolder) -> str:

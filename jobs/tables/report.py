@@ -10,7 +10,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,19 @@ from jobs.runs.plan import selection_split
 from jobs.tables.ablation import Ablation, PublishedMethod, Row, Trial, published_methods
 from jobs.tables.intervals import Interval, bootstrap_difference, bootstrap_over_clips
 from jobs.tables.trials import TrialStatus, find_runs, trial_states
+from stgcma.errors import CheckpointError
 from stgcma.tasks import task_spec
 from stgcma.tasks.spec import TaskSpec
 from stgcma.training.trained_model import decode_model
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """97.5 % quantiles of Student's t for 1 to 10 degrees of freedom."""
+
+PER_CLIP = "evaluation/test/per_clip.safetensors"
+
+_SUM_TOLERANCE = 1e-6
+"""Scores per clip are float32; a single segment of a million would show."""
+_EVALUATE_AGAIN = "Delete result.json and train the run again: its weights are evaluated anew, without training."
 
 SEEDS_AND_CLIPS = "bootstrap over seeds and clips"
 SEEDS = "Student's t over seeds"
@@ -163,8 +170,11 @@ def collect(ablation: Ablation, output: str) -> Report:
                 continue
             status = states[trial.row, trial.seed]
             if status.state == "done":
-                name = runs[trial.fingerprint]
-                trials.append(_read_trial(RunFolder(f"{output.rstrip('/')}/{name}"), trial))
+                folder = RunFolder(f"{output.rstrip('/')}/{runs[trial.fingerprint]}")
+                try:
+                    trials.append(_read_trial(folder, trial, ablation.task))
+                except CheckpointError as error:
+                    missing.append(replace(status, state="refused", message=str(error)))
             else:
                 missing.append(status)
         estimates = {
@@ -190,28 +200,47 @@ def _shown_metrics(ablation: Ablation, trials: Sequence[TrialRecord]) -> list[st
     return [*ablation.metrics, *(metric for metric in averaged if any(metric in trial.metrics for trial in trials))]
 
 
-def _read_trial(folder: RunFolder, trial: Trial) -> TrialRecord:
+def _read_trial(folder: RunFolder, trial: Trial, task: TaskSpec) -> TrialRecord:
+    """
+    Raises:
+        CheckpointError: If the files of the run are damaged or contradict each other.
+    """
     result = folder.read_json(RESULT)
     ids, scores = _read_clip_scores(folder)
-    return TrialRecord(
-        seed=trial.seed,
-        fingerprint=trial.fingerprint,
-        run_name=result["run_name"],
-        metrics=result["metrics"],
-        best_epoch=result["best_epoch"],
-        curve=_read_curve(folder, trial.config),
-        gates=_read_gates(folder),
-        protocol=result["protocol"],
-        data_digest=result["data_digest"],
-        trainable=result["parameters"]["trainable"],
-        total=result["parameters"]["total"],
-        clip_ids=ids,
-        clip_scores=scores,
-    )
+    try:
+        record = TrialRecord(
+            seed=trial.seed,
+            fingerprint=trial.fingerprint,
+            run_name=result["run_name"],
+            metrics=result["metrics"],
+            best_epoch=result["best_epoch"],
+            curve=_read_curve(folder, trial.config),
+            gates=_read_gates(folder),
+            protocol=result["protocol"],
+            data_digest=result["data_digest"],
+            trainable=result["parameters"]["trainable"],
+            total=result["parameters"]["total"],
+            clip_ids=ids,
+            clip_scores=scores,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{folder.uri}/{RESULT} is damaged: it has no {error}. {_EVALUATE_AGAIN}") from None
+    if result["fingerprint"] != trial.fingerprint:
+        raise CheckpointError(
+            f"{folder.uri}/{RESULT} is the result of another run, {result['run_name']}. {_EVALUATE_AGAIN}"
+        )
+    for metric in task.metrics:
+        stated, score = record.metrics.get(f"test/{metric.name}"), scores.get(metric.clip_score)
+        if stated is not None and score is not None and not abs(score.mean() - stated) <= _SUM_TOLERANCE:
+            raise CheckpointError(
+                f"{folder.uri}: {RESULT} says test/{metric.name} {stated:.6f}, the scores of its clips in "
+                f"{PER_CLIP} give {score.mean():.6f}. {_EVALUATE_AGAIN}"
+            )
+    return record
 
 
 def _read_clip_scores(folder: RunFolder) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    if not folder.exists("evaluation/test/per_clip.safetensors"):
+    if not folder.exists(PER_CLIP):
         return (), {}
     ids, scores = read_per_clip(folder, "test")
     return ids, {name: value.double().reshape(len(ids), -1).numpy() for name, value in scores.items()}
@@ -314,7 +343,7 @@ def _paired(task: TaskSpec, metric: str, ours: Sequence[TrialRecord], theirs: Se
 
 
 def _fill_command(ablation: Ablation, rows: Iterable[RowReport], output: str) -> str:
-    incomplete = [row for row in rows if row.missing]
+    incomplete = [row for row in rows if any(status.state != "refused" for status in row.missing)]
     if not incomplete:
         return ""
     words = ["stgcma-jobs", "sweep", ablation.path]

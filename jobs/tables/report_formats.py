@@ -269,7 +269,11 @@ def gaps(report: Report) -> tuple[str, ...]:
     for row in report.rows:
         seeds: dict[str, list[int]] = {}
         for status in row.missing:
-            reason = f": {status.message.splitlines()[-1]}" if status.state == "failed" and status.message else ""
+            reason = (
+                f": {status.message.splitlines()[-1]}"
+                if status.state in ("failed", "refused") and status.message
+                else ""
+            )
             state = {"waiting": "not run", "stopped": "interrupted"}.get(status.state, status.state)
             seeds.setdefault(state + reason, []).append(status.seed)
         parts = [f"seed{'s' * (len(group) > 1)} {', '.join(map(str, group))} {how}" for how, group in seeds.items()]
@@ -290,9 +294,9 @@ def to_markdown(report: Report, *, pictures: Iterable[tuple[str, str]] = ()) -> 
     for index, block in enumerate(tables):
         parts.append(_markdown_table(block) if index == 0 else f"## {block.title}\n\n{_markdown_table(block)}")
         if index == 0:
-            if report.fill_command:
-                lines = "\n".join(f"* {line}" for line in gaps(report))
-                parts.append(f"**Incomplete.** Run the missing trials with: `{report.fill_command}`\n\n{lines}")
+            if missing := gaps(report):
+                advice = f" Run the missing trials with: `{report.fill_command}`" if report.fill_command else ""
+                parts.append(f"**Incomplete.**{advice}\n\n" + "\n".join(f"* {line}" for line in missing))
             parts.append("\n".join(f"* {remark}" for remark in remarks(report)))
     parts += [f"![{caption}]({path})" for caption, path in pictures]
     return "\n\n".join(part for part in parts if part) + "\n"

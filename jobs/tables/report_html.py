@@ -49,11 +49,11 @@ def to_html(report: Report, pictures: Mapping[str, tuple[str, str]]) -> str:
     results, *others = blocks(report)
     parts = [f"<h1>{escape(report.ablation.title)}</h1>", f'<p class="facts">{_facts(report)}</p>']
     parts.append(_table(results, emphasis="ours [95 %]"))
-    if report.fill_command:
-        lines = "".join(f"<li>{escape(line)}</li>" for line in gaps(report))
-        command = f"<code>{escape(report.fill_command)}</code>"
-        advice = "<b>Incomplete.</b> Run the missing trials with:"
-        parts.append(f'<div class="gap"><p>{advice}</p><p>{command}</p><ul>{lines}</ul></div>')
+    if missing := gaps(report):
+        lines = "".join(f"<li>{escape(line)}</li>" for line in missing)
+        command = f"<p><code>{escape(report.fill_command)}</code></p>" if report.fill_command else ""
+        advice = "<b>Incomplete.</b>" + (" Run the missing trials with:" if command else "")
+        parts.append(f'<div class="gap"><p>{advice}</p>{command}<ul>{lines}</ul></div>')
     notes = "".join(f"<li>{escape(remark)}</li>" for remark in remarks(report))
     parts.append(f'<ul class="remarks">{notes}</ul>' if notes else "")
     for block in others:

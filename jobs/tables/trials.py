@@ -19,8 +19,9 @@ from pipelines.storage import Storage
 STATUS = "status.json"
 LOCK = "trial.lock"
 
-State = Literal["waiting", "running", "done", "failed", "stopped"]
-"""``stopped``: interrupted; the next sweep continues from the checkpoint."""
+State = Literal["waiting", "running", "done", "failed", "stopped", "refused"]
+"""``stopped``: interrupted; the next sweep continues from the checkpoint. ``refused``: done, but its files contradict
+each other; reports alone say so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,8 @@
-"""The datasets that can be preprocessed, by the name of ``--dataset``."""
+"""The datasets that can be preprocessed, by their ``--dataset`` name.
+
+``--help`` reads their options from here, so the files of this folder import no torch, numpy or pyarrow when they are
+imported. Functions that need them, or the modules that decode media, import them inside.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ DATASETS: dict[str, DatasetSource] = {
 
 
 def dataset_source(name: str) -> DatasetSource:
-    """The source of that name.
+    """The dataset with this name.
 
     Raises:
-        ConfigError: Listing the valid names.
+        ConfigError: If there is none; the message lists the valid names.
     """
     if name not in DATASETS:
         raise ConfigError(f"dataset needs one of {', '.join(DATASETS)}; got {name!r}.")

@@ -1,12 +1,13 @@
 """AVE (Tian et al., ECCV 2018): 4,097 ten-second clips, 4,143 annotated events, one label per second.
 
-    <source>/Annotations.txt               Category&VideoID&Quality&StartTime&EndTime, with or without that header
+    <source>/Annotations.txt               Category&VideoID&Quality&StartTime&EndTime, with or without a header
     <source>/{train,val,test}Set.txt       rows of Annotations.txt; or {train,val,test}_order.h5 with row numbers
-    <source>/AVE/<VideoID>.mp4             or .mkv, .webm, ...: ``pipelines.datasets.listing``
-    <source>/labels.h5                     optional [rows, 10, 29] one-hot; ``--labels`` chooses
+    <source>/AVE/<VideoID>.mp4             or .mkv, .webm, ...: see ``pipelines.datasets.listing``
+    <source>/labels.h5                     optional, [rows, 10, 29] one-hot: see ``--labels``
 
-``<source>`` may also be the folder that holds ``AVE_Dataset/``. An id may occur on several rows (the same clip in
-another category): one decode, one row each; ``clip_id`` is ``<VideoID>:<row in Annotations.txt>``.
+``<source>`` may also be the folder that holds ``AVE_Dataset/``. An id may occur in several rows of Annotations.txt (the
+same clip in another category): the clip is decoded once and gives one row for each. ``clip_id`` is
+``<VideoID>:<row in Annotations.txt>``.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from pipelines.clips import ClipListing, ClipRef
-from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.datasets.listing import check_spellings, media_by_id
-from pipelines.media.rows import video_row
-from pipelines.media.span import NominalLength
 from pipelines.options import DatasetOptions, option
-from pipelines.storage import Storage
-from stgcma.data.schema import ClipRow
 from stgcma.data.vocab import AVE_CLASSES
 from stgcma.errors import ConfigError, DatasetLayoutError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipelines.config import PreprocessConfig
+    from pipelines.storage import Storage
+    from stgcma.data.schema import ClipRow
+
 NUM_SECONDS = 10
-CLIP_LENGTH = NominalLength(seconds=NUM_SECONDS)
 SPLITS = ("train", "val", "test")
 RowKey = tuple[str, str, int, int]
 _FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
@@ -40,7 +41,7 @@ _FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
 class AVEOptions(DatasetOptions):
     """Options that only AVE has."""
 
-    labels: str = option("auto", "annotations, an .h5 file in SOURCE, or auto: labels.h5 where it is there.")
+    labels: str = option("auto", "annotations, an .h5 file in SOURCE, or auto: labels.h5 if it exists.")
 
     def __post_init__(self) -> None:
         if self.labels not in ("auto", "annotations") and not self.labels.endswith(".h5"):
@@ -51,7 +52,7 @@ class AVEOptions(DatasetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EventAnnotation:
-    """One row of Annotations.txt and the class of each second."""
+    """One row of Annotations.txt and the class of each second, ``labels [10]``."""
 
     category: str
     labels: tuple[int, ...]
@@ -59,7 +60,7 @@ class EventAnnotation:
 
 @dataclass(frozen=True)
 class AnnotationRow:
-    """Parsed line. ``start`` and ``end`` in whole seconds, half open; equal means background throughout."""
+    """One parsed line. ``start`` and ``end`` are whole seconds, half-open; equal means background throughout."""
 
     category: str
     video_id: str
@@ -112,13 +113,18 @@ class AVE(DatasetSource):
         return ClipListing(clips=tuple(clips), class_names=class_names, notes=tuple(notes))
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        import numpy as np
+
+        from pipelines.media.rows import video_row
+        from pipelines.media.span import NominalLength
+
         row = video_row(
             refs[0],
             source,
             config,
             num_segments=self.num_segments,
             with_waveform=self.stores_waveform,
-            nominal=CLIP_LENGTH,
+            nominal=NominalLength(seconds=NUM_SECONDS),
         )
         return [
             replace(
@@ -133,12 +139,16 @@ class AVE(DatasetSource):
 
 
 def find_root(source: Storage) -> Storage:
-    """The folder with ``Annotations.txt``: the source itself or ``AVE_Dataset`` in it."""
+    """The folder that holds ``Annotations.txt``: the source itself or ``AVE_Dataset`` in it.
+
+    Raises:
+        DatasetLayoutError: If neither holds it.
+    """
     for root in (source, source / "AVE_Dataset"):
         if root.exists("Annotations.txt"):
             return root
     raise DatasetLayoutError(
-        f"AVE needs {source.uri}/Annotations.txt (or {source.uri}/AVE_Dataset/Annotations.txt), and found neither. "
+        f"AVE needs {source.uri}/Annotations.txt (or {source.uri}/AVE_Dataset/Annotations.txt); neither exists. "
         "Unzip AVE_Dataset.zip there, or point --source at the folder that holds Annotations.txt, "
         "trainSet.txt, valSet.txt, testSet.txt and AVE/."
     )
@@ -150,7 +160,15 @@ def read_lines(root: Storage, path: str) -> list[str]:
 
 
 def parse_rows(lines: Sequence[str], where: str) -> list[AnnotationRow]:
-    """Lines -> rows. A header is recognised by its first field, so both published variants number rows alike."""
+    """Parse lines into rows; the published files with and without a header give the same row numbers.
+
+    Args:
+        lines: Lines of the file.
+        where: Path of the file, for messages.
+
+    Raises:
+        DatasetLayoutError: If a line is malformed.
+    """
     has_header = bool(lines) and lines[0].split("&")[0].strip() == _FIELDS[0]
     rows = []
     for number, line in enumerate(lines[has_header:], start=1 + has_header):
@@ -169,7 +187,11 @@ def parse_rows(lines: Sequence[str], where: str) -> list[AnnotationRow]:
 
 
 def read_splits(root: Storage, rows: Sequence[AnnotationRow]) -> dict[int, str]:
-    """Row number -> split, from the text lists, or from the order files where the lists are absent."""
+    """Row number -> split, from the text lists, or from the order files if there are no lists.
+
+    Raises:
+        DatasetLayoutError: If a list is missing, names an unknown row, or repeats a row of another split.
+    """
     splits: dict[int, str] = {}
     numbers: dict[RowKey, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
@@ -178,7 +200,8 @@ def read_splits(root: Storage, rows: Sequence[AnnotationRow]) -> dict[int, str]:
         for index in _split_rows(root, split, numbers, len(rows)):
             if index in splits:
                 raise DatasetLayoutError(
-                    f"{root.uri}: row {index} ({rows[index].video_id}) is listed in {splits[index]} and in {split}."
+                    f"{root.uri}: row {index} ({rows[index].video_id}) is listed in {splits[index]} and in {split}. "
+                    "Remove it from one of the two lists."
                 )
             splits[index] = split
     return splits
@@ -192,7 +215,7 @@ def _split_rows(root: Storage, split: str, numbers: dict[RowKey, list[int]], num
         unknown = [row.video_id for row in listed if row.key not in numbers]
         if unknown:
             raise DatasetLayoutError(
-                f"{where}: {len(unknown)} rows are not in Annotations.txt, the first is of {unknown[0]!r}. "
+                f"{where}: {len(unknown)} rows are not in Annotations.txt; the first is that of {unknown[0]!r}. "
                 "Use the split lists that came with this Annotations.txt."
             )
         return [index for row in dict.fromkeys(listed) for index in numbers[row.key]]
@@ -200,16 +223,23 @@ def _split_rows(root: Storage, split: str, numbers: dict[RowKey, list[int]], num
         indices = read_h5(root, order, "order").astype(int).tolist()
         outside = [index for index in indices if not 0 <= index < num_rows]
         if outside:
-            raise DatasetLayoutError(f"{root.uri}/{order}: row {outside[0]} of {num_rows} rows in Annotations.txt.")
+            raise DatasetLayoutError(
+                f"{root.uri}/{order} needs rows of Annotations.txt, 0..{num_rows - 1}, got {outside[0]}. "
+                "Use the order files that came with this Annotations.txt."
+            )
         return indices
-    raise DatasetLayoutError(f"AVE needs {root.uri}/{text} (or {order}), and found neither.")
+    raise DatasetLayoutError(f"AVE needs {root.uri}/{text} (or {order}); neither exists. Copy one of them there.")
 
 
 def class_order(categories: Iterable[str], where: str) -> tuple[str, ...]:
-    """Class names, background last: the official order, or first appearance for a set with categories of its own.
+    """Class names, background last: in the official order, or by first appearance if the set has other categories.
+
+    Args:
+        categories: Category of every row.
+        where: Path of the file, for messages.
 
     Raises:
-        DatasetLayoutError: If two names, or one and an official one beside it, differ by capitals or blanks only.
+        DatasetLayoutError: If two names, official ones included, differ only by capitals or blanks.
     """
     appearing = tuple(dict.fromkeys(categories))
     official = AVE_CLASSES if set(appearing) & set(AVE_CLASSES) else AVE_CLASSES[-1:]
@@ -220,10 +250,12 @@ def class_order(categories: Iterable[str], where: str) -> tuple[str, ...]:
 
 
 def derived_labels(rows: Sequence[AnnotationRow], class_names: Sequence[str]) -> np.ndarray:
-    """``[rows, 10]`` int8: the category in seconds ``start .. end - 1``, background elsewhere.
+    """Labels ``[rows, 10]`` int8: the category in seconds ``start .. end - 1``, background elsewhere.
 
-    Equal to the official event times and video classes in all 41,430 seconds of AVE.
+    They agree with the official event times and video classes in all 41,430 seconds of AVE.
     """
+    import numpy as np
+
     labels = np.full((len(rows), NUM_SECONDS), len(class_names) - 1, dtype=np.int8)
     for index, row in enumerate(rows):
         labels[index, row.start : row.end] = class_names.index(row.category)
@@ -233,28 +265,33 @@ def derived_labels(rows: Sequence[AnnotationRow], class_names: Sequence[str]) ->
 def choose_labels(
     root: Storage, rows: Sequence[AnnotationRow], class_names: Sequence[str], choice: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Labels ``[rows, 10]`` as ``AVEOptions.labels`` says, and a note on the seconds where sources differ."""
+    """Labels ``[rows, 10]`` int8 from the file that ``AVEOptions.labels`` names, and notes on where they differ.
+
+    Raises:
+        DatasetLayoutError: If the file is missing or belongs to another Annotations.txt.
+    """
     derived = derived_labels(rows, class_names)
     if choice == "annotations" or (choice == "auto" and not root.exists("labels.h5")):
         return derived, []
     name = "labels.h5" if choice == "auto" else choice
     if not root.exists(name):
         raise DatasetLayoutError(
-            f"--labels {choice} needs {root.uri}/{name}, which is not there. Put it there, or use --labels annotations."
+            f"--labels {choice} needs {root.uri}/{name}, which does not exist. Copy it there, or use "
+            "--labels annotations."
         )
     one_hot = read_h5(root, name, "avadataset")
     needed = (len(rows), NUM_SECONDS, len(class_names))
     if one_hot.shape != needed:
         raise DatasetLayoutError(
             f"{root.uri}/{name} needs shape {list(needed)} (rows, seconds, classes), got {list(one_hot.shape)}. "
-            "It belongs to another Annotations.txt; use --labels annotations."
+            "The file belongs to another Annotations.txt. Use --labels annotations."
         )
-    labels = one_hot.argmax(axis=-1).astype(np.int8)
+    labels = one_hot.argmax(axis=-1).astype(derived.dtype)
     differing = labels != derived
     several = int(((one_hot > 0).sum(axis=-1) > 1).sum())
-    notes = [f"labels are from {name}; {int(differing.sum())} seconds differ from Annotations.txt"]
+    notes = [f"labels come from {name}; {int(differing.sum())} seconds differ from Annotations.txt"]
     if differing.any():
-        where = ", ".join(f"{rows[i].video_id} (row {i})" for i in np.flatnonzero(differing.any(axis=1))[:10])
+        where = ", ".join(f"{rows[i].video_id} (row {i})" for i in differing.any(axis=1).nonzero()[0][:10])
         notes[0] += f", in {int(differing.any(axis=1).sum())} rows: {where}"
     if several:
         notes.append(f"{name} marks several classes in {several} seconds; the first is used")
@@ -262,29 +299,36 @@ def choose_labels(
 
 
 def read_h5(root: Storage, path: str, key: str) -> np.ndarray:
-    """One array of an HDF5 file."""
+    """One array of an HDF5 file.
+
+    Raises:
+        ConfigError: If h5py is not installed.
+        DatasetLayoutError: If the file has no such array.
+    """
     try:
         import h5py
     except ImportError as error:
         raise ConfigError(
-            f"Reading {root.uri}/{path} needs h5py, which is not installed. Run: pip install h5py; "
+            f"Reading {root.uri}/{path} needs h5py, which is not installed. Run pip install h5py, "
             "or use --labels annotations and the text lists."
         ) from error
     with root.local_copy(path) as local, h5py.File(local, "r") as file:
         if key not in file:
-            raise DatasetLayoutError(f"{root.uri}/{path} needs a data set {key!r}, got {', '.join(file)}.")
+            raise DatasetLayoutError(
+                f"{root.uri}/{path} needs an array {key!r}, got {', '.join(file)}. Use the published file."
+            )
         return file[key][()]
 
 
 def find_media(root: Storage) -> dict[str, tuple[str, int]]:
-    """Video id -> (file name, bytes) in ``AVE/``; an ``.mp4`` wins over another container of the same name."""
+    """Video id -> (file name, size in bytes) in ``AVE/``; an ``.mp4`` is preferred to other containers."""
     return media_by_id(root.list_files("AVE"))
 
 
 def _layout_notes(
     rows: Sequence[AnnotationRow], splits: dict[int, str], media: dict[str, tuple[str, int]]
 ) -> list[str]:
-    """What a user should know about leaks, missing files and rows or files that are not used."""
+    """Notes on ids in two splits, on missing files, and on rows or files that are not used."""
     notes = []
     ids = {s: {rows[i].video_id for i, split in splits.items() if split == s} for s in SPLITS}
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
@@ -299,7 +343,7 @@ def _layout_notes(
         notes.append(f"{repeated} ids are annotated more than once: {len(splits)} rows of {len(used)} files")
     unlisted = len(rows) - len(splits)
     if unlisted:
-        notes.append(f"{unlisted} rows of Annotations.txt are in no split list and are left out")
+        notes.append(f"{unlisted} rows of Annotations.txt are not in any split list and are left out")
     missing = sorted(used - media.keys())
     if missing:
         notes.append(f"{len(missing)} files are missing from AVE/: {', '.join(missing[:10])}")

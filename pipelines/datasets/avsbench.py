@@ -1,4 +1,4 @@
-"""AVSBench (Zhou et al., ECCV 2022): five frames of five-second clips and the masks of the objects that sound.
+"""AVSBench (Zhou et al., ECCV 2022): five frames of each five-second clip, and masks of the objects that sound.
 
 S4, one sounding object (4,932 clips, 23 categories; one mask per training clip, five elsewhere):
 
@@ -6,7 +6,7 @@ S4, one sounding object (4,932 clips, 23 categories; one mask per training clip,
     <source>/s4_data/visual_frames/<split>/<category>/<name>/<name>_{1..5}.png
     <source>/s4_data/audio_wav/<split>/<category>/<name>.wav
     <source>/s4_data/gt_masks/<split>/<category>/<name>/<name>_{k}.png      training: k = 1 only
-    <source>/s4_data/raw_videos/<split>/<category>/<name>.mp4               read where a clip has no frames or no wav
+    <source>/s4_data/raw_videos/<split>/<category>/<name>.mp4               read if a clip has no frames or no wav
 
 MS3, several sounding objects (424 clips, five masks each, no categories):
 
@@ -14,11 +14,11 @@ MS3, several sounding objects (424 clips, five masks each, no categories):
     <source>/ms3_data/visual_frames/<id>/<id>.mp4_{1..5}.png
     <source>/ms3_data/audio_wav/<split>/<id>.wav
     <source>/ms3_data/gt_masks/<split>/<id>/<id>_{k}.png
-    <source>/ms3_data/raw_videos/<id>.mp4        read where a clip has no frames or no wav
+    <source>/ms3_data/raw_videos/<id>.mp4        read if a clip has no frames or no wav
 
 ``<source>`` may also be the folder that holds ``Single-source`` or ``Multi-sources``. The pickled VGGish features of
 the release (``audio_log_mel``) are never opened. A clip that starts at second 6 of its ten-second original is four
-seconds long: its fifth frame is the last one again, and its five audio windows divide the four seconds.
+seconds long: its last frame is repeated, and its five audio windows divide the four seconds.
 """
 
 from __future__ import annotations
@@ -30,27 +30,29 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.clips import ClipListing, ClipRef
-from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.datasets.listing import check_spellings, media_variant
-from pipelines.media.avs_rows import ClipFiles, build_row
-from pipelines.storage import Storage
-from stgcma.data.schema import ClipRow
+from pipelines.media.avs_files import ClipFiles
 from stgcma.errors import DatasetLayoutError
+
+if TYPE_CHECKING:
+    from pipelines.config import PreprocessConfig
+    from pipelines.storage import Storage
+    from stgcma.data.schema import ClipRow
 
 NUM_FRAMES = 5
 CLIP_SECONDS = 5
 ORIGINAL_SECONDS = 10
-"""Length of the VGGSound clip that ``start`` counts in."""
+"""Length of the VGGSound clip; ``start`` is a second of it."""
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskAnnotation:
-    """One line of the csv: the clip's category (empty in MS3), its length, and which frames have a mask (from 0)."""
+    """One line of the csv: category (empty in MS3), length in seconds, and the frames (from 0) that have a mask."""
 
     category: str
     expected_seconds: int
@@ -58,7 +60,7 @@ class MaskAnnotation:
 
 
 class AVSBench(DatasetSource):
-    """What S4 and MS3 share; subclasses say where things lie."""
+    """What S4 and MS3 share; subclasses give the paths."""
 
     annotation = "masks"
     num_segments = NUM_FRAMES
@@ -68,15 +70,19 @@ class AVSBench(DatasetSource):
     columns: ClassVar[tuple[str, ...]]
     data_folder: ClassVar[str]
     parent_folder: ClassVar[str]
-    """Name of the folder with the csv in the official archive."""
+    """Folder that holds the csv in the official archive."""
 
     @abstractmethod
     def annotate(self, line: dict[str, str], where: str) -> MaskAnnotation:
-        """Check one csv line."""
+        """Turn one csv line into an annotation.
+
+        Raises:
+            DatasetLayoutError: If a value is invalid; ``where`` names the line.
+        """
 
     @abstractmethod
     def files(self, clip_id: str, split: str, annotation: MaskAnnotation) -> ClipFiles:
-        """Paths of one clip relative to the data folder."""
+        """Paths of one clip, relative to the data folder."""
 
     def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
         root, prefix = self._find_root(source)
@@ -91,7 +97,9 @@ class AVSBench(DatasetSource):
             if split not in SPLITS:
                 raise DatasetLayoutError(f"{here}: split needs one of {', '.join(SPLITS)}, got {split!r}.")
             if clip_id in splits:
-                raise DatasetLayoutError(f"{here}: clip {clip_id!r} is listed twice, in {splits[clip_id]} and {split}.")
+                raise DatasetLayoutError(
+                    f"{here}: clip {clip_id!r} is listed twice, in {splits[clip_id]} and {split}. Remove one line."
+                )
             splits[clip_id] = split
             annotation = self.annotate(line, here)
             files = self.files(clip_id, split, annotation)
@@ -113,12 +121,14 @@ class AVSBench(DatasetSource):
         return ClipListing(clips=tuple(clips), class_names=tuple(categories), notes=tuple(_notes(clips, present)))
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        from pipelines.media.avs_rows import build_row
+
         root, _ = self._find_root(source)
         data = root / self.data_folder
         return [build_row(ref, self._files_there(ref, data), data, config) for ref in refs]
 
     def _files_there(self, ref: ClipRef, data: Storage) -> ClipFiles:
-        """The clip's files; its video in the container that it has, where that will be read."""
+        """The clip's files; if its video will be read, with the suffix that the video has."""
         files = self.files(ref.clip_id, ref.split, ref.annotation)
         folder = PurePosixPath(files.video).parent
         if "raw_videos/" not in ref.media_uri and data.exists(files.sound):
@@ -133,13 +143,13 @@ class AVSBench(DatasetSource):
             if root.exists(self.metadata_file):
                 return root, prefix
         raise DatasetLayoutError(
-            f"{self.name} needs {source.uri}/{self.metadata_file} (or {self.parent_folder}/{self.metadata_file} in it) "
-            f"and found neither. Point --source at the folder that holds {self.metadata_file} and {self.data_folder}/."
+            f"{self.name} needs {source.uri}/{self.metadata_file} (or {self.parent_folder}/{self.metadata_file}), and "
+            f"found neither. Point --source at the folder that holds {self.metadata_file} and {self.data_folder}/."
         )
 
 
 class AVSBenchS4(AVSBench):
-    """Single sound source."""
+    """One sound source per clip."""
 
     name = "avs-s4"
     metadata_file = "s4_meta_data.csv"
@@ -154,7 +164,7 @@ class AVSBenchS4(AVSBench):
                 f"{where}: start needs a whole second in 0..{ORIGINAL_SECONDS - 1}, got {start!r}."
             )
         if not category or "/" in category:
-            raise DatasetLayoutError(f"{where}: category names a folder, got {category!r}.")
+            raise DatasetLayoutError(f"{where}: category needs the name of a folder, got {category!r}.")
         return MaskAnnotation(
             category=category,
             expected_seconds=min(CLIP_SECONDS, ORIGINAL_SECONDS - int(start)),
@@ -173,7 +183,7 @@ class AVSBenchS4(AVSBench):
 
 
 class AVSBenchMS3(AVSBench):
-    """Several sound sources."""
+    """Several sound sources per clip."""
 
     name = "avs-ms3"
     metadata_file = "ms3_meta_data.csv"
@@ -194,17 +204,22 @@ class AVSBenchMS3(AVSBench):
 
 
 def read_table(text: str, columns: Sequence[str], where: str) -> list[tuple[int, dict[str, str]]]:
-    """Lines of a csv as (line number, value by column name); other columns are left out.
+    """Lines of a csv file as (line number, column -> value).
+
+    Args:
+        text: Content of the file.
+        columns: The columns to return; others are left out.
+        where: Path of the file, for messages.
 
     Raises:
-        DatasetLayoutError: If a column is missing or a line has another number of values than the header.
+        DatasetLayoutError: If a column is missing, or a line has more or fewer values than the header.
     """
     reader = csv.reader(io.StringIO(text))
     header = [name.strip() for name in next(reader, [])]
     missing = [name for name in columns if name not in header]
     if missing:
         raise DatasetLayoutError(
-            f"{where}: needs the columns {', '.join(columns)}; {', '.join(missing)} not found in the header "
+            f"{where}: needs the columns {', '.join(columns)}; {', '.join(missing)} missing in the header "
             f"{','.join(header)!r}."
         )
     lines = []
@@ -222,7 +237,7 @@ def read_table(text: str, columns: Sequence[str], where: str) -> list[tuple[int,
 
 
 def _notes(clips: Sequence[ClipRef], present: dict[str, int]) -> list[str]:
-    """What the user should know about the layout."""
+    """Notes on short clips, clips without frame files, and files that are not opened."""
     notes = []
     short = Counter(clip.split for clip in clips if clip.annotation.expected_seconds < CLIP_SECONDS)
     if short:

@@ -1,7 +1,6 @@
-"""What preprocessing needs to know of a dataset: its clips, and how the media of one clip become rows.
+"""What preprocessing needs from a dataset: a list of its clips, and rows made from the media of one clip.
 
-A new dataset is one file with one ``DatasetSource``, its options included, and one line in
-``pipelines/datasets/__init__.py``.
+A new dataset is one file with a ``DatasetSource`` and its options, and one line in ``pipelines/datasets/__init__.py``.
 """
 
 from __future__ import annotations
@@ -11,55 +10,58 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.clips import ClipListing, ClipRef
-from pipelines.config import PreprocessConfig
 from pipelines.options import DatasetOptions
-from stgcma.data.schema import AnnotationKind, ClipRow, ShardMetadata
 
 if TYPE_CHECKING:
+    from pipelines.config import PreprocessConfig
     from pipelines.storage import Storage
+    from stgcma.data.schema import AnnotationKind, ClipRow, ShardMetadata
 
 
 class DatasetSource(ABC):
-    """One dataset's layout; instances are stateless and listed in ``pipelines.datasets.DATASETS``."""
+    """The layout of one dataset; instances have no state and are listed in ``pipelines.datasets.DATASETS``."""
 
     name: ClassVar[str]
     annotation: ClassVar[AnnotationKind]
     num_segments: ClassVar[int]
-    """``S``; as the task that learns the annotation reads: 10 with events or questions, 5 with masks."""
+    """``S``, as the task that learns the annotation expects: 10 with events or questions, 5 with masks."""
     default_fbanks: ClassVar[tuple[str, ...]]
-    """Specs that the published models of this dataset read."""
+    """Filter banks that the published models of this dataset read."""
     stores_waveform: ClassVar[bool]
+    """Whether rows keep the waveform, which tasks need to mix the audio of clips."""
     options: ClassVar[type[DatasetOptions]] = DatasetOptions
-    """Record of the options that this dataset alone has; ``config.options_as(record)`` gives their values."""
+    """Class of the options that only this dataset has; ``config.options_as`` gives their values."""
 
     @abstractmethod
     def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
-        """Read the annotation files and the directory listing, no media.
+        """List the clips from the annotation files and the names of the media files, without opening media.
 
-        ``config.limit`` is applied by the caller. A clip whose media are missing is listed all the same, with
-        ``media_bytes=None``: it will be a failure row.
+        The caller applies ``config.limit``. A clip with missing media is still listed, with ``media_bytes=None``, and
+        becomes a failure.
 
         Raises:
-            DatasetLayoutError: If a file of the layout is missing or malformed; names the file and the line.
+            DatasetLayoutError: If a file of the layout is missing or malformed; the message names file and line.
         """
 
     @abstractmethod
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
-        """Rows of the refs of one media file, in the same order; runs in a worker.
+        """Make the rows of the clips that share one media file, in the same order; runs in a worker.
 
         ``config.fbank_specs`` is filled in. Datasets of video files call ``pipelines.media.rows.video_row`` once and
         add the annotation with ``dataclasses.replace``.
 
         Raises:
-            ClipDecodeError: Becomes one ``ClipFailure`` per ref.
+            ClipDecodeError: Counted as one ``ClipFailure`` per clip.
         """
 
     def extra_frames(self, config: PreprocessConfig) -> int:
-        """Size of a second, denser grid of frames that every row holds; 0: none."""
+        """Number of frames in a second, denser grid that every row holds; 0: no such grid."""
         return 0
 
     def metadata(self, config: PreprocessConfig, fingerprint: str) -> ShardMetadata:
-        """What every shard of this run says of itself."""
+        """The description that every shard of a run carries."""
+        from stgcma.data.schema import ShardMetadata
+
         return ShardMetadata(
             dataset=self.name,
             fingerprint=fingerprint,

@@ -1,4 +1,4 @@
-"""What the listings of several datasets need: media files of any container, and class names that are meant."""
+"""What several datasets need to list their clips: media files in any container, and a check of class names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ MEDIA_SUFFIXES = (
     ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".asf", ".flv",
     ".ogv", ".vob", ".3gp",
 )  # fmt: skip
-"""Of video files, in any case of letters; where several lie beside each other, the first in this order is read."""
+"""Suffixes of video files, in lower or upper case. If a clip has several files, the first in this order is read."""
 
 
 def media_by_id(files: Mapping[str, int]) -> dict[str, tuple[str, int]]:
-    """Video id -> (file name, bytes) of the media among the files of one folder.
+    """Video id -> (file name, size in bytes) of the videos among the files of one folder.
 
-    Side files of the same name (``clip.jpg``, ``clip.wav``, ``clip.json``) are never taken for the clip.
+    Other files of the same name (``clip.jpg``, ``clip.wav``, ``clip.json``) are ignored.
     """
     order = {suffix: rank for rank, suffix in enumerate(MEDIA_SUFFIXES)}
     found = []
@@ -31,23 +31,23 @@ def media_by_id(files: Mapping[str, int]) -> dict[str, tuple[str, int]]:
 
 
 def media_variant(path: str, present: Container[str]) -> str:
-    """The path of a video as it is there, whatever its container; ``path`` itself, an ``.mp4``, where none is."""
+    """The path of a video with the suffix that it has in ``present``; ``path`` itself, an ``.mp4``, if it has none."""
     stem = path.removesuffix(".mp4")
     names = [stem + suffix for lower in MEDIA_SUFFIXES for suffix in (lower, lower.upper())]
     return next((name for name in names if name in present), path)
 
 
 def check_spellings(names: Iterable[str], where: str) -> None:
-    """Refuse names that differ by capitals or blanks alone: one of them would be a class of its own.
+    """Refuse names that differ only by capitals or blanks, because each would become a class of its own.
 
     Raises:
-        DatasetLayoutError: With both spellings.
+        DatasetLayoutError: If there are such names; the message gives both spellings.
     """
     known: dict[str, str] = {}
     for name in names:
         other = known.setdefault("".join(name.casefold().split()), name)
         if other != name:
             raise DatasetLayoutError(
-                f"{where}: {other!r} and {name!r} differ by capitals or blanks only and would be two classes. "
-                "Write both alike."
+                f"{where}: {other!r} and {name!r} differ only by capitals or blanks and would be two classes. "
+                "Use one spelling."
             )

@@ -1,37 +1,31 @@
 """MUSIC-AVQA (Li et al., CVPR 2022): 45,867 questions about 9,288 one-minute music videos.
 
     <source>/json/avqa-{train,val,test}.json           or json_update/, chosen by --questions
-    <source>/<any folder>/<video_id>.mp4               or .mkv, ...; all in one, or the official two:
+    <source>/<any folder>/<video_id>.mp4               or .mkv, ...; all in one folder, or in the official two:
     <source>/MUSIC-AVQA-videos-Real/, MUSIC-AVQA-videos-Synthetic/
 
-``json`` may also lie under ``data/`` or ``MUSIC-AVQA/data/``, as in the official repository. The splits are of
-questions, and share videos: every video that some question is about becomes one row of the split ``videos``, decoded
-once. The questions are stored beside the shards, ``questions/<split>.parquet``, and joined when they are read.
+``json`` may also be in ``data/`` or ``MUSIC-AVQA/data/``, as in the official repository. The splits divide the
+questions and share videos. So every video with a question becomes one row of the split ``videos`` and is decoded once.
+The questions are stored beside the shards in ``questions/<split>.parquet``; readers join them to the rows.
 
-A video that is shorter than a minute is divided into ten segments of its own length, as the reference reads it; of one
-that is longer, up to 90 s, the first minute is taken. One without sound is a failure. A failure costs its questions:
-the failure budget counts them by split.
+A video shorter than a minute is divided into ten segments over its own length, as in the reference. Of a longer video,
+up to 90 s, the first minute is used. A video without sound is a failure. Losing a video loses its questions, so the
+failure budget counts questions by split.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from pipelines.clips import ClipListing, ClipRef
-from pipelines.config import PreprocessConfig
 from pipelines.datasets.base import DatasetSource
 from pipelines.datasets.listing import check_spellings, media_by_id
-from pipelines.media.rows import video_row
-from pipelines.media.span import NominalLength
 from pipelines.options import DatasetOptions, option
-from pipelines.storage import Storage
 from stgcma.data.question_text import (
     QUESTION_FOLDER,
     VIDEO_SPLIT,
@@ -40,13 +34,16 @@ from stgcma.data.question_text import (
     build_vocabulary,
     conflicting_answers,
     parse_questions,
-    questions_to_table,
 )
-from stgcma.data.schema import ClipRow
 from stgcma.errors import ConfigError, DatasetLayoutError
 
+if TYPE_CHECKING:
+    from pipelines.config import PreprocessConfig
+    from pipelines.storage import Storage
+    from stgcma.data.schema import ClipRow
+
 NUM_SEGMENTS = 10
-VIDEO_LENGTH = NominalLength(seconds=60, divides_shorter=True)
+VIDEO_SECONDS = 60
 SPLITS = ("train", "val", "test")
 JSON_PARENTS = ("", "data", "MUSIC-AVQA/data")
 
@@ -55,10 +52,8 @@ JSON_PARENTS = ("", "data", "MUSIC-AVQA/data")
 class MusicAVQAOptions(DatasetOptions):
     """Options that only MUSIC-AVQA has."""
 
-    questions: str = option("json", "Folder of the questions: json as published, or json_update, the corrected one.")
-    extra_frames: int = option(
-        0, "Frames of a second, denser grid that negatives are drawn from: 60 as published; 0: none."
-    )
+    questions: str = option("json", "Folder of the questions: json (as published) or json_update (corrected).")
+    extra_frames: int = option(0, "Frames in a second, denser grid for negatives: 60 as published, 0 for none.")
 
     def __post_init__(self) -> None:
         if not self.questions.strip("/"):
@@ -69,10 +64,10 @@ class MusicAVQAOptions(DatasetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsDigest:
-    """What a row's fingerprint needs to know of its questions."""
+    """Stands for a video's questions in the fingerprint."""
 
     digest: str
-    """sha256 over the video's questions with their places in the files."""
+    """16 hex digits of a sha256 over the video's questions and their positions in the files."""
 
 
 class MusicAVQA(DatasetSource):
@@ -86,6 +81,8 @@ class MusicAVQA(DatasetSource):
     options = MusicAVQAOptions
 
     def list_clips(self, source: Storage, config: PreprocessConfig) -> ClipListing:
+        from stgcma.data.question_table import questions_to_table
+
         folder = config.options_as(MusicAVQAOptions).questions
         questions = read_splits(source, folder)
         vocabulary = build_vocabulary(questions["train"])
@@ -116,10 +113,15 @@ class MusicAVQA(DatasetSource):
             class_names=vocabulary.answers,
             question_words=vocabulary.words,
             notes=tuple(_notes(questions, vocabulary, asked.keys(), media.keys(), folder)),
-            files={f"{QUESTION_FOLDER}/{split}.parquet": _parquet(listed) for split, listed in questions.items()},
+            tables={
+                f"{QUESTION_FOLDER}/{split}.parquet": questions_to_table(listed) for split, listed in questions.items()
+            },
         )
 
     def build_rows(self, refs: Sequence[ClipRef], source: Storage, config: PreprocessConfig) -> list[ClipRow]:
+        from pipelines.media.rows import video_row
+        from pipelines.media.span import NominalLength
+
         return [
             video_row(
                 ref,
@@ -128,7 +130,7 @@ class MusicAVQA(DatasetSource):
                 num_segments=self.num_segments,
                 with_waveform=self.stores_waveform,
                 extra_frames=self.extra_frames(config),
-                nominal=VIDEO_LENGTH,
+                nominal=NominalLength(seconds=VIDEO_SECONDS, divides_shorter=True),
             )
             for ref in refs
         ]
@@ -138,7 +140,11 @@ class MusicAVQA(DatasetSource):
 
 
 def read_splits(source: Storage, folder: str) -> dict[str, list[Question]]:
-    """Questions of every split that has a file; training is required, the vocabularies are built from it.
+    """Questions of every split that has a file. The training file is required, because it defines the vocabularies.
+
+    Args:
+        source: Root of the dataset.
+        folder: Folder of the json files, as ``MusicAVQAOptions.questions`` names it.
 
     Raises:
         DatasetLayoutError: If there is no training file, or a file is malformed.
@@ -152,12 +158,12 @@ def read_splits(source: Storage, folder: str) -> dict[str, list[Question]]:
         looked = ", ".join(f"{parent}/{folder}" if parent else folder for parent in JSON_PARENTS)
         raise DatasetLayoutError(
             f"{source.uri} has no avqa-train.json in {looked}. Point --source at the folder that holds {folder}/ and "
-            "the videos, or name the folder of the json files with --questions."
+            "the videos, or give the folder of the json files with --questions."
         )
     if "train" not in present:
         raise DatasetLayoutError(
-            f"{source.uri}/{path} has no avqa-train.json. Question words and answers are numbered by their first "
-            "appearance in it, so nothing can be prepared without it, not even the other splits."
+            f"{source.uri}/{path} needs avqa-train.json, even for the other splits: question words and answers are "
+            "numbered by their first appearance in it. Copy it there."
         )
     return {
         split: parse_questions(source.read_text(f"{path}/avqa-{split}.json"), f"{source.uri}/{path}/avqa-{split}.json")
@@ -166,10 +172,10 @@ def read_splits(source: Storage, folder: str) -> dict[str, list[Question]]:
 
 
 def find_videos(source: Storage) -> dict[str, tuple[str, int]]:
-    """Video id -> (path relative to the source, bytes), over the source folder and the folders in it.
+    """Video id -> (path relative to the source, size in bytes), from the source folder and the folders in it.
 
     Raises:
-        DatasetLayoutError: If an id lies in two folders.
+        DatasetLayoutError: If a video is in two folders.
     """
     found: dict[str, tuple[str, int]] = {}
     twice = []
@@ -181,8 +187,8 @@ def find_videos(source: Storage) -> dict[str, tuple[str, int]]:
             found[video_id] = (path, size)
     if twice:
         raise DatasetLayoutError(
-            f"{len(twice)} videos lie in two folders of {source.uri}, for example {'; '.join(twice[:3])}. "
-            "Remove one of each, or point --source at a folder without the copies."
+            f"{len(twice)} videos are in two folders of {source.uri}, for example {'; '.join(twice[:3])}. "
+            "Remove one copy of each, or point --source at a folder without the copies."
         )
     return found
 
@@ -192,12 +198,6 @@ def _digest(of_split: dict[str, list[tuple[int, Question]]]) -> str:
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
-def _parquet(questions: Sequence[Question]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(questions_to_table(questions), sink)
-    return sink.getvalue()
-
-
 def _notes(
     questions: dict[str, list[Question]],
     vocabulary: QuestionVocabulary,
@@ -205,16 +205,16 @@ def _notes(
     present: Iterable[str],
     folder: str,
 ) -> list[str]:
-    """What the user should know about the files."""
+    """Notes on the questions, and on videos that are missing or not used."""
     videos = {split: {q.video_id for q in listed} for split, listed in questions.items()}
     sizes = ", ".join(f"{split} {len(listed)} on {len(videos[split])}" for split, listed in questions.items())
     notes = [
-        f"questions on videos: {sizes}; {len(vocabulary.words)} words with the pad, {len(vocabulary.answers)} answers",
+        f"questions on videos: {sizes}; {len(vocabulary.words)} words with padding, {len(vocabulary.answers)} answers",
     ]
-    notes += [f"no avqa-{split}.json: its questions are not stored" for split in SPLITS if split not in questions]
+    notes += [f"there is no avqa-{split}.json, so no {split} questions" for split in SPLITS if split not in questions]
     several = sum(count > 1 for count in Counter(v for ids in videos.values() for v in ids).values())
     if several:
-        notes.append(f"{several} videos serve several splits; each is stored once")
+        notes.append(f"{several} videos have questions in several splits; each is stored once")
     conflicts = {split: len(conflicting_answers(listed)) for split, listed in questions.items()}
     if any(conflicts.values()):
         counts = ", ".join(f"{split} {count}" for split, count in conflicts.items() if count)
@@ -226,14 +226,14 @@ def _notes(
     for split, listed in questions.items():
         unknown = sum(question.answer not in known_answers for question in listed)
         if unknown:
-            notes.append(f"{unknown} {split} questions have answers that no training question has: always wrong")
+            notes.append(f"{unknown} {split} questions have answers that no training question has: they count as wrong")
         foreign = sum(not known_words.issuperset(question.words) for question in listed)
         if foreign:
-            notes.append(f"{foreign} {split} questions have words that no training question has: read as padding")
+            notes.append(f"{foreign} {split} questions have words that no training question has: these become padding")
     missing = sorted(set(asked) - set(present))
     if missing:
-        notes.append(f"{len(missing)} videos that questions are about are missing: {', '.join(missing[:10])}")
+        notes.append(f"{len(missing)} videos with questions are missing: {', '.join(missing[:10])}")
     spare = len(set(present) - set(asked))
     if spare:
-        notes.append(f"{spare} videos have no question and are left out")
+        notes.append(f"{spare} videos have no questions and are left out")
     return notes

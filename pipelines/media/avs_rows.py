@@ -1,18 +1,16 @@
 """One AVSBench clip -> one row: frame files or a raw video, a wav, and the masks of some frames.
 
 Frames keep the size of their masks (224 x 224 in the official release); ``PreprocessConfig.short_side`` does not apply.
-A raw video gives the frame at 15/16 of each second, scaled to the size of the masks whatever its aspect ratio, as the
-official frames were made.
+From a raw video, the frame at 15/16 of each second is taken and scaled to the size of the masks. Like the official
+frames, it does not keep the aspect ratio.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-import av
-import av.error
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,10 +18,11 @@ import torch.nn.functional as F
 from pipelines.clips import ClipRef
 from pipelines.config import PreprocessConfig
 from pipelines.media.audio import decode_audio
+from pipelines.media.avs_files import ClipFiles
 from pipelines.media.decode import decode_pictures, frame_indices, timeline_of
 from pipelines.media.images import encode_frame
 from pipelines.media.masks import Mask, read_mask, read_picture
-from pipelines.media.probing import MediaInfo, open_media, probe
+from pipelines.media.probing import MediaInfo, open_media, probe, probe_sound
 from pipelines.media.rows import all_fbanks
 from pipelines.media.timeline import Timeline
 from pipelines.storage import Storage
@@ -33,41 +32,15 @@ from stgcma.data.schema import ClipRow, ClipSource
 from stgcma.errors import ClipDecodeError
 
 FRAME_POSITION = 15 / 16
-"""Where in its second a frame is taken."""
+"""Fraction of each second at which its frame is taken."""
 LENGTH_TOLERANCE_SECONDS = 0.5
-"""A wav or video that is longer or shorter than its clip by more than this belongs to something else."""
+"""A wav or video whose length differs from its clip's by more than this belongs to another clip."""
 _COUNT_TOLERANCE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipFiles:
-    """Where the files of one clip lie in the data folder, whether they are there or not."""
-
-    frames: tuple[str, ...]
-    """One a second."""
-    sound: str
-    video: str
-    """Read instead of frames or sound that are absent."""
-    masks: tuple[str, ...]
-    """One for each annotated frame."""
-    category_folder: str = ""
-    """Folder of the masks of the clip's category; empty where a dataset has none."""
-
-    def media(self, present: Mapping[str, int]) -> str:
-        """What the row is read from: the folder of frames, or the video where no frame is present."""
-        if not any(path in present for path in self.frames) and self.video in present:
-            return self.video
-        return str(PurePosixPath(self.frames[0]).parent)
-
-    def num_bytes(self, present: Mapping[str, int]) -> int | None:
-        """Size of everything that is present together; None when nothing is."""
-        sizes = [present[path] for path in (*self.frames, self.sound, self.video, *self.masks) if path in present]
-        return sum(sizes) if sizes else None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """``images [S, H, W, 3]`` uint8, their times, and what is known of where they came from."""
+    """``images [S, H, W, 3]`` uint8, their times on the clip's clock, and facts about their source."""
 
     images: np.ndarray
     times_seconds: tuple[float, ...]
@@ -78,13 +51,13 @@ def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessC
     """Read, check and encode one clip.
 
     Args:
-        ref: Its annotation is a ``MaskAnnotation``.
-        files: Its paths under ``data``.
+        ref: The clip; its annotation is a ``MaskAnnotation``.
+        files: Its paths in ``data``.
         data: The dataset's data folder.
         config: Encodings and audio rules.
 
     Raises:
-        ClipDecodeError: With the stage and reason of the first thing that is wrong.
+        ClipDecodeError: With the stage and reason of the first problem.
     """
     masks = read_masks(files, data)
     size = masks[0].pixels.shape
@@ -95,7 +68,9 @@ def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessC
     found = pictures.images.shape[1:3]
     if found != size:
         raise ClipDecodeError(
-            "masks", "mask size differs from its frame", f"{files.masks[0]}: {_size(size)}, its frame is {_size(found)}"
+            "masks",
+            "mask size differs from its frame",
+            f"{files.masks[0]}: the mask is {_size(size)}, its frame is {_size(found)}",
         )
     waveform, sound = read_sound(files, data, config)
     _check_length(len(waveform) / SAMPLE_RATE, ref.annotation.expected_seconds, files.sound)
@@ -121,8 +96,8 @@ def build_row(ref: ClipRef, files: ClipFiles, data: Storage, config: PreprocessC
         frame_height=size[0],
         frame_width=size[1],
         frame_times_seconds=pictures.times_seconds,
-        fbanks=dict(fbanks),
-        fbank_frames=dict(fbank_frames),
+        fbanks=fbanks,
+        fbank_frames=fbank_frames,
         category=ref.annotation.category,
         masks=[encode_bits(mask.pixels) for mask in masks],
         mask_frames=ref.annotation.mask_frames,
@@ -137,14 +112,15 @@ def _read(data: Storage, path: str) -> bytes | None:
 
 
 def _size(shape: Sequence[int]) -> str:
+    """``shape`` (height, width, ...) as width x height."""
     return f"{shape[1]}x{shape[0]}"
 
 
 def read_masks(files: ClipFiles, data: Storage) -> list[Mask]:
-    """All masks of a clip, of one size.
+    """All masks of a clip; they have one size.
 
     Raises:
-        ClipDecodeError: Stage ``masks``: missing, unreadable, of different sizes, or of a category without a folder.
+        ClipDecodeError: Stage ``masks``: a file is missing or unreadable, sizes differ, or the category is unknown.
     """
     masks = []
     for path in files.masks:
@@ -156,24 +132,24 @@ def read_masks(files: ClipFiles, data: Storage) -> list[Mask]:
             raise ClipDecodeError(
                 "masks",
                 "masks of different sizes",
-                f"{path}: {_size(masks[-1].pixels.shape)}, the first is {_size(masks[0].pixels.shape)}",
+                f"{path}: {_size(masks[-1].pixels.shape)}, the first mask is {_size(masks[0].pixels.shape)}",
             )
     return masks
 
 
 def _missing_mask(files: ClipFiles, data: Storage, path: str) -> ClipDecodeError:
-    """Names the category when none of its clips can have a mask."""
+    """The error for a missing mask; it names the category if the category has no folder."""
     if files.category_folder:
         folder = PurePosixPath(files.category_folder)
         categories = data.list_folders(str(folder.parent))
         if folder.name not in categories:
             known = ", ".join(categories) or "none"
-            return ClipDecodeError("masks", "unknown category", f"no folder {folder}; there are: {known}")
+            return ClipDecodeError("masks", "unknown category", f"{folder} does not exist; known categories: {known}")
     return ClipDecodeError("masks", "mask missing", path)
 
 
 def _frame_pictures(files: ClipFiles, data: Storage, expected_seconds: int) -> Pictures:
-    """Frame files; those past the end of a short clip may be absent and repeat the last one."""
+    """Read the frame files; the last frame stands in for missing frames past the end of a short clip."""
     images: list[np.ndarray] = []
     for second, path in enumerate(files.frames):
         content = _read(data, path)
@@ -184,7 +160,11 @@ def _frame_pictures(files: ClipFiles, data: Storage, expected_seconds: int) -> P
         else:
             raise ClipDecodeError("frames", "frame missing", path)
         if images[-1].shape != images[0].shape:
-            raise ClipDecodeError("frames", "frames of different sizes", f"{path}: {_size(images[-1].shape)}")
+            raise ClipDecodeError(
+                "frames",
+                "frames of different sizes",
+                f"{path}: {_size(images[-1].shape)}, the first frame is {_size(images[0].shape)}",
+            )
     height, width = images[0].shape[:2]
     source = ClipSource(
         uri="",
@@ -202,7 +182,7 @@ def _frame_pictures(files: ClipFiles, data: Storage, expected_seconds: int) -> P
 def _video_pictures(
     files: ClipFiles, data: Storage, num_frames: int, size: tuple[int, int], expected_seconds: int
 ) -> Pictures:
-    """One frame of each second of a raw video, scaled to ``size`` (height, width); past its end, the last one."""
+    """One frame of each second of a raw video, scaled to ``size`` (height, width); past the end, the last frame."""
     try:
         with data.local_copy(files.video) as path, open_media(path, uri=files.video) as media:
             info = media.info
@@ -242,10 +222,10 @@ def _video_pictures(
 
 
 def frame_of_each_second(info: MediaInfo, timeline: Timeline, num_frames: int) -> np.ndarray:
-    """Number of the frame at 15/16 of each second, as the official frames were chosen; past the end, the last one.
+    """The frame at 15/16 of each second, as the official frames were chosen; past the end, the last frame.
 
-    The official choice counts frames at a whole rate. Where the container's timestamps contradict that count, as at a
-    variable rate, the frame on screen at that time is taken.
+    The official choice counts frames at a rate rounded to a whole number. If the container's timestamps contradict that
+    count, as with a variable rate, the frame on screen at that time is taken.
 
     Returns:
         ``[num_frames]`` int64 positions in ``timeline``.
@@ -259,15 +239,18 @@ def frame_of_each_second(info: MediaInfo, timeline: Timeline, num_frames: int) -
 
 
 def read_sound(files: ClipFiles, data: Storage, config: PreprocessConfig) -> tuple[np.ndarray, MediaInfo]:
-    """The clip's wav, or the sound of its video: ``[num_samples]`` int16 at 16 kHz.
+    """Decode the clip's wav, or the sound of its video if there is no wav.
+
+    Returns:
+        ``[num_samples]`` int16 at 16 kHz, and the probe of the file.
 
     Raises:
-        ClipDecodeError: Stage ``audio``: neither is there, or it cannot be decoded.
+        ClipDecodeError: Stage ``audio``: neither file exists, or the sound cannot be decoded.
     """
-    for path, read in ((files.sound, _probe_sound), (files.video, lambda local, uri: probe(local, uri=uri))):
+    for path, describe in ((files.sound, probe_sound), (files.video, probe)):
         try:
             with data.local_copy(path) as local:
-                info = read(local, path)
+                info = describe(local, uri=path)
                 waveform = decode_audio(
                     info, channel_mode=config.channel_mode, resample=config.resample, gain=config.gain
                 )
@@ -277,46 +260,11 @@ def read_sound(files: ClipFiles, data: Storage, config: PreprocessConfig) -> tup
     raise ClipDecodeError("audio", "wav missing", files.sound)
 
 
-def _probe_sound(path: Path, uri: str) -> MediaInfo:
-    """An audio file as ``decode_audio`` wants it described."""
-    size = path.stat().st_size
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            audio = container.streams.best("audio")
-            if audio is None or not audio.codec_context.sample_rate:
-                raise ClipDecodeError("audio", "no audio stream", uri)
-            duration = float(audio.duration * audio.time_base) if audio.duration and audio.time_base else 0.0
-            return MediaInfo(
-                path=path,
-                size_bytes=size,
-                origin_seconds=0.0,
-                video_index=-1,
-                video_codec="",
-                width=0,
-                height=0,
-                frame_rate=0.0,
-                video_start_seconds=0.0,
-                video_duration_seconds=0.0,
-                declared_frames=0,
-                has_index=duration > 0,
-                declared_end_seconds=None,
-                rotation_degrees=0,
-                audio_index=audio.index,
-                audio_codec=audio.codec_context.name,
-                sample_rate=audio.codec_context.sample_rate,
-                num_channels=audio.codec_context.channels,
-                audio_start_seconds=0.0,
-                audio_duration_seconds=duration,
-            )
-    except av.error.FFmpegError as error:
-        raise ClipDecodeError("audio", "wav unreadable", f"{uri}: {error}") from error
-
-
 def _check_length(seconds: float, expected_seconds: int, path: str) -> None:
     if abs(seconds - expected_seconds) > LENGTH_TOLERANCE_SECONDS:
         kind = PurePosixPath(path).suffix[1:]
         raise ClipDecodeError(
             "audio" if kind == "wav" else "frames",
-            f"{kind} of another length",
+            f"{kind} length differs",
             f"{path}: {seconds:.2f} s, the clip has {expected_seconds} s",
         )

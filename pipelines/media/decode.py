@@ -1,13 +1,14 @@
-"""Frames of a video file at evenly spaced times. Never a full decode in memory.
+"""Frames of a video file at evenly spaced times, without holding the whole decoded video in memory.
 
-H.264 goes through ``pipelines.media.selective``, which decodes what the wanted frames need; all else is decoded from
-the beginning with PyAV. Both give the same bits. Which pictures exist, and when they are shown, the demuxer's table
-says (``pipelines.media.timeline``).
+``pipelines.media.selective`` decodes only the packets of H.264 that the wanted frames need; PyAV decodes everything
+else from the beginning. Both give the same bits. The demuxer's table (``pipelines.media.timeline``) says which pictures
+exist and when they are shown.
 
-Which frames: ``n`` times are spaced evenly from the first frame's timestamp to the last one's, and at each time the
-frame on screen is taken, turned upright. At a constant frame rate that is ``linspace(0, num_frames - 1, n)`` cut to
-integers, what the published code does with frames extracted at 3 per second: first and last frame included.
-``pipelines.media.span`` says where the grid begins and ends when pictures begin after the sound or end before it.
+``n`` times are spaced evenly from the first frame's timestamp to the last one's. At each time the frame on screen is
+taken and turned upright. At a constant frame rate these are the frames ``linspace(0, num_frames - 1, n)``, truncated to
+integers; the published code takes them in the same way from frames extracted at 3 per second. The first and the last
+frame are included. ``pipelines.media.span`` says where the grid begins and ends if the pictures begin after the sound
+or end before it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import av.error
 import numpy as np
 
 from pipelines.media.images import shrink
-from pipelines.media.probing import MediaInfo, OpenMedia, open_container
+from pipelines.media.probing import MediaInfo, OpenMedia, open_container, stream_at
 from pipelines.media.selective import NotSelectable, Packets, decode_wanted
 from pipelines.media.span import Span
 from pipelines.media.timeline import Timeline, agreed, read_timeline
 from stgcma.errors import ClipDecodeError
 
 Choose = Callable[[Timeline], np.ndarray]
-"""A table -> ``[U]`` ascending positions of the wanted pictures in it."""
+"""Maps a table to the positions ``[U]`` of the wanted pictures in it, ascending."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +38,23 @@ class Pictures:
     images: np.ndarray
     """``[U, H, W, 3]`` uint8, in time order."""
     timeline: Timeline
-    """What the container and the decoder agree on."""
+    """The table that the container and the decoder agree on."""
     rotation_degrees: int
-    """Counter-clockwise turn that the file asks players for and that ``images`` have had."""
+    """Counter-clockwise rotation that the file asks players for; already applied to ``images``."""
     decoder: str
+    """``selective`` or ``pyav``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """The distinct frames of all requested grids, already scaled down."""
+    """The distinct frames of all requested grids, upright and scaled down."""
 
     images: np.ndarray
     """``[U, H, W, 3]`` uint8, in time order."""
     times_seconds: np.ndarray
-    """``[U]`` presentation times on the file's own clock."""
+    """``[U]`` presentation times in seconds on the file's own clock."""
     grids: tuple[np.ndarray, ...]
-    """For each requested count ``n``, ``[n]`` positions in ``images``; a short clip repeats frames."""
+    """For each requested count ``n``: positions ``[n]`` in ``images``; a short clip repeats frames."""
     num_video_frames: int
     span: Span
     rotation_degrees: int
@@ -64,13 +66,13 @@ def frame_indices(starts: np.ndarray, count: int, first: float | None = None, la
 
     Args:
         starts: ``[num_frames]`` ascending presentation times in seconds.
-        count: How many, at least 1.
-        first: The first of the times; the first timestamp when None. Before that, the first frame is taken.
-        last: The last of the times; the last timestamp when None.
+        count: Number of times, at least 1.
+        first: First time in seconds; None: the first timestamp. Times before any frame get the first frame.
+        last: Last time in seconds; None: the last timestamp.
 
     Returns:
-        ``[count]`` int64, ascending; without ``first`` and ``last``, the first is 0 and, for ``count > 1``, the last is
-        ``num_frames - 1``.
+        ``[count]`` int64, ascending. Without ``first`` and ``last`` the first index is 0 and, if ``count > 1``, the
+        last one is ``num_frames - 1``.
     """
     times = np.linspace(starts[0] if first is None else first, starts[-1] if last is None else last, count)
     tolerance = 1e-3 * (starts[-1] - starts[0]) / max(len(starts) - 1, 1)
@@ -86,18 +88,18 @@ def decode_frames(
     span_of: Callable[[Timeline], Span],
     timeline: Timeline | None = None,
 ) -> Frames:
-    """Decode the frames of one or several grids.
+    """Decode the frames of one or more grids.
 
     Args:
         media: The file.
         counts: Frames per grid, e.g. ``(10,)`` or ``(10, 60)``.
-        short_side: Pixels; frames are scaled down to it as they come.
-        packets: All packets of the video stream, if they have been read already.
-        span_of: Where the grids begin and end, given the pictures.
-        timeline: The demuxer's table, if it has been read already.
+        short_side: Pixels; each frame is scaled down to it as soon as it is decoded.
+        packets: All packets of the video stream, if the caller has read them.
+        span_of: Gives the begin and end of the grids for a table.
+        timeline: The demuxer's table, if the caller has read it.
 
     Raises:
-        ClipDecodeError: Stage ``frames``: no frames, damaged or truncated video.
+        ClipDecodeError: Stage ``frames``: no frames, damage or truncation.
     """
     timeline = timeline or timeline_of(media, packets)
 
@@ -122,17 +124,16 @@ def decode_frames(
 
 
 def timeline_of(media: OpenMedia, packets: Sequence[av.Packet] | None) -> Timeline:
-    """The demuxer's table, from packets that have been read or from the file.
+    """The demuxer's table, from the packets if the caller has read them, else from the file.
 
     Raises:
-        ClipDecodeError: Stage ``frames``, as ``read_timeline`` does, or a file that cannot be read to its end.
+        ClipDecodeError: Stage ``frames``: the errors of ``read_timeline``, or a file that cannot be read to its end.
     """
     if packets is not None:
         return read_timeline(media.info, media.video, packets)
     try:
         with open_container(media.info.path) as container:
-            stream = container.streams[media.info.video_index]
-            assert isinstance(stream, av.VideoStream)
+            stream = stream_at(media.info.video_index, container.streams.video)
             return read_timeline(media.info, stream, container.demux(stream))
     except av.error.FFmpegError as error:
         raise ClipDecodeError("frames", "damaged video", f"{media.info.path}: {error}") from error
@@ -143,8 +144,15 @@ def decode_pictures(
 ) -> Pictures:
     """Decode the pictures that ``choose`` picks from the table.
 
+    Args:
+        media: The file.
+        timeline: The demuxer's table.
+        choose: Picks the wanted pictures; called again if the decoder corrects the table.
+        short_side: Pixels; each picture is scaled down to it as soon as it is decoded.
+        packets: All packets of the video stream, which selective decoding needs; None: decode from the beginning.
+
     Raises:
-        ClipDecodeError: Stage ``frames``: damaged video, or pictures that the table does not list.
+        ClipDecodeError: Stage ``frames``: damage, or pictures that the table does not list.
     """
     if packets is not None:
         try:
@@ -153,7 +161,7 @@ def decode_pictures(
             images, rotation = _collect(media.info, ((frame.pts, frame) for frame in found), wanted, short_side)
             return Pictures(images=images, timeline=timeline, rotation_degrees=rotation, decoder="selective")
         except (NotSelectable, ClipDecodeError, av.error.FFmpegError):
-            pass  # the sequential decoder decides, and names the damage where there is one
+            pass  # the sequential decoder decides, and reports damage
     try:
         return _decode_in_order(media.info, timeline, choose, short_side)
     except (av.error.FFmpegError, ValueError) as error:
@@ -161,9 +169,10 @@ def decode_pictures(
 
 
 def _decode_in_order(info: MediaInfo, timeline: Timeline, choose: Choose, short_side: int) -> Pictures:
-    """Decode from the beginning: by position in the order of display, confirmed by all timestamps up to the last.
+    """Decode from the beginning and pick pictures by their position in display order.
 
-    A second pass follows where the decoder's timestamps correct the table.
+    The timestamps up to the last picked picture must confirm the positions. If the decoder's timestamps correct the
+    table, the file is decoded a second time.
     """
     decoded: list[int | None] = []
 
@@ -186,10 +195,9 @@ def _decode_in_order(info: MediaInfo, timeline: Timeline, choose: Choose, short_
 
 
 def _all_frames(info: MediaInfo) -> Iterator[av.VideoFrame]:
-    """All pictures of the stream that a decoder shows, from a fresh opening of the file."""
+    """All pictures that a decoder shows, from a newly opened file."""
     with open_container(info.path) as container:
-        stream = container.streams[info.video_index]
-        assert isinstance(stream, av.VideoStream)
+        stream = stream_at(info.video_index, container.streams.video)
         stream.codec_context.thread_count, stream.thread_type = 1, "NONE"
         for packet in container.demux(stream):
             if packet.size:
@@ -198,13 +206,13 @@ def _all_frames(info: MediaInfo) -> Iterator[av.VideoFrame]:
 
 
 class _Missing(ClipDecodeError):
-    """Fewer pictures than wanted."""
+    """The decoder gave fewer pictures than wanted."""
 
 
 def _collect(
     info: MediaInfo, frames: Iterator[tuple[int | None, av.VideoFrame]], wanted: Sequence[int], short_side: int
 ) -> tuple[np.ndarray, int]:
-    """The wanted ones of keyed frames, upright and scaled down, ``[U, H, W, 3]`` in key order; and their rotation."""
+    """The wanted frames out of (key, frame) pairs, upright and scaled down: ``[U, H, W, 3]`` in key order, rotation."""
     images: dict[int, np.ndarray] = {}
     keys = set(wanted)
     rotation = 0

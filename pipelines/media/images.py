@@ -1,4 +1,4 @@
-"""Frames between decoder and shard: scaled down, then encoded. ``H W`` pixels, always RGB uint8."""
+"""Scales frames down and encodes them for the shards. ``H W`` are pixels; images are always RGB uint8."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from stgcma.data.schema import FrameEncoding
 
 
 def shrink(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """Scale frames down, bilinear with antialiasing, so that the shorter side has ``short_side`` pixels; never up.
+    """Scale frames down, bilinearly with antialiasing, until the shorter side has ``short_side`` pixels; never up.
 
-    The channels-last view of uint8 frames is what makes this five times faster than PIL.
+    The channels-last view of uint8 frames makes this five times faster than PIL.
 
     Args:
         frames: ``[n, H, W, 3]`` uint8.
-        short_side: Pixels. The other side is truncated to a whole number, as torchvision does.
+        short_side: Pixels. The other side is truncated to a whole number, as in torchvision.
 
     Returns:
         ``[n, H', W', 3]`` uint8.
@@ -35,7 +35,7 @@ def shrink(frames: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def encode_frame(frame: np.ndarray, encoding: FrameEncoding, quality: int) -> bytes:
-    """``[H, W, 3]`` uint8 -> JPEG 4:4:4 of that quality, or the raw bytes."""
+    """Encode ``[H, W, 3]`` uint8 as a JPEG 4:4:4 of this quality (1 to 100), or as raw bytes."""
     if encoding == "raw":
         return frame.tobytes()
     return simplejpeg.encode_jpeg(

@@ -1,14 +1,14 @@
-"""Ground-truth masks of any PNG mode -> one bit per pixel. ``H W`` pixels.
+"""Ground-truth masks of any PNG mode -> one bit per pixel. ``H W`` are pixels.
 
-Every encoding in use is read by its own rule, and what fits none is refused with the values that were found:
+Each encoding in use has a rule for the foreground. A file that fits no rule is refused; the message lists its values.
 
-* black and white, 8 or 16 bit, with or without grey edges: foreground above half of white;
-* black and one other value (0 and 1, 0 and 128): the other one is foreground;
-* colours on black (palettes, one colour an object): whatever is not black; with soft edges, above half of the peak;
-* an object cut out by transparency, in one colour, black included: the opaque pixels. Otherwise transparent is black.
+* Black and white, 8 or 16 bit, with or without grey edges: pixels above half of white.
+* Black and one other value (0 and 1, 0 and 128): pixels of the other value.
+* Colours on black (palettes, one colour per object): pixels that are not black; with soft edges, above half the peak.
+* An object in one colour, even black, on transparency: the opaque pixels. Otherwise transparent pixels are black.
 
 Masks are thresholded, never dithered: PIL's ``convert("1")`` scatters grey edges into dots (Floyd-Steinberg). Grey
-pixels that are neither black nor white are counted: many of them mean that the file is not a binary mask.
+pixels that are neither black nor white are counted; many of them mean that the file is not a binary mask.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from PIL import Image, UnidentifiedImageError
 from stgcma.errors import ClipDecodeError
 
 _GREY_TOLERANCE = 16
-"""Channels that differ by no more than this are grey: JPEG shifts them."""
+"""A pixel whose channels differ by at most this is grey, because JPEG shifts channels."""
 _FAINT = 1 / 8
-"""Part of white. Edges of a shape take all values alike; more pixels below this than above are numbers, not edges."""
+"""Fraction of white. Soft edges take all values equally often; if most pixels are below this, they number objects."""
 _MAX_LABEL_COLOURS = 32
-"""More colours than this are soft edges, not one colour an object."""
+"""An image with more colours than this has soft edges, not one colour per object."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """``pixels [H, W]`` bool, and how many grey pixels of the file were neither black nor white."""
+    """``pixels [H, W]`` bool, and the number of pixels in the file that are neither black nor white."""
 
     pixels: np.ndarray
     num_non_binary: int
@@ -41,8 +41,8 @@ def read_mask(data: bytes, where: str) -> Mask:
     """Decode one mask file.
 
     Args:
-        data: PNG (or any format PIL knows) of mode 1, L, LA, P, RGB, RGBA or 16 bit.
-        where: Its path, for messages.
+        data: PNG, or any other format that PIL reads, of mode 1, L, LA, P, RGB, RGBA or 16 bit.
+        where: Path of the file, for messages.
 
     Raises:
         ClipDecodeError: Stage ``masks``: not an image, or values that no rule covers.
@@ -67,31 +67,31 @@ def read_mask(data: bytes, where: str) -> Mask:
 
 
 def _grey_mask(values: np.ndarray, white: int, where: str) -> Mask:
-    """``[H, W]`` integers of which ``white`` is the largest possible."""
+    """Mask from integers ``[H, W]`` whose largest possible value is ``white``."""
     present = np.unique(values)
     bright = present[present > 0]
     if len(bright) == 1 and (present[0] == 0 or bright[0] in (1, white)):
         non_binary = 0 if bright[0] in (1, white) else int((values > 0).sum())
         return Mask(values > 0, non_binary)
     num_bright, num_faint = int((values > 0).sum()), int(((values > 0) & (values <= white * _FAINT)).sum())
-    if len(bright) and (bright[-1] <= white / 2 or 2 * num_faint > num_bright):  # numbers of objects or classes
+    if len(bright) and (bright[-1] <= white / 2 or 2 * num_faint > num_bright):  # values number objects or classes
         listed = ", ".join(map(str, present[:8])) + (", ..." if len(present) > 8 else "")
         raise ClipDecodeError(
             "masks",
             "mask is not black and white",
-            f"{where}: values {listed}. Needed: 0 and one other value, or black and white; objects with numbers of "
-            "their own must become one value first",
+            f"{where}: needs 0 and one other value, or black and white; got values {listed}. Give all objects the same "
+            "value",
         )
     return Mask(values > white / 2, int(((values != 0) & (values != white)).sum()))
 
 
 def _colour_mask(colours: np.ndarray, where: str) -> Mask:
-    """``[H, W, 3]`` uint8 with colours."""
+    """Mask from a colour image ``[H, W, 3]`` uint8."""
     distinct = np.unique(colours.reshape(-1, 3), axis=0)
     brightness = colours.max(axis=2)
     if len(distinct) > 1 and brightness.min() > 0:
         listed = ", ".join(str(tuple(map(int, colour))) for colour in distinct[:4])
-        raise ClipDecodeError("masks", "mask without black", f"{where}: no pixel is black, there are {listed}")
+        raise ClipDecodeError("masks", "mask without black", f"{where}: needs a black background, got colours {listed}")
     if len(distinct) <= _MAX_LABEL_COLOURS:
         return Mask(brightness > 0, 0)
     peak = int(brightness.max())
@@ -99,7 +99,7 @@ def _colour_mask(colours: np.ndarray, where: str) -> Mask:
 
 
 def read_picture(data: bytes, where: str) -> np.ndarray:
-    """One frame file -> ``[H, W, 3]`` uint8 RGB; transparency is dropped.
+    """Decode one frame file to ``[H, W, 3]`` uint8 RGB; transparency is dropped.
 
     Raises:
         ClipDecodeError: Stage ``frames``: not an image.

@@ -1,8 +1,7 @@
-"""One media file -> one row: probe, frames, sound, filter banks, encoding. The shared path of all video datasets."""
+"""One media file -> one row: probe, frames, sound, filter banks, encoding. All datasets of video files use it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,16 +42,16 @@ def video_row(
     Frames and segments divide the same span (``pipelines.media.span``), and the waveform is cut or zero-padded to it.
 
     Args:
-        ref: Which file, and the names that the row carries.
-        source: Where it lies.
-        config: Sizes, encodings, audio rules; ``fbank_specs`` filled in.
-        num_segments: ``S``.
+        ref: The file to read, and the names that the row carries.
+        source: Storage that holds the file.
+        config: Sizes, encodings and audio rules; ``fbank_specs`` is filled in.
+        num_segments: ``S``, the number of frames and of audio segments.
         with_waveform: Whether the row keeps the waveform beside its filter banks.
-        nominal: How long the dataset's clips are; None: as long as they are.
-        extra_frames: Size of a second, denser grid of frames; 0: none.
+        nominal: Length of the dataset's clips; None: any length.
+        extra_frames: Number of frames in a second, denser grid; 0: no such grid.
 
     Raises:
-        ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
+        ClipDecodeError: With the stage and reason of the first problem in the file.
     """
     try:
         with source.local_copy(ref.media_uri) as path:
@@ -92,7 +91,7 @@ def video_row(
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedClip:
-    """What the decoders found: probe, frames of the grids, the whole sound at 16 kHz."""
+    """Result of decoding: the probe, the frames of the grids, and the whole sound ``[num_samples]`` at 16 kHz."""
 
     info: MediaInfo
     frames: Frames
@@ -108,10 +107,18 @@ def decode_clip(
     uri: str = "",
     nominal: NominalLength | None = None,
 ) -> DecodedClip:
-    """Probe a file and decode both streams; arguments as in ``video_row``.
+    """Probe a file and decode both streams.
+
+    Args:
+        path: A local file.
+        config: As in ``video_row``, like the arguments after it.
+        num_segments: Frames in the first grid.
+        extra_frames: Frames in the second grid; 0: no second grid.
+        uri: Name of the file in messages; empty: the path.
+        nominal: Length of the dataset's clips; None: any length.
 
     Raises:
-        ClipDecodeError: With the stage and reason of the first thing that is wrong with the file.
+        ClipDecodeError: With the stage and reason of the first problem in the file.
     """
     counts = (num_segments, extra_frames) if extra_frames else (num_segments,)
     with open_media(path, uri=uri) as media:
@@ -144,13 +151,22 @@ def decode_clip(
 
 def all_fbanks(
     waveform: np.ndarray, config: PreprocessConfig, num_segments: int
-) -> tuple[Mapping[str, np.ndarray], Mapping[str, int]]:
-    """Every filter bank of the configuration: name -> ``[S, T, F]`` as stored, and name -> valid time frames.
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Compute every filter bank of the configuration.
+
+    Args:
+        waveform: ``[num_samples]`` int16 at 16 kHz.
+        config: Names the filter banks and their number type.
+        num_segments: ``S``.
+
+    Returns:
+        Name -> ``[S, T, F]`` as stored, and name -> number of valid time frames.
 
     Raises:
-        ClipDecodeError: Stage ``fbank``, when the sound is shorter than one analysis window.
+        ClipDecodeError: Stage ``fbank``: the sound is shorter than one analysis window.
     """
-    fbanks, valid = {}, {}
+    fbanks: dict[str, np.ndarray] = {}
+    valid: dict[str, int] = {}
     for name in config.fbank_specs:
         fbank, valid[name] = segment_fbanks(torch.from_numpy(waveform), FBANK_SPECS[name], num_segments)
         fbanks[name] = fbank.numpy().astype(config.fbank_dtype, copy=False)
@@ -158,15 +174,15 @@ def all_fbanks(
 
 
 def _check_end(info: MediaInfo, end: float) -> None:
-    """Formats without an index are cut off silently; their header then promises more than was decoded."""
+    """Refuse a file that ends before its header says: files without an index can be cut off without an error."""
     if info.declared_end_seconds is not None and end < info.declared_end_seconds - _TRUNCATION_SECONDS:
         raise ClipDecodeError(
-            "frames", "truncated video", f"{info.path}: ends at {end:.2f} of {info.declared_end_seconds:.2f} s"
+            "frames", "truncated video", f"{info.path}: decoded {end:.2f} of {info.declared_end_seconds:.2f} s"
         )
 
 
 def _clip_source(ref: ClipRef, info: MediaInfo, frames: Frames, padded: int) -> ClipSource:
-    """Probe facts; times on the clip's own clock, the file named relative to the source root."""
+    """Facts from the probe, with times on the clip's own clock and the path relative to the source root."""
     return ClipSource(
         uri=ref.media_uri,
         size_bytes=info.size_bytes,

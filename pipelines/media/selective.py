@@ -1,9 +1,9 @@
 """Exact decoding of a few frames of an H.264 stream without decoding the rest.
 
-A picture with ``nal_ref_idc == 0`` is referred to by no other, so it is decoded only if it is wanted; a group of
-pictures between two IDR pictures refers to nothing outside, so it is decoded only if it holds a wanted frame, and only
-as far as its last one. What is decoded gives the same bits as decoding everything. Other codecs, and streams that are
-not plainly of this kind, are left to the sequential decoders.
+No other picture refers to a picture with ``nal_ref_idc == 0``, so it is decoded only if it is wanted. A group of
+pictures between two IDR pictures refers to nothing outside it, so it is decoded only if it holds a wanted frame, and
+only up to the last one. The result has the same bits as decoding everything. Other codecs, and streams that are not
+clearly of this kind, are left to the sequential decoder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
-"""8 bits a sample: the formats that all decoders turn into the same RGB."""
+"""The formats with 8 bits per sample, which all decoders turn into the same RGB."""
 _IDR = 5
 _FIRST_SLICE, _LAST_SLICE = 1, 5
 _AVCC = 1
@@ -22,15 +22,15 @@ _NO_REFERENCE = 0
 
 
 class NotSelectable(Exception):
-    """The stream has to be decoded from the beginning to the end."""
+    """The stream must be decoded from the beginning."""
 
 
 class Packets:
     """The packets of a video stream in decoding order, and which of them other packets need.
 
     Raises:
-        NotSelectable: If the stream is not 8-bit H.264 with length-prefixed units, or has edits, damage, repeated
-            timestamps or no IDR picture at its start.
+        NotSelectable: If the stream is not 8-bit H.264 with length-prefixed units, has edits, damage or repeated
+            timestamps, or does not begin with an IDR picture.
     """
 
     def __init__(self, stream: av.VideoStream, packets: Iterable[av.Packet]) -> None:
@@ -38,7 +38,7 @@ class Packets:
         if stream.codec_context.name != "h264" or not header or header[0] != _AVCC:
             raise NotSelectable("not length-prefixed H.264")
         if stream.codec_context.pix_fmt not in _PIXEL_FORMATS:
-            raise NotSelectable("more than 8 bits a sample")
+            raise NotSelectable("more than 8 bits per sample")
         prefix_size = (header[4] & 3) + 1
         self.packets: list[av.Packet] = []
         self.is_idr: list[bool] = []
@@ -60,7 +60,7 @@ class Packets:
             raise NotSelectable("no IDR picture first, or repeated timestamps")
 
     def needed(self, wanted: set[int]) -> Iterator[list[av.Packet]]:
-        """Per group of pictures with a wanted timestamp: the packets to decode, in order."""
+        """For each group of pictures with a wanted timestamp: the packets to decode, in order."""
         starts = [index for index, idr in enumerate(self.is_idr) if idr]
         for start, end in zip(starts, [*starts[1:], len(self.packets)], strict=True):
             hits = [index for index in range(start, end) if int(self.pts[index]) in wanted]

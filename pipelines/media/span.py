@@ -1,9 +1,9 @@
-"""From when to when a clip lasts, so that label ``k`` of ``n`` keeps its part of the time.
+"""When a clip begins and ends, so that label ``k`` of ``n`` keeps its part of the time.
 
-A clip begins with its first picture or sound, whichever is earlier, and ends with the last picture; a sound that goes
-on for more than ``TOLERANCE_SECONDS`` ends it instead, and the last picture stands until then. In the same way the
-first picture stands in for a later beginning. Datasets whose labels count seconds say how long their clips are
-(``NominalLength``); another length follows the rule there.
+A clip begins with its first picture or sound, whichever is earlier, and ends with its last picture. If the sound goes
+on for more than ``TOLERANCE_SECONDS``, the clip ends with the sound, and the last picture stays on screen until then.
+If the sound begins first, the first picture is on screen from the beginning. Datasets whose labels count seconds give
+the length of their clips; ``NominalLength`` says what happens to clips of other lengths.
 """
 
 from __future__ import annotations
@@ -17,40 +17,48 @@ from pipelines.media.timeline import Timeline
 from stgcma.errors import ClipDecodeError
 
 TOLERANCE_SECONDS = 0.2
-"""Picture and sound of ordinary files begin and end this close to each other; the picture's time counts then."""
+"""Pictures and sound that begin or end within this time of each other do so together; the pictures give the time."""
 MAX_CLIP_SECONDS = 1800.0
 _MAX_STILL_SECONDS = 90.0
-"""How much longer one of picture and sound may last than the other, at either end."""
+"""How much longer the pictures may last than the sound, or the sound than the pictures, at either end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NominalLength:
-    """How long the clips of a dataset are.
+    """Length of the clips of a dataset, and what happens to other lengths.
 
-    Within half a second of it a clip's own length is divided into segments. Of a longer one, up to half as long again,
-    the first ``seconds`` are taken; in a shorter one, down to half, the last picture and silence fill the rest. Any
-    other length is a failure: the labels belong to another clip.
+    * A clip within half a second of ``seconds`` keeps its own length.
+    * A longer clip, up to half as long again, is cut to its first ``seconds``.
+    * A shorter clip, down to half, is filled up with its last picture and silence.
+    * Any other length is a failure, because the labels belong to another clip.
     """
 
     seconds: float
     divides_shorter: bool = False
-    """Shorter clips are divided as they are, however short: no label counts seconds."""
+    """Whether all shorter clips keep their own length, because no label counts seconds."""
 
     _NEAR_SECONDS = 0.5
     _FRACTION = 0.5
 
     def apply(self, found: float, where: str) -> tuple[float, str]:
-        """Length to use for a clip that lasts ``found`` seconds, and a note; empty where it is the clip's own.
+        """Choose the length of a clip.
+
+        Args:
+            found: Its own length in seconds.
+            where: Path of the file, for messages.
+
+        Returns:
+            Length in seconds, and a note that is empty if the clip keeps its own length.
 
         Raises:
-            ClipDecodeError: Stage ``probe``, for a length too far from the nominal one.
+            ClipDecodeError: Stage ``probe``: the length is too far from the nominal one.
         """
         if abs(found - self.seconds) <= self._NEAR_SECONDS or (found < self.seconds and self.divides_shorter):
             return found, ""
         if abs(found - self.seconds) > self._FRACTION * self.seconds:
             raise ClipDecodeError(
                 "probe",
-                "clip of another length",
+                "clip length differs",
                 f"{where}: {found:.2f} s, the clips of this dataset have {self.seconds:g} s",
             )
         return self.seconds, f"{'cut' if found > self.seconds else 'filled up'} from {found:.2f} s"
@@ -58,7 +66,7 @@ class NominalLength:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Seconds on the file's own clock."""
+    """Begin and end of a clip, in seconds on the file's own clock."""
 
     begin: float
     end: float
@@ -74,14 +82,14 @@ def clip_span(info: MediaInfo, timeline: Timeline, sound_end: float, nominal: No
     """The span of a clip.
 
     Args:
-        info: Its ``origin_seconds`` is where the clip begins.
-        timeline: Its pictures.
-        sound_end: When its sound ends, in seconds on the file's own clock.
-        nominal: Length of the dataset's clips; None: any.
+        info: Probe of the file; the clip begins at its ``origin_seconds``.
+        timeline: The pictures.
+        sound_end: End of the sound in seconds on the file's own clock.
+        nominal: Length of the dataset's clips; None: any length.
 
     Raises:
-        ClipDecodeError: Stage ``probe``: another length than nominal, longer than any clip, or picture and sound that
-            do not belong together.
+        ClipDecodeError: Stage ``probe``: the clip is too long or not of the nominal length, or picture and sound do
+            not belong together.
     """
     where, origin, starts = str(info.path), info.origin_seconds, timeline.starts
     _check_overlap(where, origin, float(starts[0]), timeline.end_seconds, sound_end)
@@ -96,7 +104,7 @@ def clip_span(info: MediaInfo, timeline: Timeline, sound_end: float, nominal: No
         end = origin + length
     first = float(starts[0]) if starts[0] - origin <= TOLERANCE_SECONDS else origin
     last = float(starts[-1])
-    if end > timeline.end_seconds:  # the last picture stands: the grid ends where one more picture would begin
+    if end > timeline.end_seconds:  # the last picture stays: the grid ends one picture before the clip
         last = max(last, end - _period(starts, info))
     elif end < timeline.end_seconds:
         last = float(starts[max(0, int(np.searchsorted(starts, end - 1e-3)) - 1)])
@@ -104,11 +112,12 @@ def clip_span(info: MediaInfo, timeline: Timeline, sound_end: float, nominal: No
 
 
 def _period(starts: np.ndarray, info: MediaInfo) -> float:
-    """Seconds from one picture to the next."""
+    """Median of the seconds from one picture to the next."""
     return float(np.median(np.diff(starts))) if len(starts) > 1 else 1 / (info.frame_rate or 25.0)
 
 
 def _check_overlap(where: str, origin: float, picture_start: float, picture_end: float, sound_end: float) -> None:
+    """Refuse a file in which picture or sound is alone for too long."""
     for seconds, reason in (
         (picture_start - origin, "picture begins long after the sound"),
         (sound_end - picture_end, "picture ends long before the sound"),

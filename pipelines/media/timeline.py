@@ -1,9 +1,10 @@
-"""Which pictures a video stream shows, and when: the demuxer's table, the one arbiter of time.
+"""Which pictures a video stream shows, and when: the demuxer's table decides.
 
-The table lists every picture that an edit list does not discard, in the order of display. A decoder's pictures are
-accepted only where they agree with it (``agreed``): the same timestamps, one for one. Where the table is incomplete
-(AVI gives decoding times, program streams give some), the decoder's own timestamps are taken if they ascend, and else
-the table's, in order, if both count the same number of pictures. Otherwise the file contradicts itself and fails.
+The table lists every picture that an edit list does not discard, in display order. A decoder's pictures are accepted
+only if they agree with the table (``agreed``): the same timestamps, one for one. If the table is incomplete (AVI gives
+decoding times, program streams give only some), the decoder's own timestamps are used if they ascend. If they do not,
+the table's timestamps are used in order, provided that both have the same number of pictures. Otherwise the file
+contradicts itself and fails.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from stgcma.errors import ClipDecodeError
 
 _TRUNCATION_SECONDS = 0.1
 _MAX_STILL_SECONDS = 90.0
-"""Longest time that one picture may stand between two others; more is a timestamp that jumps."""
+"""Longest time from one picture to the next; more means that a timestamp jumps."""
 _HIDDEN_PICTURES = ("vp8", "vp9", "vc1", "wmv3", "theora")
-"""Codecs with packets that are decoded and never shown, or that repeat the picture before."""
+"""Codecs with packets that are decoded but never shown, or that repeat the previous picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """The pictures of one stream in the order of display."""
+    """The pictures of one stream in display order."""
 
     pts: np.ndarray
     """``[num_pictures]`` int64, ascending, in units of ``time_base``."""
     time_base: float
-    """Seconds."""
+    """Seconds per unit of ``pts``."""
     end_seconds: float
     """When the last picture leaves the screen, on the file's own clock."""
     is_complete: bool
-    """Every packet had a timestamp of its own."""
+    """Whether every packet had its own timestamp."""
 
     @property
     def starts(self) -> np.ndarray:
@@ -44,7 +45,7 @@ class Timeline:
 
 
 def read_timeline(info: MediaInfo, stream: av.VideoStream, packets: Iterable[av.Packet]) -> Timeline:
-    """The table of a stream from its packets in decoding order; nothing is decoded.
+    """Read the table of a stream from its packets in decoding order, without decoding them.
 
     Pictures before the first key picture cannot be decoded and are left out.
 
@@ -80,12 +81,12 @@ def read_timeline(info: MediaInfo, stream: av.VideoStream, packets: Iterable[av.
 
 
 def agreed(info: MediaInfo, timeline: Timeline, decoded: Sequence[int | None]) -> Timeline:
-    """The table itself where the decoder's pictures agree with it, or the one that both together prove.
+    """The table itself if the decoder's pictures agree with it, or a corrected table that fits both.
 
     Args:
-        info: Of the file, for messages.
+        info: Probe of the file.
         timeline: The demuxer's table.
-        decoded: Timestamps of all pictures that the decoder gave, in its order.
+        decoded: Timestamps of all pictures that the decoder gave, in its order; None for a picture without one.
 
     Returns:
         A table with one entry for each picture of ``decoded``, in that order.
@@ -114,21 +115,22 @@ def agreed(info: MediaInfo, timeline: Timeline, decoded: Sequence[int | None]) -
 
 
 def _hides(info: MediaInfo, own: list[int], timeline: Timeline) -> bool:
+    """Whether the codec explains why the decoder shows only some of the listed pictures."""
     return info.video_codec in _HIDDEN_PICTURES and set(own) <= set(timeline.pts.tolist())
 
 
 def _end(timeline: Timeline, last: int) -> float:
-    """The last picture stands as long as the table's last one."""
+    """End in seconds if the last picture begins at ``last`` and stays as long as the table's last one."""
     return timeline.end_seconds + (last - int(timeline.pts[-1])) * timeline.time_base
 
 
 def _duration(ticks: int, time_base: float, info: MediaInfo) -> float:
-    """How long the last frame stays on the screen, in seconds; one frame period where its packet does not say."""
+    """Seconds that the last frame stays on screen; one frame period if its packet does not say."""
     return ticks * time_base or 1 / (info.frame_rate or 25.0)
 
 
 def _check_complete(info: MediaInfo, num_frames: int, end_seconds: float) -> None:
-    """A file cut off between two frames decodes without an error; its header still counts the frames it lost."""
+    """Refuse a file cut off between two frames: it decodes without an error, but its header counts the lost frames."""
     declared_end = info.video_start_seconds + info.video_duration_seconds
     if num_frames < info.declared_frames and end_seconds < declared_end - _TRUNCATION_SECONDS:
         raise ClipDecodeError(
@@ -139,6 +141,7 @@ def _check_complete(info: MediaInfo, num_frames: int, end_seconds: float) -> Non
 
 
 def _check_gaps(info: MediaInfo, timeline: Timeline) -> None:
+    """Refuse timestamps that jump."""
     gap = float(np.diff(timeline.starts).max(initial=0.0))
     if gap > _MAX_STILL_SECONDS:
         raise ClipDecodeError("frames", "video timestamps jump", f"{info.path}: by {gap:.1f} s")

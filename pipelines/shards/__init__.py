@@ -1,1 +1,1 @@
-"""From a list of clips to complete shards: the plan, its execution, failures, statistics and the digest."""
+"""From a list of clips to complete shards: plan, execution, failures, statistics and digest."""

@@ -1,8 +1,9 @@
-"""A process that decodes clips for this one, so that no file can stop a job: not by a crash, a loop or its size.
+"""A child process that decodes clips, so that no file can stop a job by crashing, looping or exhausting memory.
 
-Native decoders may hold Python's lock for ever, end the process, or take all memory. None of that can be stopped from
-within, so each worker decodes in a child that it can kill and replace: after ``Limits.seconds`` a clip, and when the
-child ends. The child itself bounds its memory. What happened becomes a ``ClipDecodeError`` like any other.
+Native decoders may hold Python's lock forever, end the process, or take all memory. A process cannot stop this from
+within, so each worker decodes in a child that it can kill and replace. It does so when a clip takes longer than
+``Limits.seconds``, or when the child ends. The child limits its own memory. The clip then fails with a
+``ClipDecodeError``, like any other failed clip.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ from stgcma.data.schema import ClipRow
 from stgcma.errors import ClipDecodeError, RunFailedError
 
 MAX_ATTEMPTS = 3
-"""A child that ends by itself may have been ended by something else, so the clip is tried again."""
+"""Something other than the clip may have ended the child, so the clip is tried again."""
 START_SECONDS = 300.0
-"""How long a child may take to start, imports included."""
+"""Time limit for a child to start, imports included."""
 IDLE_SECONDS = 60.0
-"""A child that nobody has asked for so long ends: it holds 200 MB."""
+"""A child without a request for this long ends, because it holds 200 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one clip may take."""
+    """Limits of one clip."""
 
     seconds: float = 300.0
     memory_bytes: int = 1 << 30
-    """Beyond what the process needs before its first clip."""
+    """On top of what the process uses before the clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """All that a child needs for the rows of one media file."""
+    """Everything that a child needs to make the rows of one media file."""
 
     dataset: DatasetSource
     refs: Sequence[ClipRef]
@@ -55,19 +56,19 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """Rows, or what was raised instead of them."""
+    """Rows, or the error raised instead."""
 
     rows: Sequence[ClipRow] = ()
     error: Exception | None = None
     is_last: bool = False
-    """The child has grown and ends now; the next clip needs another one."""
+    """The child's memory has grown, so it ends now; the next clip needs another child."""
 
 
 class DecodingProcess:
-    """The child and its replacements.
+    """A decoding child and its replacements.
 
     Args:
-        limits: Of each clip.
+        limits: Limits of each clip.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -79,11 +80,18 @@ class DecodingProcess:
     def rows(
         self, dataset: DatasetSource, refs: Sequence[ClipRef], source: str, config: PreprocessConfig
     ) -> Sequence[ClipRow]:
-        """``dataset.build_rows`` in the child.
+        """Call ``dataset.build_rows`` in the child.
+
+        Args:
+            dataset: The dataset of the clips.
+            refs: Clips of one media file.
+            source: URI of the source root.
+            config: Settings of the run.
 
         Raises:
-            ClipDecodeError: What it raised; stage ``decoder`` where a limit was reached or the child ended each time.
-            OSError: The disk or the network, not the clip.
+            ClipDecodeError: From ``build_rows``; or with stage ``decoder``, if the clip reached a limit or ended
+                every child.
+            OSError: If the disk or the network failed, not the clip.
             RunFailedError: If no child starts.
         """
         request = Request(dataset=dataset, refs=refs, source=source, config=config, seconds=self.limits.seconds)
@@ -102,11 +110,11 @@ class DecodingProcess:
                 if reply.error:
                     raise reply.error
                 return reply.rows
-        except (KeyboardInterrupt, SystemExit):  # while the child decodes: what it would answer belongs to nobody
+        except (KeyboardInterrupt, SystemExit):  # the child is still decoding, and nobody will read its reply
             self.close()
             raise
         raise ClipDecodeError(
-            "decoder", f"ended the process {MAX_ATTEMPTS} times", f"{refs[0].media_uri}: {ended} the last time"
+            "decoder", f"ended its process {MAX_ATTEMPTS} times", f"{refs[0].media_uri}: {ended} the last time"
         )
 
     def _ask(self, pipe: Connection, message: bytes, media_uri: str) -> Reply:
@@ -121,7 +129,7 @@ class DecodingProcess:
         )
 
     def _running(self) -> Connection:
-        """The pipe of a child that is ready; started where there is none."""
+        """The pipe of a ready child; starts a child if there is none."""
         if self._process is not None and self._pipe is not None and self._process.poll() is None:
             return self._pipe
         self.close()
@@ -148,8 +156,8 @@ class DecodingProcess:
             reason = self._exit_reason()
             self.close()
             raise RunFailedError(
-                f"The process that decodes clips did not start: {reason}. Its own message stands above; where memory "
-                "is short, use fewer workers (--num-workers)."
+                f"The decoding process did not start: {reason}. Its own message is above. If memory is short, use "
+                "fewer workers (--num-workers)."
             )
         return self._pipe
 
@@ -164,7 +172,7 @@ class DecodingProcess:
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def close(self) -> None:
-        """End the child, whatever it is doing."""
+        """Kill the child, whatever it is doing."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -174,12 +182,12 @@ class DecodingProcess:
 
 
 _spare: list[DecodingProcess] = []
-"""Children that wait for their next use; each ends by itself after ``IDLE_SECONDS``."""
+"""Idle children that can be used again; each ends by itself after ``IDLE_SECONDS``."""
 
 
 @contextlib.contextmanager
 def decoding_process(limits: Limits) -> Iterator[DecodingProcess]:
-    """A child for the time of a block: one that is left from before, or a new one."""
+    """A child for the duration of a block: an idle one with the same surroundings, or a new one."""
     process = DecodingProcess(limits)
     for other in _spare:
         if other.surroundings == process.surroundings and other.limits.memory_bytes == limits.memory_bytes:
@@ -195,19 +203,19 @@ def decoding_process(limits: Limits) -> Iterator[DecodingProcess]:
 
 
 def surroundings() -> tuple[str, dict[str, str]]:
-    """What a child takes over when it starts: where relative paths begin, and how a bucket is reached."""
+    """What a child inherits when it starts: the working folder and the environment, which holds bucket credentials."""
     return os.getcwd(), dict(os.environ)
 
 
 @atexit.register
 def close_spare() -> None:
-    """End the children that wait."""
+    """End the idle children."""
     while _spare:
         _spare.pop().close()
 
 
 def answer(request: Request) -> Reply:
-    """The child's side: rows, or what stands for the error."""
+    """The child's side: make the rows, or turn the error into one that can be sent back."""
     from pipelines.storage import Storage
 
     try:
@@ -218,18 +226,18 @@ def answer(request: Request) -> Reply:
         elif isinstance(error, OSError):
             error = OSError(error.errno, error.strerror, error.filename) if error.errno else OSError(str(error))
         elif not isinstance(error, ClipDecodeError):
-            # a clip must not end a job of hours; it is counted, with its traceback
+            # one clip must not end a job of hours; it becomes a failure that shows this traceback
             error = ClipDecodeError("unexpected", type(error).__name__, traceback.format_exc(limit=-5))
         return Reply(error=error)
 
 
 def too_large(request: Request, error: Exception) -> ClipDecodeError:
-    """What a clip fails with whose decoding needs too much memory."""
+    """The error for a clip whose decoding needs too much memory."""
     return ClipDecodeError("decoder", "clip memory limit reached", f"{request.refs[0].media_uri}: {error}")
 
 
 def _is_memory(error: BaseException | None) -> bool:
-    """Whether memory that could not be had is the cause; PyTorch says so in words only."""
+    """Whether a failed allocation caused the error; PyTorch says so only in its message."""
     while error is not None:
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
             return True

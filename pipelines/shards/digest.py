@@ -1,4 +1,4 @@
-"""A digest of row contents: equal rows, equal digest, whatever the compression, row groups or machine."""
+"""A digest of row contents: equal rows have equal digests, whatever the compression, row groups or machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
 
 
 class RowsDigest:
-    """sha256 over rows in order, as they will be read back: numbers in their stored precision."""
+    """sha256 over rows in order, with numbers in their stored precision, as readers will get them."""
 
     def __init__(self, metadata: ShardMetadata) -> None:
         self._metadata = metadata
@@ -55,7 +55,7 @@ class RowsDigest:
 
 
 _LATER_FACTS = ("length_note",)
-"""Fields of ``ClipSource`` that count only where they say something: digests of rows before them stay."""
+"""Fields of ``ClipSource`` that enter only if they are not empty; rows without them keep their earlier digests."""
 
 
 def _facts(source: ClipSource) -> dict[str, Any]:

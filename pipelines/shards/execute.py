@@ -1,7 +1,7 @@
-"""Makes the missing shards: from this process, or by Ray Data over a pool of actors. Each decodes in a child process.
+"""Makes the missing shards, in this process or with Ray Data on a pool of actors. Either decodes in a child process.
 
-Only shard specs and counts travel through Ray. Pixels never enter its object store: each actor decodes its clips and
-writes its own files, so nothing spills and a small store is enough.
+Only shard specs and counts pass through Ray. Each actor decodes its clips and writes its own files, so pixels never
+enter the object store, and a small store is enough.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipelines.config import PreprocessConfig
 from pipelines.progress import Reporter
 from pipelines.shards.making import ShardWriter
 from pipelines.shards.plan import ShardSpec
+from pipelines.signals import kept_signal_handlers
 from stgcma.data.schema import ShardMetadata
 from stgcma.errors import RunFailedError
 
@@ -28,10 +29,17 @@ _OBJECT_STORE_BYTES = 256 << 20
 def make_shards(
     specs: Sequence[ShardSpec], config: PreprocessConfig, metadata: ShardMetadata, output: str, reporter: Reporter
 ) -> None:
-    """Write every shard of ``specs``; an empty list does nothing and starts nothing.
+    """Write every shard of ``specs``; an empty list starts nothing.
+
+    Args:
+        specs: The shards to make.
+        config: Settings of the run.
+        metadata: The description that every shard carries.
+        output: URI of the output folder.
+        reporter: Receives the progress.
 
     Raises:
-        RunFailedError: If workers fail for another reason than a bad clip, e.g. a full disk.
+        RunFailedError: If Ray does not start, or a worker fails for another reason than a bad clip, e.g. a full disk.
     """
     if not specs:
         return
@@ -63,8 +71,8 @@ def unpack_task(task: bytes) -> tuple[ShardSpec, PreprocessConfig, ShardMetadata
 class _ShardActor:
     """What Ray Data calls: a row with a packed task -> a row with two counts.
 
-    The task brings everything with it: constructor arguments would lie in the object store, and an actor whose
-    arguments were lost could not be restarted.
+    The task holds everything that the actor needs. Constructor arguments would be kept in the object store, and an
+    actor could not be restarted if they were lost.
     """
 
     def __init__(self) -> None:
@@ -92,7 +100,9 @@ def _make_with_ray(
             tasks = [{"task": pack_task(spec, config, metadata, output)} for spec in specs]
         num_actors = min(config.num_workers or num_cpus, len(specs))
         results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
-            _ShardActor, compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors), num_cpus=1
+            _ShardActor,  # type: ignore[arg-type]  # Ray annotates functions only, but an actor pool takes a class
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors),
+            num_cpus=1,
         )
         try:
             for row in results.iter_rows():
@@ -101,40 +111,41 @@ def _make_with_ray(
             cause = getattr(error, "cause", None) or error
             raise RunFailedError(
                 f"A preprocessing worker stopped: {type(cause).__name__}: {cause}\n"
-                "Finished shards are kept; the same command goes on from there."
+                "Finished shards are kept; repeat the command to make the others."
             ) from error
 
 
 @contextmanager
 def _ray_running(config: PreprocessConfig) -> Iterator[int]:
-    """Use the Ray that is running, or start or join one that is left when the block ends.
+    """Use the Ray that is running; else start or join one, and leave it when the block ends.
 
     Yields:
-        The number of CPUs it has.
+        The number of its CPUs.
     """
     import ray
 
     started = not ray.is_initialized()
     if started:
-        local = {
+        local: dict[str, Any] = {
             "num_cpus": max(config.num_workers or 0, os.cpu_count() or 1),
             "object_store_memory": _OBJECT_STORE_BYTES,
             "include_dashboard": False,
         }
         try:
-            ray.init(
-                address=config.ray_address,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                **(local if config.ray_address == "local" else {}),
-            )
+            with kept_signal_handlers():
+                ray.init(
+                    address=config.ray_address,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    **(local if config.ray_address == "local" else {}),
+                )
         except Exception as error:  # Ray raises plain Exception when its processes do not come up in time
             raise RunFailedError(
-                f"Ray did not start ({type(error).__name__}: {error}). A busy machine may need another try; "
-                "--num-workers 0 works in this process, without Ray, and makes the same shards."
+                f"Ray did not start ({type(error).__name__}: {error}). Try again if the machine was busy, or use "
+                "--num-workers 0, which makes the same shards in this process, without Ray."
             ) from error
     try:
-        yield max(1, int(ray.cluster_resources().get("CPU", 0)))  # none yet where an autoscaler adds the workers
+        yield max(1, int(ray.cluster_resources().get("CPU", 0)))  # an autoscaler may not have added workers yet
     finally:
         if started:
             ray.shutdown()

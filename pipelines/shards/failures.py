@@ -1,14 +1,12 @@
-"""Clips that could not become rows: counted, listed with stage and reason, and held against a budget."""
+"""Clips that could not become rows: counted, listed with stage and reason, and compared with a budget."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.clips import ClipRef
 from stgcma.errors import ClipDecodeError, FailureBudgetExceededError
@@ -18,21 +16,22 @@ FAILURES_NAME = "failures.parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFailure:
-    """One clip that is not in the shards."""
+    """One clip that is missing in the shards."""
 
     clip_id: str
     split: str
     media_uri: str
     stage: str
-    """``probe``, ``frames``, ``audio``, ``fbank``, ``masks``, ``encode``, ``decoder`` (it ended the decoding process,
-    or reached the limit of time or memory) or ``unexpected`` (an error that nobody foresaw; ``detail`` holds the
+    """``probe``, ``frames``, ``audio``, ``fbank``, ``masks``, ``encode``, ``decoder`` (the clip ended the decoding
+    process, or reached its limit of time or memory) or ``unexpected`` (any other error; ``detail`` holds the
     traceback)."""
     reason: str
-    """Short and countable."""
+    """Short; failures are counted by it."""
     detail: str
 
     @classmethod
     def of(cls, clip: ClipRef, error: ClipDecodeError) -> ClipFailure:
+        """The failure of a clip with this error."""
         return cls(
             clip_id=clip.clip_id,
             split=clip.split,
@@ -43,17 +42,15 @@ class ClipFailure:
         )
 
 
-def failures_table(failures: Sequence[ClipFailure]) -> bytes:
-    """A Parquet file with one row per failure, in id order."""
+def failures_table(failures: Sequence[ClipFailure]) -> pa.Table:
+    """One row per failure, in id order."""
     schema = pa.schema([(f.name, pa.string()) for f in fields(ClipFailure)])
     ordered = sorted(failures, key=lambda failure: failure.clip_id)
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(failure) for failure in ordered], schema=schema), sink)
-    return sink.getvalue()
+    return pa.Table.from_pylist([asdict(failure) for failure in ordered], schema=schema)
 
 
 def causes(failures: Sequence[ClipFailure]) -> str:
-    """Table of causes, the most frequent first, each with an example."""
+    """Table of causes, most frequent first, each with an example."""
     counts = Counter((failure.stage, failure.reason) for failure in failures)
     examples: dict[tuple[str, str], str] = {}
     for failure in failures:
@@ -66,10 +63,16 @@ def causes(failures: Sequence[ClipFailure]) -> str:
 
 
 def check_budget(clips: Sequence[ClipRef], failures: Sequence[ClipFailure], budget: float, where: str) -> None:
-    """Hold what is lost of every split against the budget.
+    """Compare the losses of every split with the budget.
+
+    Args:
+        clips: All clips of the run.
+        failures: Those that failed.
+        budget: Largest fraction of a split that may be lost.
+        where: URI of the output folder, for the message.
 
     Raises:
-        FailureBudgetExceededError: Naming the splits, with the table of causes and the way on.
+        FailureBudgetExceededError: If a split lost more; the message lists the causes and says what to do.
     """
     totals: dict[str, int] = defaultdict(int)
     lost: dict[str, int] = defaultdict(int)
@@ -81,9 +84,9 @@ def check_budget(clips: Sequence[ClipRef], failures: Sequence[ClipFailure], budg
     over = {split: lost[split] for split in totals if lost[split] > budget * totals[split]}
     if not over:
         return
-    shares = ", ".join(f"{n} of {totals[split]} of {split} ({n / totals[split]:.1%})" for split, n in over.items())
+    shares = ", ".join(f"{n} of {totals[split]} in {split} ({n / totals[split]:.1%})" for split, n in over.items())
     raise FailureBudgetExceededError(
-        f"The failure budget is {budget:.1%} of each split, lost are {shares}.\n{causes(failures)}\n"
-        f"Every failure is listed in {where}/{FAILURES_NAME}. Repair or replace these files and run the same command "
-        "again, which makes only what changed; or accept the loss with a larger --failure-budget."
+        f"The failure budget is {budget:.1%} of each split; the run lost {shares}.\n{causes(failures)}\n"
+        f"{where}/{FAILURES_NAME} lists every failure. Repair or replace these files and run the same command again, "
+        "which makes only what changed; or accept the loss with a larger --failure-budget."
     )

@@ -1,11 +1,12 @@
-"""Makes one shard: decode its clips, write its Parquet files, then its state. Killed at any moment, it is made again.
+"""Makes one shard: decodes its clips and writes its Parquet files, then its state.
 
-The state is written last and by rename (or as one object), so its presence with the right digest means that the
-Parquet files beside it are whole.
+The state is written last and in one step. If it exists with the right digest, the Parquet files are complete. A shard
+whose making was interrupted has no such state and is made again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,13 +25,14 @@ from pipelines.shards.parts import PartWriter
 from pipelines.shards.plan import ShardSpec
 from pipelines.shards.stats import FbankSums
 from pipelines.storage import Storage
+from stgcma.data.fbank import SAMPLE_RATE
 from stgcma.data.manifest import MaskCounts, ShardEntry
 from stgcma.data.png import encode_bits
-from stgcma.data.schema import SAMPLE_RATE, ClipRow, ShardMetadata
-from stgcma.errors import ClipDecodeError
+from stgcma.data.schema import ClipRow, ShardMetadata
+from stgcma.errors import ClipDecodeError, ShardMismatchError
 
 OnClip = Callable[[int, int], None]
-"""Called after each media file with how many clips it made and how many it lost."""
+"""Called after each media file with the numbers of clips made and lost."""
 
 _NOTABLE_PADDING = SAMPLE_RATE // 10
 
@@ -41,30 +43,50 @@ class ShardState:
 
     spec_digest: str
     entries: dict[str, ShardEntry]
-    """By split; a split without a single good clip has none."""
+    """Split -> its Parquet file; a split without a good clip has none."""
     failures: tuple[ClipFailure, ...]
     sums: dict[str, FbankSums]
-    """Filter bank name -> sums over the training clips."""
+    """Filter bank -> sums over the training clips."""
     decoders: dict[str, int]
-    """Frame decoder -> clips."""
+    """Frame decoder -> number of clips."""
     padded_clips: int
-    """Clips whose sound is more than 0.1 s shorter than their pictures."""
+    """Number of clips whose sound ends more than 0.1 s before their pictures."""
     other_lengths: dict[str, int] = field(default_factory=dict)
-    """``cut`` or ``filled up`` to the length that the dataset says -> clips."""
+    """``cut`` or ``filled up`` to the length of the dataset's clips -> number of clips."""
     masks: dict[str, MaskCounts] = field(default_factory=dict)
-    """By split, of a dataset with masks."""
+    """Split -> masks; empty for a dataset without masks."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        values = asdict(self)
+        return json.dumps({"digest": _digest(values), **values}, indent=1, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> ShardState:
-        values: dict[str, Any] = json.loads(text)
-        values["entries"] = {split: ShardEntry(**entry) for split, entry in values["entries"].items()}
-        values["failures"] = tuple(ClipFailure(**failure) for failure in values["failures"])
-        values["sums"] = {name: FbankSums(**sums) for name, sums in values["sums"].items()}
-        values["masks"] = {split: MaskCounts(**counts) for split, counts in values.get("masks", {}).items()}
-        return cls(**values)
+    def from_json(cls, text: bytes, where: str) -> ShardState:
+        """Read it back.
+
+        Args:
+            text: Of ``to_json``.
+            where: Its location, for messages.
+
+        Raises:
+            ShardMismatchError: If it is not what was written.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            digest = values.pop("digest")
+            if _digest(values) != digest:
+                raise ValueError("its content does not have its digest")
+            values["entries"] = {split: ShardEntry(**entry) for split, entry in values["entries"].items()}
+            values["failures"] = tuple(ClipFailure(**failure) for failure in values["failures"])
+            values["sums"] = {name: FbankSums(**sums) for name, sums in values["sums"].items()}
+            values["masks"] = {split: MaskCounts(**counts) for split, counts in values["masks"].items()}
+            return cls(**values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ShardMismatchError(f"{where} is damaged ({error}).") from None
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def state_path(shard: str) -> str:
@@ -72,11 +94,11 @@ def state_path(shard: str) -> str:
 
 
 class ShardWriter:
-    """Turns shard specs into files; one per worker.
+    """Turns shard specs into files; each worker has one.
 
     Args:
-        config: Of the run, with ``fbank_specs`` filled in.
-        metadata: What every shard says of itself.
+        config: Settings of the run, with ``fbank_specs`` and ``row_group_size`` filled in.
+        metadata: The description that every shard carries.
         output: URI of the folder ``<output>/<dataset>/<fingerprint>``.
     """
 
@@ -87,7 +109,16 @@ class ShardWriter:
         self._output = Storage(output)
 
     def write(self, spec: ShardSpec, on_clip: OnClip | None = None) -> ShardState:
-        """Decode, write the Parquet files, write the state."""
+        """Decode the clips of a shard, write its Parquet files, then its state.
+
+        Args:
+            spec: The shard.
+            on_clip: Called after each media file.
+
+        Raises:
+            OSError: If the disk or the network fails; the shard is then incomplete.
+            RunFailedError: If no decoding process starts.
+        """
         failures: list[ClipFailure] = []
         sums = {name: FbankSums() for name in self._config.fbank_specs}
         decoders: Counter[str] = Counter()
@@ -97,7 +128,7 @@ class ShardWriter:
         with ExitStack() as stack:
             decoder = stack.enter_context(decoding_process(Limits(seconds=self._config.clip_timeout)))
             parts = {
-                split: stack.enter_context(PartWriter(self._output, path, self._metadata, self._config.row_group_size))
+                split: stack.enter_context(PartWriter(self._output, path, self._metadata, self._config.rows_per_group))
                 for split, path in spec.parts.items()
             }
             for group in spec.groups:
@@ -140,7 +171,7 @@ class ShardWriter:
 
 
 def count_masks(row: ClipRow) -> MaskCounts:
-    """Masks of one row; equal masks are equal bytes, so an empty one is known without decoding."""
+    """Count the masks of one row. Equal masks have equal bytes, so empty ones are recognised without decoding."""
     masks = list(row.masks or ())
     empty = encode_bits(np.zeros((row.frame_height, row.frame_width), dtype=bool))
     return MaskCounts(masks=len(masks), empty=masks.count(empty), non_binary_pixels=row.source.non_binary_mask_pixels)

@@ -1,9 +1,10 @@
-"""One Parquet file that grows by row groups, so that memory holds one group of rows and no more."""
+"""Writes one Parquet file by row groups, so that memory holds at most one group of rows."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,12 +17,12 @@ from stgcma.data.shard_file import footer_sha256
 
 
 class PartWriter:
-    """A context in which rows are added; the file appears, whole, when it ends without an error.
+    """A context that rows are added to; the complete file appears if the block ends without an error.
 
     Args:
         output: Folder of the run.
-        path: Relative to it.
-        metadata: Of the shards.
+        path: Path of the file, relative to ``output``.
+        metadata: Description of the shards.
         group_size: Rows per row group.
     """
 
@@ -34,28 +35,30 @@ class PartWriter:
         self._temporary: Path | None = None
         self._writer: pq.ParquetWriter | None = None
         self.entry: ShardEntry | None = None
-        """Set when the file is complete; stays None when it got no row."""
+        """Set when the file is complete; stays None if no row was added."""
 
     def __enter__(self) -> PartWriter:
         return self
 
     def add(self, row: ClipRow) -> None:
-        """Append a row, encoded at once so that it is held one time only; every ``group_size`` rows go to the file."""
+        """Append a row and write every ``group_size`` rows; a row is encoded at once, so that memory holds it once."""
         self._pending.append(encode_rows([row], self._metadata))
         self._digest.update([row])
         self._num_rows += 1
         if len(self._pending) == self._group_size:
             self._flush()
 
-    def __exit__(self, *error: object) -> None:
-        if error[0] is not None:
-            self._open.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._open.__exit__(kind, error, trace)
             return
         with self._open:
             if self._pending:
                 self._flush()
             if self._writer is None or self._temporary is None:
-                self._output.delete(self._path)  # of an earlier run in which its media files were good
+                self._output.delete(self._path)  # left by an earlier run in which its media files were good
                 return
             digest = self._digest.hexdigest()
             self._writer.add_key_value_metadata({DIGEST_KEY: digest})

@@ -1,7 +1,7 @@
-"""Which clips go into which Parquet file: a function of the clip list alone, the same on every machine and run.
+"""Which clips go into which Parquet file; this depends only on the clip list, so every run has the same plan.
 
-Clips of one media file belong together, so that it is decoded once. Where such a file serves several splits (AVE has
-18 of them), its shard writes one Parquet file into each.
+Clips of one media file belong together, so that it is decoded once. If such a file belongs to several splits (AVE has
+18 of them), its shard writes one Parquet file for each split.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from pipelines.clips import ClipRef, group_by_media
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSpec:
-    """One unit of work and of resumption: some media files, and the Parquet files made of them."""
+    """One unit of work, which is made completely or again: some media files, and the Parquet files made from them."""
 
     name: str
-    """``train-00003``, or ``shared-00000`` where the media files serve several splits."""
+    """``train-00003``, or ``shared-00000`` if its media files belong to several splits."""
     groups: tuple[tuple[ClipRef, ...], ...]
-    """Refs of one media file each."""
+    """The clips of each media file."""
     parts: dict[str, str]
     """Split -> path of the Parquet file, relative to the output folder."""
     digest: str
-    """Of the fingerprint, the clip ids and the sizes of the media files: another one means that it must be made."""
+    """Of the fingerprint, clip ids and sizes of media files; a finished shard with another digest is made again."""
 
     @property
     def clips(self) -> list[ClipRef]:
+        """All clips of the shard."""
         return [clip for group in self.groups for clip in group]
 
 
@@ -50,7 +51,7 @@ def default_clips_per_shard(clips: Sequence[ClipRef]) -> int:
 
 
 def plan_shards(clips: Sequence[ClipRef], *, clips_per_shard: int, fingerprint: str) -> list[ShardSpec]:
-    """Cut the clips, in id order, into shards of at most ``clips_per_shard`` media files."""
+    """Divide the clips, in id order, into shards of at most ``clips_per_shard`` media files."""
     kinds: dict[str, list[list[ClipRef]]] = defaultdict(list)
     for group in group_by_media(clips):
         splits = {clip.split for clip in group}

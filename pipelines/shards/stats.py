@@ -1,4 +1,4 @@
-"""Mean and standard deviation of filter banks as sums that shards keep and the manifest divides once."""
+"""Mean and standard deviation of filter banks, kept as sums in the shards and divided once for the manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stgcma.data.manifest import FbankStats
 
 @dataclass(frozen=True, kw_only=True)
 class FbankSums:
-    """Over the valid frames of some training clips, of one filter bank."""
+    """Sums of one filter bank over the valid frames of some training clips."""
 
     total: float = 0.0
     squares: float = 0.0
@@ -26,13 +26,13 @@ class FbankSums:
 
     @classmethod
     def of(cls, fbank: np.ndarray, valid_frames: int) -> FbankSums:
-        """``fbank [S, T, F]``; frames past ``valid_frames`` are padding and do not count."""
+        """Sums over ``fbank [S, T, F]``; time frames from ``valid_frames`` on are padding and do not count."""
         values = fbank[:, :valid_frames].astype(np.float64)
         return cls(total=float(values.sum()), squares=float(np.square(values).sum()), count=values.size)
 
 
 def finish(parts: Iterable[FbankSums]) -> FbankStats | None:
-    """The finished numbers; None when there was no training clip."""
+    """Mean and standard deviation over all parts; None if there was no training clip."""
     sums = sum(parts, FbankSums())
     if not sums.count:
         return None

@@ -1,1 +1,1 @@
-"""Synthetic audio-visual clips: what happens in them, how they look and sound, what can be learnt from them."""
+"""Synthetic audio-visual clips: what happens in them, how they look and sound, and what can be learnt from them."""

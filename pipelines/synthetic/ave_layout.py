@@ -1,13 +1,13 @@
-"""Writes a synthetic AVE in the official layout: real H.264 + AAC mp4 files in which shapes are seen and timbres heard.
+"""Writes a synthetic AVE in the official layout: real mp4 files (H.264 + AAC) with visible shapes and audible timbres.
 
     <output>/Annotations.txt                 header, then  Category&VideoID&Quality&StartTime&EndTime
     <output>/{train,val,test}Set.txt         rows of the split, no header
     <output>/AVE/<11 characters>.mp4         10 s, 64 x 64 at 5 fps, mono AAC at 16 kHz; some ids begin with "-"
 
 In ``pipelines/synthetic``, ``scenes.py`` says what happens in a clip and why the tasks are hard, ``render.py`` how it
-looks and sounds, ``ceilings.py`` what an observer of one or both modalities can reach. A clip depends on (seed, task,
-split, index) alone: the same arrays on every machine and with any number of processes. The mp4 bytes are not
-reproducible (x264).
+looks and sounds, and ``ceilings.py`` what an observer of one or both modalities can reach. A clip depends only on
+(seed, task, split, index): its arrays are the same on every machine and with any number of processes. The bytes of the
+mp4 files are not reproducible (x264).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.synthetic.ave_clips import SyntheticConfig, annotation_row, write_clip
+from pipelines.synthetic.ave_clips import annotation_row, write_clip
+from pipelines.synthetic.configs import SyntheticConfig
 from pipelines.synthetic.writing import SyntheticResult, in_processes, refuse_another_set
 
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
@@ -25,12 +26,12 @@ HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 def write_synthetic_ave(
     config: SyntheticConfig, output: str | Path, *, on_clip: Callable[[int, int], None] | None = None
 ) -> SyntheticResult:
-    """Write the whole set; the lists come last, so a folder with lists is complete. Clips that exist are kept.
+    """Write the whole set, but keep clips that exist. The lists come last, so a folder with lists is complete.
 
     Args:
-        config: Task, sizes, seed.
-        output: Folder to create or to complete; clips of another configuration in it are an error.
-        on_clip: Called with (clips written, clips in all), for a progress bar.
+        config: Task, sizes and seed.
+        output: Folder to create or to complete.
+        on_clip: Called with (clips written, all clips), for a progress bar.
 
     Raises:
         ConfigError: If ``output`` already holds another dataset.

@@ -1,12 +1,12 @@
-"""Writes a synthetic MUSIC-AVQA in the official layout: real H.264 + AAC mp4 files and the official json.
+"""Writes a synthetic MUSIC-AVQA in the official layout: real mp4 files (H.264 + AAC) and the official json.
 
     <output>/json/avqa-{train,val,test}.json
     <output>/MUSIC-AVQA-videos-Real/<8 digits>.mp4            10 s, 64 x 64 at 5 fps, mono AAC at 16 kHz
     <output>/MUSIC-AVQA-videos-Synthetic/va<8 digits>.mp4     every fourth video
 
 ``pipelines/synthetic/concert.py`` says what happens in a video and which questions are asked, ``concert_clips.py`` how
-it looks and sounds. A video and its questions depend on (seed, split, index) alone. No video serves two splits:
-what the test measures was never seen.
+it looks and sounds. A video and its questions depend only on (seed, split, index). No video is in two splits, so
+training never shows a test video.
 """
 
 from __future__ import annotations
@@ -14,41 +14,16 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.options import option
-from pipelines.synthetic.ave_clips import SPLITS, write_mp4
 from pipelines.synthetic.concert import Concert, ask, plan_concert
 from pipelines.synthetic.concert_clips import render_concert_frames, render_concert_sound
+from pipelines.synthetic.configs import SPLITS, SyntheticAVQAConfig
+from pipelines.synthetic.mp4 import write_mp4
 from pipelines.synthetic.writing import SyntheticResult, in_processes, refuse_another_set
-from stgcma.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticAVQAConfig:
-    """Which set is written; numbers count videos."""
-
-    num_train: int = 600
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
-    questions_per_type: int = option(8, "Questions of one type, at most, about a video; 8 gives about 18 in all.")
-    num_workers: int | None = option(None, "Encoding processes  [default: one a CPU]")
-
-    def __post_init__(self) -> None:
-        for name in ("num_train", "num_val", "num_test", "questions_per_type"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Synthetic MUSIC-AVQA: {name} needs at least 1, got {getattr(self, name)}.")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise ConfigError(f"Synthetic MUSIC-AVQA: num_workers needs at least 1, got {self.num_workers}.")
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
 
 
 def make_concert(config: SyntheticAVQAConfig, split: str, index: int) -> Concert:
@@ -57,7 +32,7 @@ def make_concert(config: SyntheticAVQAConfig, split: str, index: int) -> Concert
 
 
 def video_path(config: SyntheticAVQAConfig, split: str, index: int) -> str:
-    """Path below the output folder; numbers run on through the splits, as the official ones do."""
+    """Path below the output folder; numbers continue from split to split, as in the official set."""
     sizes = config.split_sizes
     number = 2 + index + sum(sizes[s] for s in SPLITS[: SPLITS.index(split)])
     if number % 4:
@@ -66,8 +41,8 @@ def video_path(config: SyntheticAVQAConfig, split: str, index: int) -> str:
 
 
 def questions_of(config: SyntheticAVQAConfig, split: str) -> list[dict[str, Any]]:
-    """Entries of ``avqa-<split>.json``; renders nothing."""
-    entries = []
+    """Entries of ``avqa-<split>.json``; nothing is rendered."""
+    entries: list[dict[str, Any]] = []
     for index in range(config.split_sizes[split]):
         asked = ask(
             make_concert(config, split, index), config.questions_per_type, _generator(config, split, index, stream=1)
@@ -93,24 +68,22 @@ def write_video(config: SyntheticAVQAConfig, split: str, index: int, root: Path)
     if target.exists():
         return
     concert = make_concert(config, split, index)
-    partial = target.with_suffix(".mp4.partial")
     write_mp4(
-        partial,
+        target,
         render_concert_frames(concert, _generator(config, split, index, stream=2)),
         render_concert_sound(concert, _generator(config, split, index, stream=3)),
     )
-    partial.replace(target)
 
 
 def write_synthetic_avqa(
     config: SyntheticAVQAConfig, output: str | Path, *, on_clip: Callable[[int, int], None] | None = None
 ) -> SyntheticResult:
-    """Write the whole set; the json files come last, so a folder with them is complete. Videos that exist are kept.
+    """Write the whole set, but keep videos that exist. The json files come last, so a folder with them is complete.
 
     Args:
         config: Sizes and seed.
         output: Folder to create or to complete.
-        on_clip: Called with (videos written, videos in all), for a progress bar.
+        on_clip: Called with (videos written, all videos), for a progress bar.
 
     Raises:
         ConfigError: If ``output`` already holds another dataset.
@@ -133,8 +106,11 @@ def write_synthetic_avqa(
 def question_only_scores(config: SyntheticAVQAConfig, split: str) -> dict[str, float]:
     """Accuracy of the best guess from the words alone: the most frequent training answer to the same question.
 
-    A question that training never asked gets the most frequent answer to its template. ``overall``, the groups and the
-    types as Table 6 names them.
+    A question that training never asked gets the most frequent answer to its template. This is the measured column
+    "words" in ``jobs/ablations/demo_questions.yaml``.
+
+    Returns:
+        ``overall`` and the groups and types of Table 6 -> accuracy.
     """
     answers: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for entry in questions_of(config, "train"):

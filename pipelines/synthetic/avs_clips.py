@@ -1,10 +1,10 @@
-"""Synthetic audio-visual segmentation: a small and a big object are seen, the pitches heard say which of them sound.
+"""Synthetic audio-visual segmentation: a small and a big object are visible, and the pitches say which of them sound.
 
-Small objects sound high, big objects sound low, as in the synthetic AVE (``pipelines/synthetic/scenes.py``). In a
-second one of them may sound, or both, or neither; then the mask is empty. Sizes and places are drawn anew every second,
-so an object that was small may be big a second later; shapes, colours, textures, the timbre and the loudness say
-nothing. Eyes alone know the candidates, ears alone the sizes, neither the pixels; and the sound of another second is of
-no use.
+Small objects sound high, big objects sound low, as in the synthetic AVE (``pipelines/synthetic/scenes.py``). In each
+second one object may sound, or both, or neither; then the mask is empty. Sizes and places are drawn anew every second,
+so a small object may be big a second later. Shapes, colours, textures, timbre and loudness carry no information. The
+pictures alone give the candidates, the sound alone gives the sizes, and neither gives the mask; the sound of another
+second does not help.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.synthetic.render import (
+    ENVELOPE,
     FRAME_SIZE,
     HIGH_HZ,
     LOW_HZ,
@@ -21,23 +22,26 @@ from pipelines.synthetic.render import (
     background,
     draw_look,
     find_places,
+    noise_floor,
     paint,
     radius_of,
+    to_pixels,
+    to_samples,
     tone,
 )
 from pipelines.synthetic.scenes import SHAPES, TIMBRES, SceneObject, Sound
 
 NUM_SECONDS = 5
 SINGLE_SOURCE = {(False, False): 0.12, (True, False): 0.88}
-"""Which of the two objects sound -> chance, where only the first one ever sounds (AVSBench-S4)."""
+"""Which of the two objects sound -> probability, if only the first one may sound (AVSBench-S4)."""
 SEVERAL_SOURCES = {(False, False): 0.1, (True, False): 0.3, (False, True): 0.3, (True, True): 0.3}
-"""Where any may (MS3). An object sounds more often than not: who cannot tell when does best to mask every object, and
-so binary cross-entropy does not push it to empty masks."""
+"""The same if both may sound (MS3). Each object sounds in more than half of the seconds. So a model that cannot tell
+when does best if it masks every object, and binary cross-entropy does not push it to empty masks."""
 
 
 @dataclass(frozen=True)
 class MaskSecond:
-    """One second: two objects, one small and one big, and which of them sound."""
+    """One second: a small and a big object, and which of them sound."""
 
     objects: tuple[SceneObject, SceneObject]
     is_heard: tuple[bool, bool]
@@ -45,14 +49,14 @@ class MaskSecond:
 
 @dataclass(frozen=True)
 class MaskPlan:
-    """One clip before drawing; the same two shapes in the same order in every second."""
+    """One clip before drawing; every second has the same two shapes in the same order."""
 
     seconds: tuple[MaskSecond, ...]
     timbre: int
 
     @property
     def category(self) -> int:
-        """The first shape: the one that sounds where a clip has a single source."""
+        """The first shape, which is the one that sounds if a clip has a single source."""
         return self.seconds[0].objects[0].shape
 
 
@@ -62,9 +66,9 @@ class MaskClip:
 
     plan: MaskPlan
     frames: np.ndarray
-    """``[5, 64, 64, 3]`` uint8, one a second."""
+    """``[5, 64, 64, 3]`` uint8, one per second."""
     objects: np.ndarray
-    """``[2, 5, 64, 64]`` bool: the pixels of both objects, sounding or not."""
+    """``[2, 5, 64, 64]`` bool: the pixels of each object, whether it sounds or not."""
     waveform: np.ndarray
     """``[80000]`` int16, 16 kHz mono."""
 
@@ -76,12 +80,12 @@ class MaskClip:
 
 
 def plan_masks(category: int, rng: np.random.Generator, *, single_source: bool) -> MaskPlan:
-    """Company for a shape, and who is small, who is big and who sounds in every second.
+    """Draw the second shape, and the sizes and the sounding objects of every second.
 
     Args:
         category: The first shape.
-        rng: Source of everything that is drawn.
-        single_source: Only the first shape ever sounds.
+        rng: Source of all random draws.
+        single_source: Whether only the first shape may sound.
     """
     chances = SINGLE_SOURCE if single_source else SEVERAL_SOURCES
     heard, edges = list(chances), np.cumsum(list(chances.values()))
@@ -105,20 +109,19 @@ def render_masks(plan: MaskPlan, rng: np.random.Generator) -> MaskClip:
         places = find_places([radius_of(item, look) for item, look in zip(second.objects, looks, strict=True)], rng)
         for index, (item, look, place) in enumerate(zip(second.objects, looks, places, strict=True)):
             objects[index, time] = paint(picture, item.shape, look, place)[..., 0] > 0.5
-        frames[time] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+        frames[time] = to_pixels(picture)
     return MaskClip(plan=plan, frames=frames, objects=objects, waveform=_waveform(plan, rng))
 
 
 def _waveform(plan: MaskPlan, rng: np.random.Generator) -> np.ndarray:
-    """One tone per second and sounding object over a faint noise floor."""
-    wave = rng.normal(0, 0.002, size=NUM_SECONDS * SAMPLE_RATE)
+    """One tone per second for each sounding object, over a faint noise floor."""
+    wave = noise_floor(NUM_SECONDS, rng)
     loudness = rng.uniform(0.12, 0.3)
-    ramp = np.minimum(1.0, np.arange(SAMPLE_RATE) / (0.01 * SAMPLE_RATE))
     for time, second in enumerate(plan.seconds):
         for item, is_heard in zip(second.objects, second.is_heard, strict=True):
             if is_heard:
                 sound = Sound(plan.timbre, is_high=not item.is_big)
                 pitch = rng.uniform(*(HIGH_HZ if sound.is_high else LOW_HZ))
                 begin = time * SAMPLE_RATE
-                wave[begin : begin + SAMPLE_RATE] += loudness * ramp * ramp[::-1] * tone(sound, pitch, rng)
-    return np.round(np.clip(wave, -1, 1) * 32767).astype(np.int16)
+                wave[begin : begin + SAMPLE_RATE] += loudness * ENVELOPE * tone(sound, pitch, rng)
+    return to_samples(wave)

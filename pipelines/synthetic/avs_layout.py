@@ -1,80 +1,46 @@
-"""Writes a synthetic AVSBench in the official layout: two objects are seen, the one that is heard has the mask.
+"""Writes a synthetic AVSBench in the official layout: two objects are visible, and masks show those that sound.
 
-Layout ``s4``, a single source: the object whose shape is the category is the only one that ever sounds.
+Layout ``s4``, a single source: only the object whose shape is the category may sound.
 
     <output>/s4_meta_data.csv                                          name,start,category,split
     <output>/s4_data/visual_frames/<split>/<category>/<name>/<name>_{1..5}.png     64 x 64
     <output>/s4_data/audio_wav/<split>/<category>/<name>.wav                       5 s, 16 kHz mono
     <output>/s4_data/gt_masks/<split>/<category>/<name>/<name>_{k}.png             training: k = 1 only
 
-Layout ``ms3``, several sources: either object may sound, now the one, now the other. Five masks in all splits.
+Layout ``ms3``, several sources: one object, both or neither may sound. All splits have five masks per clip.
 
     <output>/ms3_meta_data.csv                                         video_id,split
     <output>/ms3_data/visual_frames/<id>/<id>.mp4_{1..5}.png
     <output>/ms3_data/audio_wav/<split>/<id>.wav
     <output>/ms3_data/gt_masks/<split>/<id>/<id>_{1..5}.png
 
-``pipelines/synthetic/avs_clips.py`` says what happens in a clip. A clip depends on (seed, layout, split, index) alone:
-the same files on every machine.
+``pipelines/synthetic/avs_clips.py`` says what happens in a clip. A clip depends only on (seed, layout, split, index):
+its files are the same on every machine.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from pipelines.synthetic.avs_clips import MaskClip, plan_masks, render_masks
+from pipelines.synthetic.configs import SPLITS, AVSLayout, SyntheticAVSConfig
 from pipelines.synthetic.render import SAMPLE_RATE
 from pipelines.synthetic.scenes import SHAPES
-from pipelines.synthetic.writing import SyntheticResult, refuse_another_set
-from stgcma.errors import ConfigError
+from pipelines.synthetic.writing import SyntheticResult, refuse_another_set, video_name
 
-SPLITS = ("train", "val", "test")
 CATEGORIES = tuple(shape.lower() for shape in SHAPES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticAVSConfig:
-    """Which layout and how many clips are written; first shapes alternate within a split."""
-
-    layout: Literal["s4", "ms3"]
-    num_train: int = 600
-    num_val: int = 100
-    num_test: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} needs at least {least}, got {value}."
-            for name, value, least in (
-                ("num_train", self.num_train, len(SHAPES)),
-                ("num_val", self.num_val, 1),
-                ("num_test", self.num_test, 1),
-            )
-            if value < least
-        ]
-        if self.layout not in LAYOUTS:
-            problems.append(f"layout needs one of {', '.join(LAYOUTS)}, got {self.layout!r}.")
-        if problems:
-            raise ConfigError(*(f"Synthetic AVS: {problem}" for problem in problems))
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
 
 
 @dataclass(frozen=True)
 class ClipPaths:
-    """Paths of one clip below the data folder; ``{k}`` counts frames from 1."""
+    """Paths of one clip below the data folder; ``{k}`` is the number of a frame, from 1."""
 
     frame: str
     sound: str
@@ -84,7 +50,7 @@ class ClipPaths:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of one official layout lie."""
+    """Paths and table of one official layout."""
 
     table: str
     data: str
@@ -114,7 +80,7 @@ def _ms3_paths(name: str, category: str, split: str) -> ClipPaths:
     )
 
 
-LAYOUTS = {
+LAYOUTS: dict[AVSLayout, Layout] = {
     "s4": Layout(
         table="s4_meta_data.csv",
         data="s4_data",
@@ -133,27 +99,25 @@ LAYOUTS = {
 
 
 def make_mask_clip(config: SyntheticAVSConfig, split: str, index: int) -> MaskClip:
-    """One clip, a pure function of the seed, layout, split and index."""
+    """One clip before encoding."""
     rng = np.random.default_rng((config.seed, 5, list(LAYOUTS).index(config.layout), SPLITS.index(split), index))
     return render_masks(plan_masks(index % len(SHAPES), rng, single_source=config.layout == "s4"), rng)
 
 
 def make_name(config: SyntheticAVSConfig, split: str, index: int) -> str:
-    """11 characters of YouTube's alphabet; every fifth begins with ``-``, which path handling must survive."""
-    digest = hashlib.sha256(f"{config.seed}/avs-{config.layout}/{split}/{index}".encode()).digest()
-    name = base64.urlsafe_b64encode(digest).decode()[:11]
-    return f"-{name[1:]}" if index % 5 == 0 else name
+    """Name of the clip in the table and in its paths."""
+    return video_name(f"{config.seed}/avs-{config.layout}/{split}", index)
 
 
 def write_synthetic_avs(
     config: SyntheticAVSConfig, output: str | Path, *, on_clip: Callable[[int, int], None] | None = None
 ) -> SyntheticResult:
-    """Write the whole set; the table comes last, so a folder with a table is complete.
+    """Write the whole set. The table comes last, so a folder with a table is complete.
 
     Args:
         config: Layout, sizes and seed.
-        output: Folder to create; one that holds this very set is left as it is.
-        on_clip: Called with (clips written, clips in all), for a progress bar.
+        output: Folder to create; nothing is written if it holds the same complete set.
+        on_clip: Called with (clips written, all clips), for a progress bar.
 
     Raises:
         ConfigError: If ``output`` already holds another set.
@@ -202,9 +166,9 @@ def _wav(waveform: np.ndarray) -> bytes:
 
 
 def blind_scores(config: SyntheticAVSConfig, split: str) -> dict[str, float]:
-    """mIoU that needs no listening: every object masked, a random object masked, nothing masked.
+    """mIoU of three guesses that need no sound: mask every object, a random object, or nothing.
 
-    What a segmentation model reaches that sees perfectly and hears nothing lies near the best of them.
+    A segmentation model that sees perfectly and hears nothing comes close to the best of them.
     """
     rng = np.random.default_rng((config.seed, 6))
     totals = {"every object": 0.0, "a random object": 0.0, "nothing": 0.0}
@@ -220,7 +184,7 @@ def blind_scores(config: SyntheticAVSConfig, split: str) -> dict[str, float]:
 
 
 def _sum_of_ious(guess: np.ndarray, truth: np.ndarray) -> float:
-    """As the metric scores frames: an empty truth is scored on the background."""
+    """Sum of the frames' IoU as the metric scores it: for an empty truth, the IoU of the background."""
     union = (guess | truth).sum((1, 2))
     empty = ~truth.any((1, 2))
     shared = np.where(empty, (~guess & ~truth).sum((1, 2)), (guess & truth).sum((1, 2)))

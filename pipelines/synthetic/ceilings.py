@@ -1,16 +1,16 @@
-"""The best accuracies that knowledge of one modality, of a sum of both, or of both can reach on a synthetic task.
+"""The best accuracies that an observer of one modality, of a sum of both, or of both can reach on a synthetic task.
 
-They bound what a result table on synthetic data can show, so the table prints them. They are exact: every combination
-of what the generator draws (``scenes.py``) is enumerated with its chance. An observer of one modality gets exactly its
-part of one second, without noise, and knows the population. (A model also sees the rest of the clip: that tells it
-a little more about where the event lies, and nothing about which object sounds or whether it is an impostor.)
+Result tables on synthetic data print them for comparison. They are exact: every combination that the generator
+(``scenes.py``) can draw is enumerated with its probability. An observer of one modality gets its part of one second
+without noise and knows all probabilities. (A model also gets the rest of the clip. That tells it a little more about
+where the event is, but nothing about which object sounds or whether it is an impostor.)
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,30 +35,30 @@ Cell = tuple[Hashable, Hashable, int]
 class Ceilings:
     """Accuracies over seconds."""
 
-    majority: float
     visual: float
     audio: float
     additive: float
     """Softmax over ``f(seen) + g(heard)`` at its maximum likelihood: two perfect experts and a linear head."""
     additive_limit: float
-    """The most that any rule of that form wins, by treating sizes (t3) or classes (t4) unequally. Its likelihood is
-    lower, so training has no reason to go there."""
+    """The best that any rule of that form can reach, if it treats sizes (t3) or classes (t4) unequally. Its likelihood
+    is lower, so training does not lead there."""
     both: float
 
 
 def seen(scene: Scene) -> Hashable:
-    """All that a perfect eye knows of a second."""
+    """Everything that a perfect eye knows about a second."""
     return tuple(sorted((item.shape, item.is_big) for item in scene.objects))
 
 
 def heard(scene: Scene) -> Hashable:
-    """All that a perfect ear knows of a second."""
+    """Everything that a perfect ear knows about a second."""
     return None if scene.sound is None else (scene.sound.timbre, scene.sound.is_high)
 
 
-def cell_chances(task: SyntheticTask) -> Counter[Cell]:
-    """Chance of every (seen, heard, label) of one second; they sum to one."""
-    rule, cells = RULES[task], Counter()
+def cell_chances(task: SyntheticTask) -> dict[Cell, float]:
+    """Probability of every (seen, heard, label) of one second; they sum to one."""
+    rule = RULES[task]
+    cells: defaultdict[Cell, float] = defaultdict(float)
     shapes = range(len(SHAPES))
     for category, other, is_big in itertools.product(shapes, shapes, (False, True)):
         timbres = range(len(TIMBRES)) if task == "t4" else (category,)
@@ -74,17 +74,16 @@ def cell_chances(task: SyntheticTask) -> Counter[Cell]:
 
 
 def compute_ceilings(task: SyntheticTask) -> Ceilings:
-    """All ceilings of a task; under a second."""
+    """All ceilings of a task; takes less than a second."""
     cells = cell_chances(task)
 
     def best(key: Callable[[Cell], Hashable]) -> float:
-        groups: dict[Hashable, Counter] = defaultdict(Counter)
+        groups: dict[Hashable, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         for cell, chance in cells.items():
             groups[key(cell)][cell[2]] += chance
         return sum(max(group.values()) for group in groups.values())
 
     return Ceilings(
-        majority=best(lambda cell: None),
         visual=best(lambda cell: cell[0]),
         audio=best(lambda cell: cell[1]),
         additive=additive_accuracy(cells),
@@ -94,9 +93,9 @@ def compute_ceilings(task: SyntheticTask) -> Ceilings:
 
 
 def additive_limit(task: SyntheticTask) -> float:
-    """An additive rule decides an exclusive or of two bits in three cells of four: it loses the cheapest one.
+    """Best accuracy of an additive rule: it solves three of the four cells of an exclusive or, and loses the rarest.
 
-    t3: size and pitch decide between event and impostor; the cheapest cell is half of the impostors. t4: which object
+    t3: size and pitch decide between event and impostor; the rarest cell is half of the impostors. t4: which object
     is small and the pitch decide between the objects, in pairs of mirrored scenes; all four cells are equally likely.
     """
     rule = RULES[task]
@@ -104,10 +103,11 @@ def additive_limit(task: SyntheticTask) -> float:
     return 1 - rule.kinds["candidate"] * lost
 
 
-def additive_accuracy(cells: Counter[Cell], num_steps: int = 3000) -> float:
-    """Accuracy of the maximum likelihood ``softmax(f(seen) + g(heard))``, ties shared equally.
+def additive_accuracy(cells: Mapping[Cell, float], num_steps: int = 3000) -> float:
+    """Accuracy of ``softmax(f(seen) + g(heard))`` at its maximum likelihood; ties are shared equally.
 
-    The problem is convex and a few dozen rows wide: gradient descent with momentum, a row's step scaled by its chance.
+    The problem is convex and has a few dozen rows. Gradient descent with momentum solves it; the step of each row is
+    scaled by the row's probability.
     """
     views = {view: index for index, view in enumerate(sorted({cell[0] for cell in cells}, key=repr))}
     sounds = {sound: index for index, sound in enumerate(sorted({cell[1] for cell in cells}, key=repr))}

@@ -1,17 +1,17 @@
 """What happens in a synthetic music video, and the questions about it: nine types, in MUSIC-AVQA's own templates.
 
-One to three of four instruments (shapes) stand on a stage, left, middle or right. One or two are heard (a timbre in a
-pitch of its own each), on stage or not: the first from the beginning, the second from later on, one loud and one soft.
-So what is seen says little about what is heard, and the other way round.
+One to three of four instruments (shapes) stand on a stage: left, middle or right. One or two instruments sound, on
+stage or not, each with its own pitch. The first one begins at the start of the video, the second one later; one is loud
+and one is soft. So what is seen says little about what is heard, and vice versa.
 
-| group | answered by |
+| group | needs |
 |---|---|
-| Audio (counting, comparative) | listening alone |
-| Visual (counting, location) | looking alone |
-| Audio-Visual (five types) | both: which of those on stage sounds, where the first voice stands, ... |
+| Audio (counting, comparative) | sound only |
+| Visual (counting, location) | pictures only |
+| Audio-Visual (five types) | both: which instrument on stage sounds, where the first one to sound stands, ... |
 
-For every question the answer is drawn first, uniformly over the answers that the scene allows, then its objects: the
-words of a question say little about its answer.
+For every question the answer is drawn first, uniformly from the answers that the scene allows, and then its objects. So
+the words of a question say little about its answer.
 """
 
 from __future__ import annotations
@@ -41,21 +41,23 @@ class Voice:
 
     @property
     def length(self) -> int:
+        """Seconds."""
         return self.end - self.start
 
 
 @dataclass(frozen=True)
 class Concert:
-    """One video: who stands where, who sounds when."""
+    """One video: where instruments stand, and when they sound."""
 
     on_stage: dict[int, int]
     """Instrument -> index of its place."""
     voices: tuple[Voice, ...]
-    """In the order of their first second; starts differ."""
+    """In the order of their first second; no two start together."""
     outdoor: bool
 
     @property
     def heard(self) -> dict[int, Voice]:
+        """Instrument -> its voice."""
         return {voice.instrument: voice for voice in self.voices}
 
 
@@ -70,7 +72,7 @@ class AskedQuestion:
 
 
 def plan_concert(rng: np.random.Generator) -> Concert:
-    """Draw a scene: one to three on stage, one or two voices, mostly from the stage."""
+    """Draw a scene: one to three instruments on stage and one or two voices, mostly from the stage."""
     order = [int(i) for i in rng.permutation(len(INSTRUMENTS))]
     count = int(rng.integers(1, 4))
     places = rng.permutation(len(PLACES))[:count].tolist()
@@ -92,7 +94,8 @@ def plan_concert(rng: np.random.Generator) -> Concert:
 def ask(concert: Concert, per_type: int, rng: np.random.Generator) -> list[AskedQuestion]:
     """Up to ``per_type`` different questions of every type that the scene allows.
 
-    A template with objects is asked only where more than one answer is possible: else its words would tell the answer.
+    A template with objects is used only if the scene allows more than one answer to it; otherwise the words would give
+    the answer away.
     """
     asked: dict[AskedQuestion, None] = {}
     for kind, templates in [item for item in QUESTIONS.items() for _ in range(per_type)]:
@@ -113,7 +116,7 @@ def ask(concert: Concert, per_type: int, rng: np.random.Generator) -> list[Asked
 
 
 Found = Iterator[tuple[tuple[str, ...], str]]
-"""(values of the placeholders, answer) of everything that can be asked with a template."""
+"""(values of the placeholders, answer) of every question that a template allows in a scene."""
 
 
 def _yes(condition: bool) -> str:
@@ -243,4 +246,4 @@ QUESTIONS = {
         "Where is the <FL> sounding instrument?": _place_of_entry,
     },
 }
-"""Type -> official template -> what can be asked with it in a scene."""
+"""Type -> official template -> function that finds its questions in a scene."""

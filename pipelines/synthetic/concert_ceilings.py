@@ -1,8 +1,9 @@
-"""The best accuracies that the words of a question, looking or listening alone can reach on the synthetic MUSIC-AVQA.
+"""The best accuracies that the words, the pictures or the sound alone can reach on the synthetic MUSIC-AVQA.
 
-They bound what a result table on it can show. An observer knows the words and exactly its part of the scene, without
-noise, and answers what was most often right in many drawn scenes; both parts together always give the answer. The
-scenes that are counted are others than those that are judged, so a value is at most too low, and hardly so.
+Results should be compared with them; ``jobs/ablations/demo_questions.yaml`` lists both. An observer knows the words and
+its part of the scene without noise, and gives the answer that was most often right in many drawn scenes. Both parts
+together always give the answer. Accuracy is measured in other scenes than those, so a value may be slightly too low but
+not too high.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ QUESTIONS_PER_TYPE = 4
 
 
 def seen(concert: Concert) -> Hashable:
-    """All that a perfect eye knows."""
+    """Everything that a perfect eye knows."""
     return tuple(sorted(concert.on_stage.items())), concert.outdoor
 
 
 def heard(concert: Concert) -> Hashable:
-    """All of a perfect ear's knowledge that any question is about."""
+    """Everything that a perfect ear knows and that a question may ask about."""
     voices = concert.voices
     gap = voices[0].length - voices[-1].length
     parts = tuple((voice.instrument, voice.level, voice.length == NUM_SECONDS) for voice in voices)
@@ -35,11 +36,14 @@ OBSERVERS: dict[str, Callable[[Concert], Hashable]] = {"words": lambda concert: 
 
 
 def concert_ceilings(num_scenes: int = 12_000, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Observer -> type of question (``audio_visual/location``) and ``overall`` -> accuracy.
+    """Accuracy of every observer.
 
     Args:
-        num_scenes: Scenes that are counted; a fifth as many are judged. 12,000 take half a minute.
-        seed: Of the scenes.
+        num_scenes: Scenes from which observers learn; a fifth as many measure them. 12,000 take half a minute.
+        seed: Seed of the scenes.
+
+    Returns:
+        Observer -> type of question (such as ``audio_visual/location``) or ``overall`` -> accuracy.
     """
     counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
     for concert, question in _drawn(num_scenes, np.random.default_rng([seed, 0])):

@@ -1,7 +1,7 @@
 """Pictures and sound of synthetic scenes: anti-aliased shapes on a soft background, timbres over a noise floor.
 
-Colour, texture, place, motion, loudness and exact size and pitch are nuisances: drawn per clip, they say nothing about
-the label. Lengths are pixels of a 64 x 64 frame, frequencies Hz, samples 16 kHz.
+Colour, texture, place, motion, loudness, exact size and exact pitch are drawn at random and carry no information about
+the label. Lengths are in pixels of a 64 x 64 frame, frequencies in Hz; sound has 16,000 samples per second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from pipelines.synthetic.scenes import SHAPES, ClipPlan, SceneObject, Sound
 
 FRAME_SIZE = 64
-"""Pixels, both sides; the demo's 48 are resized from these."""
+"""Pixels per side; the demo's models resize frames to 48."""
 FRAME_RATE = 5
 SAMPLE_RATE = 16_000
 SMALL_RADIUS = (7.5, 9.5)
@@ -25,6 +25,9 @@ COLORS = ("red", "yellow", "green", "cyan", "blue", "magenta")
 TEXTURES = ("plain", "striped", "dotted")
 
 _AXIS = np.arange(FRAME_SIZE, dtype=np.float32) + 0.5
+_RAMP = np.minimum(1.0, np.arange(SAMPLE_RATE) / (0.01 * SAMPLE_RATE))
+ENVELOPE = _RAMP * _RAMP[::-1]
+"""Loudness of a one-second tone, ``[16000]``, with 10 ms of attack and of release."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Place:
-    """Centre and radius of a drawn object, pixels."""
+    """Centre and radius of a drawn object in pixels."""
 
     x: float
     y: float
@@ -48,6 +51,7 @@ class Place:
 
 
 def draw_look(rng: np.random.Generator) -> Look:
+    """Draw how one object looks."""
     return Look(
         color=int(rng.integers(len(COLORS))),
         texture=int(rng.integers(len(TEXTURES))),
@@ -58,11 +62,12 @@ def draw_look(rng: np.random.Generator) -> Look:
 
 
 def radius_of(item: SceneObject, look: Look) -> float:
+    """Radius of an object in pixels."""
     return look.big_radius if item.is_big else look.small_radius
 
 
 def shape_distance(shape: int, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance (approximate, pixels, negative inside) to a shape of ``SHAPES`` centred at the origin."""
+    """Approximate signed distance in pixels, negative inside, to a shape of ``SHAPES`` centred at the origin."""
     name = SHAPES[shape]
     length = np.hypot(x, y)
     if name == "Circle":
@@ -105,11 +110,17 @@ def paint(canvas: np.ndarray, shape: int, look: Look, place: Place) -> np.ndarra
     return cover
 
 
+def to_pixels(canvas: np.ndarray) -> np.ndarray:
+    """Round a canvas ``[64, 64, 3]`` to uint8."""
+    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+
+
 def find_places(radii: list[float], rng: np.random.Generator) -> list[Place]:
-    """Centres inside the frame; two objects keep clear of each other by going to opposite corners."""
+    """Draw places inside the frame; two objects go to opposite corners, so that they do not touch."""
     if len(radii) == 1:
         margin = radii[0] + 2
-        return [Place(*rng.uniform(margin, FRAME_SIZE - margin, size=2), radii[0])]
+        x, y = rng.uniform(margin, FRAME_SIZE - margin, size=2)
+        return [Place(x, y, radii[0])]
     left, top = rng.integers(2, size=2)
     places = []
     for index, radius in enumerate(radii):
@@ -123,7 +134,7 @@ def find_places(radii: list[float], rng: np.random.Generator) -> list[Place]:
 
 @dataclass(frozen=True)
 class Still:
-    """One picture without a clip: ``pixels [64, 64, 3]`` uint8, the objects and the pixels each covers."""
+    """One picture without a clip: ``pixels [64, 64, 3]`` uint8, its objects, and the pixels that each covers."""
 
     pixels: np.ndarray
     items: tuple[SceneObject, ...]
@@ -133,7 +144,7 @@ class Still:
 
 
 def render_still(rng: np.random.Generator) -> Still:
-    """A picture of no, one or two different objects, drawn as the frames of clips are."""
+    """A picture of zero, one or two different objects, drawn like the frames of clips."""
     count = int(rng.choice(3, p=(0.06, 0.44, 0.5)))
     shapes = rng.permutation(len(SHAPES))[:count]
     first_is_big = int(rng.integers(2))
@@ -144,7 +155,7 @@ def render_still(rng: np.random.Generator) -> Still:
     places = find_places(radii, rng) if items else []
     covers = [paint(canvas, *drawn)[..., 0] for drawn in zip(shapes, looks, places, strict=True)]
     return Still(
-        pixels=np.clip(canvas + 0.5, 0, 255).astype(np.uint8),
+        pixels=to_pixels(canvas),
         items=items,
         looks=looks,
         covers=np.stack(covers) if covers else np.zeros((0, FRAME_SIZE, FRAME_SIZE), dtype=np.float32),
@@ -152,9 +163,9 @@ def render_still(rng: np.random.Generator) -> Still:
 
 
 def render_frames(plan: ClipPlan, rng: np.random.Generator) -> np.ndarray:
-    """All frames of a clip, ``[50, 64, 64, 3]`` uint8: ``FRAME_RATE`` a second, objects bobbing by about a pixel.
+    """All frames of a clip, ``[50, 64, 64, 3]`` uint8, ``FRAME_RATE`` per second; objects bob by about a pixel.
 
-    Places are drawn anew for every second, so that nothing but size and shape ties an object to its past.
+    Places are drawn anew every second, so that only size and shape connect an object with its past.
     """
     base = background(rng)
     looks = {}
@@ -171,39 +182,46 @@ def render_frames(plan: ClipPlan, rng: np.random.Generator) -> np.ndarray:
             for item, place in zip(items, places, strict=True):
                 moved = Place(place.x + bob[0], place.y + bob[1], place.radius)
                 paint(canvas, item.shape, looks[item.shape], moved)
-            frames[second * FRAME_RATE + step] = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+            frames[second * FRAME_RATE + step] = to_pixels(canvas)
     return frames
 
 
 def render_waveform(plan: ClipPlan, rng: np.random.Generator) -> np.ndarray:
-    """The sound of a clip, ``[160000]`` int16 mono 16 kHz: one tone per second of sound over a faint noise floor."""
-    total = len(plan.scenes) * SAMPLE_RATE
-    wave = rng.normal(0, 0.002, size=total)
+    """The sound of a clip, ``[160000]`` int16 mono 16 kHz: one tone per sounding second over a faint noise floor."""
+    wave = noise_floor(len(plan.scenes), rng)
     low, high = rng.uniform(*LOW_HZ), rng.uniform(*HIGH_HZ)
     loudness = rng.uniform(0.12, 0.3)
-    ramp = np.minimum(1.0, np.arange(SAMPLE_RATE) / (0.01 * SAMPLE_RATE))
-    envelope = ramp * ramp[::-1]
     for second, scene in enumerate(plan.scenes):
         if scene.sound is not None:
             pitch = (high if scene.sound.is_high else low) * rng.uniform(0.97, 1.03)
             begin = second * SAMPLE_RATE
-            wave[begin : begin + SAMPLE_RATE] += loudness * envelope * tone(scene.sound, pitch, rng)
+            wave[begin : begin + SAMPLE_RATE] += loudness * ENVELOPE * tone(scene.sound, pitch, rng)
+    return to_samples(wave)
+
+
+def noise_floor(num_seconds: int, rng: np.random.Generator) -> np.ndarray:
+    """Faint white noise, ``[num_seconds * 16000]``."""
+    return rng.normal(0, 0.002, size=num_seconds * SAMPLE_RATE)
+
+
+def to_samples(wave: np.ndarray) -> np.ndarray:
+    """Clip a waveform ``[num_samples]`` to [-1, 1] and round it to int16."""
     return np.round(np.clip(wave, -1, 1) * 32767).astype(np.int16)
 
 
 def tone(sound: Sound, pitch_hz: float, rng: np.random.Generator) -> np.ndarray:
     """One second of a timbre at a pitch, ``[16000]`` float, peak about 1.
 
-    pure: a sine. hollow: odd harmonics. bright: all harmonics. pulsing: a sine switched 8 times a second. wavering: a
-    sine with vibrato. rough: a sine times slow noise. Partials stop at 6 kHz.
+    pure: a sine. hollow: odd harmonics. bright: all harmonics. pulsing: a sine that is switched on 8 times per second.
+    wavering: a sine with vibrato. rough: a sine times slow noise. Harmonics stop at 6 kHz.
     """
     seconds = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     phase = 2 * np.pi * pitch_hz * seconds + rng.uniform(0, 2 * np.pi)
     harmonics = [n for n in range(1, 25) if n * pitch_hz < 6000]
     if sound.timbre == 1:
-        return sum(np.sin(n * phase) / n for n in harmonics if n % 2)
+        return sum((np.sin(n * phase) / n for n in harmonics if n % 2), start=np.zeros_like(phase))
     if sound.timbre == 2:
-        return 0.6 * sum(np.sin(n * phase) / n**0.7 for n in harmonics)
+        return 0.6 * sum((np.sin(n * phase) / n**0.7 for n in harmonics), start=np.zeros_like(phase))
     if sound.timbre == 3:
         return np.sin(phase) * (np.sin(2 * np.pi * 8 * seconds) > 0)
     if sound.timbre == 4:

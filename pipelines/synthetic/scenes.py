@@ -1,28 +1,29 @@
-"""What happens in a synthetic clip, second by second, before anything is drawn: objects, sound and the label.
+"""What happens in a synthetic clip, second by second, before anything is drawn: objects, sound and label.
 
 Three tasks over six shapes and six timbres. Small objects sound high, big objects sound low.
 
-| task | a second carries its class when | otherwise background because of |
+| task | a second carries its class if | it is background because of |
 |---|---|---|
 | t1 | a shape is seen and its own timbre is heard | a silent object, an unseen sound, another object's sound |
 | t3 | ... and the pitch fits the size on screen | an impostor (right timbre, pitch of the other size), those of t1 |
 | t4 | two objects are on screen; the pitch says which one sounds (the timbre says nothing) | silence, an unseen sound |
 
-A sum of what each modality says decides t1 completely. In t3 and t4 neither modality, nor any sum of the two, decides:
-the answer is a product of size and pitch.
+A sum of what each modality says decides t1 completely. It does not decide t3 and t4, nor does one modality: the answer
+depends on the product of size and pitch.
 
-The official AVE format gives one category and one contiguous interval to a clip, so a clip has one *candidate*
-interval: the whole clip, its beginning or its end (every second is equally likely to lie in it, so that the position of
-a second says nothing), and fillers in the rest. In t3 a candidate is the event or an impostor for the whole clip; an
-impostor clip is annotated as AVE annotates a clip without event: start = end = 0.
+The official AVE format gives each clip one category and one contiguous interval. So a clip has one *candidate*
+interval: the whole clip, its beginning or its end. Every second is equally likely to be in it, so the position of a
+second says nothing. Fillers take the other seconds. In t3 the candidate is either the event or an impostor throughout
+the clip; an impostor clip is annotated as AVE annotates a clip without an event: start = end = 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 SyntheticTask = Literal["t1", "t3", "t4"]
 TASKS: tuple[SyntheticTask, ...] = ("t1", "t3", "t4")
@@ -59,7 +60,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """The ten scenes of a clip and their annotation in AVE's terms; seconds ``start .. end - 1`` carry the category."""
+    """The ten scenes of a clip, annotated as in AVE: the seconds ``start .. end - 1`` carry the category."""
 
     scenes: tuple[Scene, ...]
     category: int
@@ -76,20 +77,20 @@ class ClipPlan:
 
 @dataclass(frozen=True)
 class TaskRule:
-    """Frequencies of one task."""
+    """Probabilities of one task."""
 
     whole_clip: float
-    """Chance that the candidate interval is the whole clip."""
+    """Probability that the candidate interval is the whole clip."""
     nothing: float
-    """Chance that a clip has no candidate; the remaining clips begin or end with it, for 1 to 9 seconds."""
+    """Probability that a clip has no candidate. All other clips begin or end with it, for 1 to 9 seconds."""
     match: float
-    """Chance that the candidate is the event; otherwise it is an impostor (t3)."""
+    """Probability that the candidate is the event; otherwise it is an impostor (t3)."""
     fillers: dict[str, float]
-    """Weights of the other seconds."""
+    """Weights of the kinds of second outside the candidate."""
 
     @property
     def kinds(self) -> dict[str, float]:
-        """Chance of each kind of second, fillers and ``candidate``; the same at every position of a clip."""
+        """Probability of each kind of second, fillers and ``candidate``; the same at every position of a clip."""
         candidate = self.whole_clip + (1 - self.whole_clip - self.nothing) / 2
         total = sum(self.fillers.values())
         return {"candidate": candidate} | {k: (1 - candidate) * v / total for k, v in self.fillers.items()}
@@ -113,7 +114,7 @@ RULES: dict[str, TaskRule] = {
 
 
 def label_of(task: SyntheticTask, scene: Scene) -> int:
-    """The class of a scene from the definition of the task, without knowing how the scene was drawn."""
+    """The class of a scene by the definition of the task, whatever way the scene was drawn."""
     sound = scene.sound
     if sound is None:
         return BACKGROUND
@@ -127,17 +128,17 @@ def label_of(task: SyntheticTask, scene: Scene) -> int:
 
 @dataclass(frozen=True)
 class Cast:
-    """What is fixed for a whole clip; ``other`` is the second shape, which t4 always shows and t1 and t3 mix in."""
+    """What is fixed for a whole clip. ``other`` is a second shape, always on screen in t4 and a filler in t1 and t3."""
 
     category: int
     other: int
     timbre: int
     is_event: bool
-    """False: the candidate is an impostor."""
+    """Whether the candidate is the event; if not, it is an impostor."""
 
 
 def make_scene(task: SyntheticTask, kind: str, cast: Cast, *, is_big: bool) -> Scene:
-    """One second of a kind, ``candidate`` or a filler's name; ``is_big`` is the size of the first object."""
+    """One second of a kind: ``candidate``, or the name of a filler. ``is_big`` is the size of the first object."""
     objects: tuple[SceneObject, ...] = (SceneObject(cast.other if kind == "other_shape" else cast.category, is_big),)
     if task == "t4":
         objects += (SceneObject(cast.other, not is_big),)
@@ -158,7 +159,7 @@ def plan_clip(task: SyntheticTask, category: int, rng: np.random.Generator) -> C
         timbre=int(rng.integers(len(TIMBRES))) if task == "t4" else category,
         is_event=bool(rng.random() < rule.match),
     )
-    sizes = rng.integers(2, size=NUM_SECONDS)  # anew every second, the pitch with them: ten draws a clip, not one
+    sizes = rng.integers(2, size=NUM_SECONDS)  # drawn anew every second, which also changes the pitch
     before, after = _fill(rule.fillers, begin, rng), _fill(rule.fillers, NUM_SECONDS - end, rng)
     kinds = [*before, *["candidate"] * (end - begin), *after]
     scenes = tuple(make_scene(task, kind, cast, is_big=bool(size)) for kind, size in zip(kinds, sizes, strict=True))
@@ -177,6 +178,8 @@ def _candidate_interval(rule: TaskRule, rng: np.random.Generator) -> tuple[int, 
 
 def _fill(weights: dict[str, float], num_seconds: int, rng: np.random.Generator) -> list[str]:
     """Kinds of ``num_seconds`` seconds outside the candidate, in runs of 1 to 4."""
+    import numpy as np
+
     names, edges = list(weights), np.cumsum(list(weights.values()))
     kinds: list[str] = []
     while len(kinds) < num_seconds:

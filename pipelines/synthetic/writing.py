@@ -1,7 +1,9 @@
-"""What the writers of synthetic sets share: their result, their processes, and never mixing two sets in one folder."""
+"""What the writers of synthetic sets share: names, processes, and never mixing two sets in one folder."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,15 +27,27 @@ class SyntheticResult:
     num_bytes: int
 
 
+def video_name(key: str, index: int) -> str:
+    """A name of 11 characters like YouTube's; every fifth begins with ``-``, which path handling must survive.
+
+    Args:
+        key: What the clips of one split share.
+        index: Number of the clip in its split.
+    """
+    digest = hashlib.sha256(f"{key}/{index}".encode()).digest()
+    name = base64.urlsafe_b64encode(digest).decode()[:11]
+    return f"-{name[1:]}" if index % 5 == 0 else name
+
+
 def refuse_another_set(root: Path, files: Mapping[str, str]) -> None:
-    """Check that the lists in a folder, where there are any, are those that will be written.
+    """Check that the lists in a folder, if there are any, are the ones that will be written.
 
     Args:
         root: Folder of the set.
         files: Path below ``root`` -> text.
 
     Raises:
-        ConfigError: If a file is there with another text.
+        ConfigError: If a file exists with another text.
     """
     for name, text in files.items():
         path = root / name
@@ -50,7 +64,7 @@ def in_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], n
     Args:
         function: A function that other processes can import.
         calls: Its arguments, call by call.
-        num_workers: Processes; None: one per core; 1: this one.
+        num_workers: Processes; None: one per CPU; 1: this process.
     """
     workers = num_workers or len(os.sched_getaffinity(0))
     if workers == 1:

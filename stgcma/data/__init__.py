@@ -1,1 +1,1 @@
-"""Rows, batches and everything between a Parquet shard and a training step."""
+"""The data path from a Parquet shard to a training step: rows, readers, augmentation and batches."""

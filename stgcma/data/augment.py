@@ -1,9 +1,9 @@
-"""Training augmentation: one draw per clip, shared by its frames, and exact waveform mix-up.
+"""Training augmentation: one draw per clip for all its frames, and exact waveform mix-up (method sections 6.1, 6.2).
 
-A draw is a small frozen object made by an explicit generator; applying it is a pure function. So the augmentation of a
-clip depends on (seed, epoch, clip) alone: not on workers, not on what was loaded before, not on a resume.
+A draw is a small frozen record that an explicit generator makes. Applying a draw is a pure function. The augmentation
+of a clip therefore depends only on (seed, epoch, clip), not on the number of workers or on where a run was resumed.
 
-Shape letters: ``S`` segments, ``H W`` pixels of the stored frames, ``N`` side the backbone sees, ``T F`` fbank.
+Shape letters: ``S`` segments, ``H W`` pixels of the stored frames, ``N`` side of the model input, ``T F`` fbank.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of pixels, half open: rows ``top .. top + height``."""
+    """A half-open rectangle of pixels: rows ``top`` to ``top + height - 1``, columns likewise."""
 
     top: int
     left: int
@@ -39,19 +39,19 @@ class Box:
 
 @dataclass(frozen=True)
 class VisualDraw:
-    """What happens to every frame of one clip, in this order."""
+    """The operations on every frame of one clip, in the order in which they apply."""
 
     ops: tuple[ImageOp, ...]
     crop: Box
     flip: bool
     erase: Box | None
-    """In the resized frame; filled with noise."""
+    """Rectangle of the resized frame that is filled with noise."""
     noise_seed: int
 
 
 @dataclass(frozen=True)
 class MixupDraw:
-    """``partner``: number of the other training clip; ``weights [S]``: of the clip itself, one per segment."""
+    """Number of the other training clip, and the weight of the clip itself in each of the ``S`` segments."""
 
     partner: int
     weights: tuple[float, ...]
@@ -69,7 +69,7 @@ def draw_visual(config: AugmentConfig, height: int, width: int, size: int, rng: 
 def _draw_shape(
     height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Two sides whose product is a uniform share of the image and whose quotient is log-uniform."""
+    """Two sides: their product is a uniform share of the image area, their quotient is log-uniform."""
     target = rng.uniform(*area) * height * width
     quotient = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
     return math.sqrt(target * quotient), math.sqrt(target / quotient)
@@ -78,7 +78,7 @@ def _draw_shape(
 def _draw_crop(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> Box:
-    """RandomResizedCrop's box: ten tries, then the largest central box within the aspect limits."""
+    """The box of ``RandomResizedCrop``: ten tries, then the largest central box with an allowed aspect ratio."""
     for _ in range(_TRIES):
         box_width, box_height = (round(side) for side in _draw_shape(height, width, scale, ratio, rng))
         if 0 < box_width <= width and 0 < box_height <= height:
@@ -90,7 +90,7 @@ def _draw_crop(
 
 
 def _draw_erase(size: int, rng: np.random.Generator) -> Box | None:
-    """RandomErasing's box in the resized frame; None when ten tries found none that fits."""
+    """The box of ``RandomErasing`` in the resized frame; None if no box fitted in ten tries."""
     for _ in range(_TRIES):
         height, width = (round(side) for side in _draw_shape(size, size, ERASE_AREA, ERASE_RATIO, rng))
         if height < size and width < size:
@@ -102,16 +102,16 @@ def _draw_erase(size: int, rng: np.random.Generator) -> Box | None:
 def augment_frames(frames: Tensor, draw: VisualDraw, size: int, mean: RGB, std: RGB) -> Tensor:
     """Apply one draw to all frames of a clip.
 
-    The published order is RandAugment, to float, normalise, crop and resize, flip, erase. Cropping the uint8 frames
-    before they become floats and normalising the resized ones gives the same numbers, because resizing is linear and
-    its weights sum to one, and touches only the pixels that are kept.
+    The published order is: RandAugment, conversion to float, normalisation, crop and resize, flip, erase. This function
+    crops the uint8 frames first and normalises after the resize, so it computes only the pixels that are kept. The
+    result is the same, because resizing is linear and its weights sum to one.
 
     Args:
         frames: ``[S, H, W, 3]`` uint8.
-        draw: For frames of this height and width.
+        draw: Draw for frames of this height and width.
         size: ``N``.
-        mean: Of the channels in [0, 1].
-        std: The same.
+        mean: Mean of the channels, with pixels in [0, 1].
+        std: Standard deviation of the channels, with pixels in [0, 1].
 
     Returns:
         ``[S, 3, N, N]`` float32, normalised.
@@ -132,7 +132,11 @@ def augment_frames(frames: Tensor, draw: VisualDraw, size: int, mean: RGB, std: 
 
 
 def draw_mixup(config: AugmentConfig, num_segments: int, num_clips: int, rng: np.random.Generator) -> MixupDraw | None:
-    """With ``mixup_probability`` a partner among all training clips (itself included) and one weight per segment."""
+    """Draw a partner among all training clips (the clip itself included) and one weight per segment.
+
+    Returns:
+        None with probability ``1 - mixup_probability``: the clip is not mixed.
+    """
     if rng.random() >= config.mixup_probability:
         return None
     partner = int(rng.integers(num_clips))
@@ -141,16 +145,16 @@ def draw_mixup(config: AugmentConfig, num_segments: int, num_clips: int, rng: np
 
 
 def mixed_fbanks(waveform: Tensor, other: Tensor, weights: tuple[float, ...], spec: FbankSpec) -> tuple[Tensor, int]:
-    """Filter banks of a clip mixed with another at the waveform, with a fresh weight for every segment.
+    """Filter banks of two mixed waveforms, with another weight in every segment (method section 6.1).
 
-    Both lose their mean, the partner is cut or zero-padded to the clip's length, the mixture loses its mean again, and
-    only then segments are cut; all of it is done on the segments alone, since the mean of a mixture is the mixture of
-    the means. The labels stay those of ``waveform`` (method section 6.1).
+    By definition the mean of both waveforms is removed, the partner is cut or zero-padded to the length of the clip,
+    the mean of the mixture is removed, and then the segments are cut. This function mixes only the segments, which
+    gives the same numbers: the mean of a mixture is the mixture of the means. The labels remain those of ``waveform``.
 
     Args:
         waveform: ``[L]`` int16 or float.
-        other: ``[L']`` of the partner.
-        weights: ``S`` weights of ``waveform``.
+        other: ``[L']``, waveform of the partner.
+        weights: Weight of ``waveform`` in each of the ``S`` segments.
         spec: Geometry of the fbank.
 
     Returns:

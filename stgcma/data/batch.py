@@ -1,8 +1,12 @@
-"""What a training step receives: tensors of both modalities and the target of one task."""
+"""A batch: the tensors of both modalities and the targets of one task.
+
+Shapes: ``B`` clips, ``S`` segments, ``K`` frames with a mask, ``Q`` questions, ``H W`` pixels, ``T F`` fbank.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,45 +14,49 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class EventTargets:
-    """AVE: ``labels [B, S]`` int64, class of each second, the last class being background."""
+    """Targets of AVE."""
 
     labels: Tensor
+    """``[B, S]`` int64: class of every segment. The last class is background."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskTargets:
-    """AVSBench: ``masks [B, K, H, W]`` float {0, 1} of the frames ``frame_index [K]`` (int64).
-
-    ``categories``: name per clip, for the per-category table.
-    """
+    """Targets of AVSBench."""
 
     masks: Tensor
+    """``[B, K, H, W]`` float {0, 1}."""
     frame_index: Tensor
+    """``[K]`` int64: frames that have a mask."""
     categories: tuple[str, ...] = ()
+    """Category of every clip, for the table per category."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionTargets:
-    """MUSIC-AVQA: ``Q`` questions over the ``B`` videos of the batch.
-
-    ``video_index [Q]`` int64 into the batch, ``questions [Q, 14]`` int64 word ids, ``answers [Q]`` int64 (-1: not in
-    the vocabulary), ``negatives [Q, S, 3, H, W]`` frames of other videos or None, ``negative_index [Q, S, 2]``
-    (video, segment) into the batch when negatives are drawn from it, ``types``: ``("Audio", "Counting")`` per question.
-    """
+    """Targets of MUSIC-AVQA: ``Q`` questions about the ``B`` videos of the batch."""
 
     video_index: Tensor
+    """``[Q]`` int64: video of every question, an index into the batch."""
     questions: Tensor
+    """``[Q, 14]`` int64 word ids."""
     answers: Tensor
+    """``[Q]`` int64; -1 if the answer is not in the vocabulary."""
     negatives: Tensor | None = None
+    """``[Q, S, 3, H, W]``: frames of other videos."""
     negative_index: Tensor | None = None
+    """``[Q, S, 2]`` int64 (video, segment) into the batch, if the negatives are frames of the batch."""
     types: tuple[tuple[str, str], ...] = ()
+    """Type of every question, e.g. ``("Audio", "Counting")``."""
     question_ids: tuple[int, ...] = ()
     num_words: int = 0
-    """Size of the data's question vocabulary, so that the model can check that its embedding covers it."""
+    """Size of the question vocabulary of the data. The model checks that its embedding covers it."""
     num_answers: int = 0
+    """Number of answers in the data. The model checks that it has a class for each."""
     loss_questions: float | None = None
-    """What the summed losses are divided by: the questions of the whole step over the number of workers. Averaging
-    gradients over workers then equals one worker with all questions. None: the answerable questions of this batch."""
+    """Divisor of the summed losses: the questions of the whole step divided by the number of workers. Averaging the
+    gradients over the workers then equals one worker with all questions. None: divide by the questions of this
+    batch."""
 
 
 Targets = EventTargets | MaskTargets | QuestionTargets
@@ -56,14 +64,17 @@ Targets = EventTargets | MaskTargets | QuestionTargets
 
 @dataclass(frozen=True, kw_only=True)
 class AVBatch:
-    """``B`` clips. ``frames [B, S, 3, H, W]`` and ``fbank [B, S, T, F]``, both normalised float32.
+    """``B`` clips. A modality that the model does not read may be None.
 
-    A modality that the model does not read may be None.
+    Raises:
+        ValueError: If a tensor has another rank or another number of clips.
     """
 
     clip_ids: tuple[str, ...]
     frames: Tensor | None
+    """``[B, S, 3, H, W]`` float32, normalised."""
     fbank: Tensor | None
+    """``[B, S, T, F]`` float32, normalised."""
     targets: Targets | None = None
 
     def __post_init__(self) -> None:
@@ -82,17 +93,15 @@ class AVBatch:
         return f"AVBatch({len(self)} clips, {shapes}, {type(self.targets).__name__})"
 
     def to(self, device: torch.device | str) -> AVBatch:
-        """The same batch with every tensor on ``device``."""
-        move = {}
-        for name in ("frames", "fbank"):
-            value = getattr(self, name)
-            move[name] = value if value is None else value.to(device, non_blocking=True)
+        """A copy of the batch with every tensor on ``device``."""
         targets = self.targets
         if targets is not None:
-            moved = {
+            moved: dict[str, Any] = {
                 f.name: value.to(device, non_blocking=True)
                 for f in fields(targets)
                 if isinstance(value := getattr(targets, f.name), Tensor)
             }
             targets = replace(targets, **moved)
-        return replace(self, targets=targets, **move)
+        frames = None if self.frames is None else self.frames.to(device, non_blocking=True)
+        fbank = None if self.fbank is None else self.fbank.to(device, non_blocking=True)
+        return replace(self, frames=frames, fbank=fbank, targets=targets)

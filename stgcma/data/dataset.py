@@ -1,4 +1,4 @@
-"""From shards to batches: ``build_loaders`` gives a ``ClipLoader`` for each split, ``epoch(n)`` gives batches."""
+"""From shards to batches: ``build_loaders`` makes a ``ClipLoader`` per split, which yields the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from stgcma.errors import ShardMismatchError
 
 
 class ClipLoader:
-    """Batches of one split for one worker, in an order that no worker count, process count or resume changes.
+    """Batches of one split for one worker.
+
+    The order depends only on the seed and the epoch, not on the number of workers or processes or on a resume.
 
     Args:
         reader: Makes examples and batches.
-        sampler: Decides which units each step sees.
-        num_processes: Decoding processes; 0 decodes in this one. They are started at the first epoch and kept.
+        sampler: Chooses the units of every step.
+        num_processes: Decoding processes, started in the first epoch and then kept. 0: decode in this process.
     """
 
     def __init__(self, reader: Reader, sampler: TrainSampler | EvalSampler, num_processes: int = 0) -> None:
@@ -34,7 +36,7 @@ class ClipLoader:
         self._processes: DataLoader | None = None
 
     def __len__(self) -> int:
-        """Training: optimiser steps per epoch. Evaluation: batches of this worker."""
+        """Optimiser steps per epoch in training; batches of this worker in evaluation."""
         return len(self.sampler)
 
     @property
@@ -47,7 +49,7 @@ class ClipLoader:
         return self.reader.context.manifest
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[AVBatch]:
-        """The batches of one epoch from ``start_step`` on, as CPU tensors."""
+        """Batches of one epoch from ``start_step`` on, as CPU tensors."""
         if self.num_processes == 0:
             for units in self.sampler.batches(epoch, start_step):
                 yield self.reader.collate([self.reader.example(unit) for unit in units])
@@ -65,12 +67,12 @@ class ClipLoader:
             collate_fn=self.reader.collate,
             num_workers=self.num_processes,
             persistent_workers=True,
-            multiprocessing_context="spawn" if is_remote else None,  # object store clients do not survive a fork
+            multiprocessing_context="spawn" if is_remote else None,  # clients of object stores do not survive a fork
         )
 
 
 class _EpochPlan:
-    """The batch sampler of kept processes: the next epoch to hand out."""
+    """Batch sampler for decoding processes that outlive an epoch. ``epoch`` and ``start_step`` say what comes next."""
 
     def __init__(self, sampler: TrainSampler | EvalSampler) -> None:
         self.sampler = sampler
@@ -81,7 +83,7 @@ class _EpochPlan:
 
 
 class _UnitDataset(Dataset):
-    """The reader as torch's ``DataLoader`` wants it; keys are (epoch, number), so processes need no epoch state."""
+    """Adapts a reader to torch's ``DataLoader``. Keys are (epoch, number), so the processes hold no epoch."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -105,34 +107,34 @@ def build_loaders(
     world_size: int = 1,
     branches: tuple[Branch, ...] = BRANCHES,
 ) -> dict[str, ClipLoader]:
-    """Find the shards that fit, once, check them, and read some of their splits.
+    """Find the shards that fit the run, check them, and build a loader for each split.
 
     Args:
-        data: Which shards, augmentation, decoding processes.
-        optim: ``batch_size`` (over all workers), ``eval_batch_size`` (per worker) and ``seed`` are read.
-        spec: Backbone: image size.
-        reading: What the task reads: ``task.reading(spec)``.
+        data: Which shards to read, augmentation, number of decoding processes.
+        optim: Supplies ``batch_size`` (over all workers), ``eval_batch_size`` (per worker) and ``seed``.
+        spec: Backbone; supplies image size and image statistics.
+        reading: What the task reads, from ``task.reading(spec)``.
         splits: Some of ``train``, ``val`` and ``test``.
-        training: Whether ``train`` is shuffled and augmented, incomplete batches dropped. Every other split, and all
-            of them otherwise, gives every unit once, in order.
-        rank: This worker.
+        training: True: ``train`` is shuffled and augmented, and its last incomplete batch is dropped. All other splits,
+            and ``train`` if False, give every unit once, in order.
+        rank: Index of this worker.
         world_size: Number of workers.
-        branches: Modalities the model reads (``AdaptationConfig.running``); the other's columns are not touched.
+        branches: Branches that run (``AdaptationConfig.running``). The columns of the other branch are not read.
 
     Returns:
-        Split -> batches of this worker.
+        Split -> loader of this worker.
 
     Raises:
-        ShardMismatchError: If the shards are absent, incomplete, or lack what the backbone and task read.
-        ConfigError: If the batch cannot be dealt to the workers.
+        ShardMismatchError: If the shards are missing or incomplete, or lack what the backbone and the task read.
+        ConfigError: If the workers cannot share the batch equally.
     """
     fbank = reading.fbank if "audio" in branches else None
     manifest = select_manifest(data.shards, data.dataset, fbank=fbank, fingerprint=data.fingerprint)
     annotation = manifest.metadata.annotation
     if annotation != reading.annotation:
         raise ShardMismatchError(
-            f"The task reads {reading.annotation}, the shards of {data.dataset!r} store {annotation}. Set data.dataset "
-            f"to a dataset with {reading.annotation}, or task to one that reads {annotation}."
+            f"The task reads {reading.annotation}, but the shards of {data.dataset!r} store {annotation}. Set "
+            f"data.dataset to a dataset with {reading.annotation}, or set task to one that reads {annotation}."
         )
     store = ShardStore(data.shards, manifest)
 

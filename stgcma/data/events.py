@@ -1,4 +1,4 @@
-"""AVE: one clip is one unit, its target the class of every second (method sections 6.1-6.3)."""
+"""Reader of AVE: a unit is one clip, and its target is the class of every segment (method sections 6.1-6.3)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,23 @@ from stgcma.errors import ShardMismatchError
 
 @dataclass(frozen=True, kw_only=True)
 class EventExample:
-    """``frames [S, 3, N, N]``, ``fbank [S, T, F]`` (None where not read), ``labels [S]`` int64."""
+    """One clip. A modality that is not read is None."""
 
     clip_id: str
     frames: Tensor | None
+    """``[S, 3, N, N]`` float32."""
     fbank: Tensor | None
+    """``[S, T, F]`` float32."""
     labels: Tensor
+    """``[S]`` int64."""
 
 
 class EventReader(Reader):
-    """Training clips are augmented and mixed; others get the central square and the stored filter banks."""
+    """Augments and mixes training clips. Other clips get the central square of the frames and the stored filter banks.
+
+    Raises:
+        ShardMismatchError: If mix-up is on but the shards store no waveforms.
+    """
 
     def __init__(self, context: ReadContext) -> None:
         super().__init__(context)
@@ -89,4 +96,5 @@ class EventReader(Reader):
 
 
 def _waveform(row: ClipRow) -> Tensor:
+    assert row.waveform is not None
     return torch.from_numpy(row.waveform.copy())

@@ -1,6 +1,6 @@
-"""Log-mel filter banks of audio segments: the published geometries and one batched implementation.
+"""Log-mel filter banks of audio segments: the published geometries and a batched implementation (method section 6.1).
 
-``FBANK_SPECS`` is the only place that states window, shift, bins and padded length (method section 6.1).
+Shapes: ``L`` samples of a clip, ``S`` segments, ``n`` samples of a segment, ``T`` time frames, ``F`` mel bins.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from torch import Tensor
 from stgcma.errors import ClipDecodeError
 
 SAMPLE_RATE = 16_000
-"""Hz; every waveform is resampled to it before anything else."""
+"""Hz. Preprocessing resamples every waveform to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FbankSpec:
-    """One fbank geometry. Shape per clip: ``[S, target_frames, num_mel_bins]``."""
+    """One geometry. The filter banks of a clip have the shape ``[S, target_frames, num_mel_bins]``."""
 
     name: str
     segment_seconds: float
-    """Window cut out of the waveform for one segment."""
+    """Length of the piece of the waveform that is cut for one segment."""
     guard_seconds: float
-    """Starts are ``linspace(0, num_samples - guard_seconds * 16000, S)``; applied when the clip is longer."""
+    """Segments start at ``linspace(0, num_samples - guard_seconds * 16000, S)`` if the clip is longer than this."""
     num_mel_bins: int
     frame_shift_ms: float
     target_frames: int
-    """Time frames after cutting / zero-padding (padding is applied after normalisation)."""
+    """``T`` after cutting or padding. Padding frames are zero after normalisation."""
     published_mean: float
     published_std: float
     always_segment: bool = False
-    """AVSBench segments even clips shorter than the guard (start clamped at 0)."""
+    """Whether clips shorter than the guard are cut into segments too, all starting at 0 (AVSBench)."""
     frame_length_ms: float = 25.0
 
 
@@ -101,15 +101,14 @@ _PREEMPHASIS = 0.97
 _LOW_HZ = 20.0
 _MEL_GROUPS = 4
 _FRAMES_AT_ONCE = 600
-"""Frames per FFT call: few enough for the processor's cache and for memory that the allocator keeps, enough of them to
-pay for planning the FFT."""
+"""Frames per FFT call: few enough to stay in the processor's cache, and enough to pay for planning the FFT."""
 
 
 def segment_starts(num_samples: int, spec: FbankSpec, num_segments: int) -> list[int]:
     """First sample of every segment: ``S`` equally spaced starts, truncated to integers.
 
-    The guard keeps the last window inside the clip, so starts are *not* second boundaries: a 10 s clip gives
-    0, 15822, 31644, ... with the AVE specs. A clip that is not longer than the guard gives 0 for every segment.
+    The guard keeps the last window inside the clip. The starts are therefore *not* whole seconds: with the specs of
+    AVE, a 10 s clip gives 0, 15822, 31644, ... If the clip is not longer than the guard, every segment starts at 0.
     """
     last = num_samples - spec.guard_seconds * SAMPLE_RATE
     if last <= 0:
@@ -118,16 +117,16 @@ def segment_starts(num_samples: int, spec: FbankSpec, num_segments: int) -> list
 
 
 def segment_length(num_samples: int, spec: FbankSpec) -> int:
-    """Samples per segment; a clip not longer than the guard is used whole unless the spec always segments."""
+    """Samples per segment. A clip that is not longer than the guard is used whole, unless ``spec.always_segment``."""
     whole = num_samples <= round(spec.guard_seconds * SAMPLE_RATE) and not spec.always_segment
     return num_samples if whole else min(num_samples, round(spec.segment_seconds * SAMPLE_RATE))
 
 
 def segment_fbanks(waveform: Tensor, spec: FbankSpec, num_segments: int) -> tuple[Tensor, int]:
-    """Log-mel filter banks of all segments of a clip (or a batch of equally long clips) in one batched STFT.
+    """Log-mel filter banks of all segments of a clip, or of a batch of equally long clips.
 
-    The mean of the whole waveform is removed first, then segments are cut; computing one fbank of the whole clip and
-    slicing it would *not* give these numbers.
+    The mean of the whole waveform is removed, and then the segments are cut. Slices of one filter bank of the whole
+    clip would *not* give these numbers.
 
     Args:
         waveform: ``[..., L]`` int16, or float in [-1, 1]. 16 kHz mono.
@@ -135,7 +134,7 @@ def segment_fbanks(waveform: Tensor, spec: FbankSpec, num_segments: int) -> tupl
         num_segments: ``S``.
 
     Returns:
-        ``[..., S, T, F]`` float32, not normalised and zero past the valid frames, and the number of valid frames.
+        ``[..., S, T, F]`` float32, not normalised and zero after the valid frames, and the number of valid frames.
 
     Raises:
         ClipDecodeError: If the waveform is shorter than one analysis window.
@@ -150,7 +149,7 @@ def segment_fbanks(waveform: Tensor, spec: FbankSpec, num_segments: int) -> tupl
 
 
 def centred_waveform(waveform: Tensor) -> Tensor:
-    """``[..., L]`` int16 or float -> float32 in [-1, 1] with the mean over ``L`` removed."""
+    """Waveform ``[..., L]``, int16 or float in [-1, 1] -> float32 ``[..., L]`` with the mean over ``L`` removed."""
     if waveform.dtype == torch.int16:
         samples = waveform.float().mul_(1 / 32768)
         return samples.sub_(samples.mean(dim=-1, keepdim=True))
@@ -159,20 +158,23 @@ def centred_waveform(waveform: Tensor) -> Tensor:
 
 
 def fbank_frames(segments: Tensor, spec: FbankSpec) -> tuple[Tensor, int]:
-    """Kaldi-compatible log-mel frames of waveform segments: what ``torchaudio.compliance.kaldi.fbank`` computes with
-    a Hann window, no dither, no energy and Kaldi's other defaults (method section 6.1), cut or zero-padded to ``T``.
+    """Log-mel frames of waveform segments, cut or zero-padded to ``T``.
 
-    Per frame: remove the mean, pre-emphasis 0.97, symmetric Hann window, zero-pad to a power of two, power spectrum,
-    triangular mel filters from 20 Hz to Nyquist, log floored at the float32 epsilon. Frames that the cut would drop
-    are never computed. Because the window starts at exactly zero, pre-emphasis may run over the segment instead of
-    over each frame: ``x[j] - m - 0.97 (x[j-1] - m) = (x[j] - 0.97 x[j-1]) - 0.03 m``.
+    The numbers are those of ``torchaudio.compliance.kaldi.fbank`` with a Hann window, no dither, no energy and Kaldi's
+    other defaults (method section 6.1). Per frame: remove the mean, pre-emphasis 0.97, symmetric Hann window, zero-pad
+    to a power of two, power spectrum, triangular mel filters from 20 Hz to Nyquist, logarithm floored at the float32
+    epsilon. Frames after ``T`` are not computed. The window starts at exactly zero, so pre-emphasis can run over the
+    segment instead of over each frame: ``x[j] - m - 0.97 (x[j-1] - m) = (x[j] - 0.97 x[j-1]) - 0.03 m``.
 
     Args:
-        segments: ``[..., n]`` float, samples of one segment each.
+        segments: ``[..., n]`` float samples.
         spec: Geometry of the fbank.
 
     Returns:
-        ``[..., T, F]`` float32 with zeros past the valid frames, and the number of valid frames.
+        ``[..., T, F]`` float32 with zeros after the valid frames, and the number of valid frames.
+
+    Raises:
+        ClipDecodeError: If a segment is shorter than one analysis window.
     """
     window_size, shift, _ = _frame_geometry(spec)
     num_samples = segments.shape[-1]
@@ -195,7 +197,7 @@ def fbank_frames(segments: Tensor, spec: FbankSpec) -> tuple[Tensor, int]:
 
 
 def _mel_energies(segments: Tensor, spec: FbankSpec) -> Tensor:
-    """``[n, samples]`` -> ``[n, frames, F]``, floored at the float32 epsilon."""
+    """Samples ``[N, n]`` -> mel energies ``[N, frames, F]``, floored at the float32 epsilon."""
     window_size, shift, fft_size = _frame_geometry(spec)
     means = segments.unfold(-1, window_size, shift).mean(dim=-1, keepdim=True)
     emphasised = F.pad(segments[..., 1:] - _PREEMPHASIS * segments[..., :-1], (1, 0)).unfold(-1, window_size, shift)
@@ -210,13 +212,13 @@ def _mel_energies(segments: Tensor, spec: FbankSpec) -> Tensor:
 
 
 def normalize_fbank(fbank: Tensor, valid_frames: int | Tensor, mean: float, std: float) -> Tensor:
-    """``(x - mean) / (2 std)``, then zeros past the valid frames: padding is zero in *normalised* space.
+    """``(x - mean) / (2 std)``, then zeros after the valid frames: padding is zero *after* normalisation.
 
     Args:
         fbank: ``[..., T, F]`` as ``segment_fbanks`` returns it.
         valid_frames: One number, or a tensor over the leading dimensions of ``fbank`` (``[B]`` for ``[B, S, T, F]``).
-        mean: Of the raw log-mel values.
-        std: Of the raw log-mel values; halved sensitivity (the factor 2) is the reference's.
+        mean: Mean of the raw log-mel values.
+        std: Standard deviation of the raw log-mel values. The reference divides by twice this value.
 
     Returns:
         ``[..., T, F]`` float32.
@@ -232,7 +234,7 @@ def normalize_fbank(fbank: Tensor, valid_frames: int | Tensor, mean: float, std:
 
 
 def _frame_geometry(spec: FbankSpec) -> tuple[int, int, int]:
-    """Window, shift and FFT size in samples. Kaldi truncates: a 4.4 ms shift is 70 samples, not 70.4."""
+    """Window, shift and FFT size in samples. Kaldi truncates: a shift of 4.4 ms is 70 samples, not 70.4."""
     window_size = int(SAMPLE_RATE * spec.frame_length_ms * 0.001)
     shift = int(SAMPLE_RATE * spec.frame_shift_ms * 0.001)
     return window_size, shift, 1 << (window_size - 1).bit_length()
@@ -248,10 +250,10 @@ def _window(spec: FbankSpec, device: torch.device) -> Tensor:
 def _mel_filters(spec: FbankSpec, device: torch.device) -> tuple[tuple[int, int, Tensor], ...]:
     """Triangular filters, equally spaced on Kaldi's mel scale ``1127 ln(1 + f / 700)``, in groups of neighbours.
 
-    Each group is (first FFT bin, end, weights ``[bins, filters]``): a filter covers few bins, so the groups need a
-    quarter of the products that one full matrix would. With many filters the lowest fall between two FFT bins and stay
-    empty (16 of 224): constant log floor. Computed in float32, as Kaldi does: the slopes depend on it in the fifth
-    digit.
+    Each group is (first FFT bin, end, weights ``[bins, filters]``). A filter covers few bins, so the groups need a
+    quarter of the products of one full matrix. If there are many filters, the lowest ones can fall between two FFT bins
+    (16 of 224 do). They stay empty and give the constant floor. The slopes are computed in float32 as in Kaldi, because
+    their fifth digit depends on it.
     """
     fft_size = _frame_geometry(spec)[2]
     low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (_LOW_HZ, SAMPLE_RATE / 2))

@@ -1,7 +1,7 @@
-"""Stored frames -> normalised tensors: decoding and the evaluation transforms of the three tasks.
+"""Decode stored frames, and the evaluation transforms of the three tasks (method section 6.2).
 
-Shape letters: ``S`` frames of a clip, ``H W`` pixels, ``N`` side of the square the backbone sees. Decoded frames are
-uint8 ``[S, H, W, 3]`` RGB, model inputs float32 ``[S, 3, N, N]``.
+Shape letters: ``S`` frames of a clip, ``H W`` pixels, ``N`` side of the square that the backbone reads. Decoded frames
+are uint8 ``[S, H, W, 3]`` RGB, model inputs float32 ``[S, 3, N, N]``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ def decode_jpeg(data: bytes) -> Tensor:
 
 
 def decode_frames(frames: Sequence[bytes], encoding: str, height: int, width: int) -> Tensor:
-    """The frames of a row -> ``[S, H, W, 3]`` uint8.
+    """Decode the frames of a row.
 
     Args:
         frames: ``ClipRow.frames``.
         encoding: ``ShardMetadata.frame_encoding``: ``jpeg`` or ``raw``.
-        height: Pixels, ``ClipRow.frame_height``.
-        width: Pixels, ``ClipRow.frame_width``.
+        height: ``ClipRow.frame_height`` in pixels.
+        width: ``ClipRow.frame_width`` in pixels.
+
+    Returns:
+        ``[S, H, W, 3]`` uint8.
     """
     decoded = torch.empty(len(frames), height, width, 3, dtype=torch.uint8)
     for target, data in zip(decoded, frames, strict=True):
@@ -45,29 +48,29 @@ def decode_frames(frames: Sequence[bytes], encoding: str, height: int, width: in
 
 
 def normalize_frames(frames: Tensor, mean: RGB, std: RGB) -> Tensor:
-    """``(x / 255 - mean) / std``: ``[S, H, W, 3]`` uint8 -> ``[S, 3, H, W]`` float32 (AVSBench's whole transform)."""
+    """``(x / 255 - mean) / std``: ``[S, H, W, 3]`` uint8 -> ``[S, 3, H, W]`` float32. AVSBench needs nothing else."""
     planes = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     return normalize_planes(planes, mean, std)
 
 
 def normalize_planes(planes: Tensor, mean: RGB, std: RGB) -> Tensor:
-    """The same for ``[S, 3, H, W]`` float32 in grey levels 0-255; in place."""
+    """``(x / 255 - mean) / std`` for ``[S, 3, H, W]`` float32 in grey levels 0-255, in place."""
     means, stds = torch.tensor(mean), torch.tensor(std)
     return planes.mul_((1 / (255 * stds)).view(3, 1, 1)).sub_((means / stds).view(3, 1, 1))
 
 
 def resize_and_crop(frames: Tensor, size: int) -> Tensor:
-    """AVE evaluation: short side to ``size``, then the central square, on uint8 as OpenCV's bilinear resize does it.
+    """Evaluation transform of AVE: resize the short side to ``size``, then take the central square.
 
-    The long side becomes ``int(size * ratio)``; the crop starts at ``round((side - size) / 2)`` (half to even).
-    Only the pixels inside the crop are computed.
+    The bilinear resize works on uint8 as OpenCV does. The long side becomes ``int(size * ratio)``, and the crop starts
+    at ``round((side - size) / 2)`` (half to even). Only the pixels inside the crop are computed.
 
     Args:
         frames: ``[S, H, W, 3]`` uint8.
         size: ``N``.
 
     Returns:
-        ``[S, N, N, 3]`` uint8, equal to OpenCV 4 to the last step.
+        ``[S, N, N, 3]`` uint8, equal to the result of OpenCV 4 in every pixel.
     """
     height, width = frames.shape[1:3]
     if height <= width:
@@ -94,7 +97,7 @@ def resize_and_crop(frames: Tensor, size: int) -> Tensor:
 
 
 def _linear_taps(length: int, new_length: int, start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Both source pixels ``[count]`` of the output pixels from ``start`` and their 11-bit weights ``[2, count]``."""
+    """The two source pixels of each output pixel, ``[count]`` each, and their 11-bit weights ``[2, count]``."""
     position = ((np.arange(start, start + count) + 0.5) * (length / new_length) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.int64)
     fraction = position - first.astype(np.float32)
@@ -107,14 +110,14 @@ def _linear_taps(length: int, new_length: int, start: int, count: int) -> tuple[
 
 
 def resize_bicubic(frames: Tensor, size: int, mean: RGB, std: RGB, *, antialias: bool = False) -> Tensor:
-    """MUSIC-AVQA: both sides to ``size`` regardless of the aspect ratio, bicubic on floats, then normalised.
+    """Transform of MUSIC-AVQA: bicubic resize of floats to a square, whatever the aspect ratio, then normalisation.
 
     Args:
         frames: ``[S, H, W, 3]`` uint8.
         size: ``N``.
-        mean: Of the channels in [0, 1].
-        std: The same.
-        antialias: Off as published (torchvision 0.15's default for tensors).
+        mean: Mean of the channels, with pixels in [0, 1].
+        std: Standard deviation of the channels, with pixels in [0, 1].
+        antialias: Off, as published (the default of torchvision 0.15 for tensors).
 
     Returns:
         ``[S, 3, N, N]`` float32.

@@ -1,11 +1,12 @@
-"""The index of the rows: which clip lies where, in one file beside the manifest, so that starting a run opens no shard.
+"""The index of the rows: where each clip lies, in one table beside the manifest, so that a run starts without opening
+a shard.
 
-``<root>/<dataset>/<fingerprint>/index.parquet``, one row a clip, each split in row groups of its own:
+``<root>/<dataset>/<fingerprint>/index.parquet``, one row a clip, sorted by split and clip id:
 
 | column | Arrow type | meaning |
 |---|---|---|
 | split | string | of the manifest |
-| clip_id | string | ascending within the split: a clip's number is its place here |
+| clip_id | string | a clip's number is its place within the split |
 | shard | int32 | place in ``ShardManifest.splits[split]`` |
 | row_group, row | int32 | in that file; ``row`` counts within the group |
 """
@@ -18,24 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 INDEX_NAME = "index.parquet"
 
-_SCHEMA = pa.schema(
-    [
-        ("split", pa.string()),
-        ("clip_id", pa.string()),
-        ("shard", pa.int32()),
-        ("row_group", pa.int32()),
-        ("row", pa.int32()),
-    ]
-)
+_PLACE = ("shard", "row_group", "row")
+_SCHEMA = pa.schema([("split", pa.string()), ("clip_id", pa.string()), *((name, pa.int32()) for name in _PLACE)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitIndex:
-    """The clips of one split in their numbering; as arrays, because there may be millions."""
+    """The clips of one split in the order of their numbers; as arrays, because there may be millions."""
 
     clip_ids: pa.Array
     """``[clips]`` string."""
@@ -43,37 +36,32 @@ class SplitIndex:
     """``[clips, 3]`` int32: shard, row group, row in the group."""
 
     @classmethod
-    def of_shards(cls, shards: Sequence[Sequence[str]], row_group_size: int) -> SplitIndex:
-        """The index of shards whose row groups are full but for the last.
-
-        Args:
-            shards: Clip ids of every shard in the order of their rows.
-            row_group_size: Rows per row group.
-        """
-        clip_ids = pa.array([clip_id for shard in shards for clip_id in shard], pa.string())
-        rows = np.concatenate([np.arange(len(shard), dtype=np.int32) for shard in shards] or [np.empty(0, np.int32)])
-        shard_of_row = np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard) for shard in shards])
-        places = np.stack([shard_of_row, rows // row_group_size, rows % row_group_size], axis=1)
-        order = pc.sort_indices(clip_ids)
-        return cls(clip_ids=clip_ids.take(order), places=places[order.to_numpy()])
+    def of(cls, table: pa.Table, split: str) -> SplitIndex:
+        """The part of ``index_table`` that belongs to a split; empty where the table has no clip of it."""
+        part = table.filter(pc.equal(table["split"], split))
+        places = np.stack([part[name].to_numpy() for name in _PLACE], axis=1)
+        return cls(clip_ids=part["clip_id"].combine_chunks(), places=places)
 
     def __len__(self) -> int:
         return len(self.clip_ids)
 
 
-def encode_index(splits: Mapping[str, SplitIndex]) -> bytes:
-    """The content of the file."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, _SCHEMA, use_dictionary=["split"]) as writer:
-        for split, index in sorted(splits.items()):
-            columns = [pa.array([split], pa.string()).take(pa.array(np.zeros(len(index), np.int64))), index.clip_ids]
-            columns += [pa.array(index.places[:, column]) for column in range(3)]
-            writer.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA))
-    return sink.getvalue().to_pybytes()
+def index_table(shards: Mapping[str, Sequence[Sequence[str]]], row_group_size: int) -> pa.Table:
+    """The index of shards whose row groups are full, except for the last one of each shard.
+
+    Args:
+        shards: Split -> the clip ids of every shard, in the order of the rows.
+        row_group_size: Rows per row group.
+    """
+    parts = [_split_table(split, ids, row_group_size) for split, ids in sorted(shards.items())]
+    return pa.concat_tables([_SCHEMA.empty_table(), *parts]).combine_chunks()
 
 
-def decode_index(data: bytes, split: str) -> SplitIndex:
-    """The part of one split; empty where the file has no clip of it."""
-    table = pq.read_table(pa.BufferReader(data), filters=[("split", "=", split)])
-    places = np.stack([table[name].to_numpy() for name in _SCHEMA.names[2:]], axis=1)
-    return SplitIndex(clip_ids=table["clip_id"].combine_chunks(), places=places)
+def _split_table(split: str, shards: Sequence[Sequence[str]], row_group_size: int) -> pa.Table:
+    sizes = np.array([len(ids) for ids in shards], dtype=np.int64)
+    clip_ids = pa.array([clip_id for ids in shards for clip_id in ids], pa.string())
+    shard = np.repeat(np.arange(len(shards)), sizes)
+    row = np.arange(len(clip_ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    columns = [pa.repeat(split, len(clip_ids)), clip_ids]
+    columns += [pa.array(values, pa.int32()) for values in (shard, row // row_group_size, row % row_group_size)]
+    return pa.Table.from_arrays(columns, schema=_SCHEMA).take(pc.sort_indices(clip_ids))

@@ -1,9 +1,9 @@
-"""Shearing and translating along one axis: Pillow's bicubic numbers from one dimension instead of two.
+"""Shear and translate frames along one axis, with the same numbers as Pillow's bicubic transform.
 
-Every line (row or column) of the result is a line of the frame, moved by an amount of its own. Pillow's transform
-interpolates both axes with sixteen products a value; along one axis four suffice, and for all frames of a clip the
-positions are the same. The arithmetic repeats Pillow's in the same order in float64, so the results are equal; it takes
-a third of the time.
+Every line (row or column) of the result is a line of the frame, shifted by its own amount. Pillow interpolates along
+both axes, with sixteen products per value. Four products are enough along one axis, and the positions are the same for
+all frames of a clip. The arithmetic runs in float64 in Pillow's order, so the results are equal. It takes a third of
+the time.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 _LINES_PER_BLOCK = 64
-"""Intermediate values of so many lines stay in the processor's cache."""
+"""Lines per block: few enough that the intermediate values stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class LineShift:
-    """Where every value of a region comes from. ``n`` lines of ``m`` pixels; columns are lines when it is vertical."""
+    """Source of every value of a region of ``n`` lines with ``m`` pixels each. Lines are columns if ``vertical``."""
 
     index: np.ndarray
-    """``[n, m + 3]``: flat pixel numbers of the given image, one before and two after those of the result."""
+    """``[n, m + 3]``: flat pixel numbers in the given image, from one before to two after the pixels of the result."""
     fraction: np.ndarray
-    """``[n, m, 1]`` float64: position between the second and third of four neighbours."""
+    """``[n, m, 1]`` float64: position between the second and the third of four neighbours."""
     outside: np.ndarray
-    """``[n, m, 1]`` bool: pixels that come from outside the frame."""
+    """``[n, m, 1]`` bool: pixels whose source is outside the frame."""
     vertical: bool
 
     @classmethod
@@ -42,12 +42,12 @@ class LineShift:
         """The shift ``u' = u + slope v + offset`` of pixel centres, ``u`` along the line and ``v`` across.
 
         Args:
-            slope: Pixels that each further line moves.
-            offset: Pixels that all lines move.
+            slope: Additional shift of each line, in pixels.
+            offset: Shift of all lines, in pixels.
             vertical: Whether ``u`` runs down instead of across.
             kept: (top, left, height, width) of the result within the frame.
-            given: The same of the image it is computed from.
-            length: Extent of the whole frame along ``u``; what comes from beyond it is outside.
+            given: (top, left, height, width) of the image that it is computed from.
+            length: Extent of the whole frame along ``u``, in pixels.
         """
         axis = 0 if vertical else 1
         along, across = (np.arange(kept[a], kept[a] + kept[2 + a]) for a in (axis, 1 - axis))
@@ -66,7 +66,7 @@ class LineShift:
         )
 
     def apply(self, image: np.ndarray, fill: int) -> np.ndarray:
-        """``[h, w, 3]`` uint8 of the kept region from the given image, ``[H, W, 3]`` uint8."""
+        """Given image ``[H, W, 3]`` uint8 -> kept region ``[h, w, 3]`` uint8, with ``fill`` outside the frame."""
         pixels = image.reshape(-1, 3)
         num_lines, num_pixels = self.index.shape[0], self.index.shape[1] - 3
         result = np.empty((num_lines, num_pixels, 3), np.uint8)
@@ -79,7 +79,7 @@ class LineShift:
 
 
 def _bicubic(values: np.ndarray, fraction: np.ndarray) -> np.ndarray:
-    """``[n, m + 3, 3]`` int16 -> ``[n, m, 3]`` float64 within [0, 255]: the cubic through four neighbours, a = -1."""
+    """Cubic convolution of four neighbours (a = -1): ``[n, m + 3, 3]`` int16 -> ``[n, m, 3]`` float64 in [0, 255]."""
     before, left, right, after = values[:, :-3], values[:, 1:-2], values[:, 2:-1], values[:, 3:]
     cubic = (left - before + after - right).astype(np.float64)
     cubic *= fraction

@@ -1,4 +1,4 @@
-"""AVSBench: one clip is one unit, its target the masks of some of its frames (method section 6.2)."""
+"""Reader of AVSBench: a unit is one clip, and its target is the masks of some of its frames (method section 6.2)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,27 @@ from stgcma.errors import ConfigError, ShardMismatchError
 
 @dataclass(frozen=True, kw_only=True)
 class MaskExample:
-    """``frames [S, 3, N, N]``, ``fbank [S, T, F]``, ``masks [K, N, N]`` {0, 1} of the frames ``frame_index [K]``."""
+    """One clip. A modality that is not read is None."""
 
     clip_id: str
     frames: Tensor | None
+    """``[S, 3, N, N]`` float32."""
     fbank: Tensor | None
+    """``[S, T, F]`` float32."""
     masks: Tensor
+    """``[K, N, N]`` float32 {0, 1}."""
     frame_index: Tensor
+    """``[K]`` int64: frames that have a mask."""
     category: str
 
 
 class MaskReader(Reader):
-    """Frames and masks at the size the backbone sees, without augmentation, as published."""
+    """Resizes frames and masks to the input size of the backbone. Nothing is augmented, as published.
+
+    Raises:
+        ConfigError: If augmentation is on.
+        ShardMismatchError: If no mask of the split has any foreground.
+    """
 
     def __init__(self, context: ReadContext) -> None:
         super().__init__(context)
@@ -41,7 +50,7 @@ class MaskReader(Reader):
         if counts and counts.empty == counts.masks:
             raise ShardMismatchError(
                 f"None of the {counts.masks} masks of split {context.split!r} in {context.store.uri} has any "
-                "foreground: nothing can be learned from them, and a score would be that of an empty picture. "
+                "foreground, so a model can neither learn from them nor be scored on them. "
                 "Check the mask files, then run stgcma-jobs preprocess again."
             )
 
@@ -57,6 +66,8 @@ class MaskReader(Reader):
         if context.reads_audio:
             columns += context.fbank_columns
         row, size = context.row(number, columns), context.spec.image_size
+        assert row.masks is not None
+        assert row.mask_frames is not None
         frames = None
         if context.reads_frames:
             frames = normalize_frames(resize_square(context.decode_frames(row), size), *context.image_mean_std)
@@ -74,9 +85,9 @@ class MaskReader(Reader):
         for example in examples:
             if not torch.equal(example.frame_index, first):
                 raise ShardMismatchError(
-                    f"Clips of one split need masks of the same frames; in {self.context.store.uri} clip "
-                    f"{examples[0].clip_id!r} has {first.tolist()} and {example.clip_id!r} "
-                    f"has {example.frame_index.tolist()}."
+                    f"Clips of one split need masks of the same frames, but in {self.context.store.uri} clip "
+                    f"{examples[0].clip_id!r} has masks of frames {first.tolist()} and {example.clip_id!r} of "
+                    f"{example.frame_index.tolist()}. Preprocess the dataset again."
                 )
         return AVBatch(
             clip_ids=tuple(example.clip_id for example in examples),
@@ -91,9 +102,9 @@ class MaskReader(Reader):
 
 
 def resize_square(frames: Tensor, size: int) -> Tensor:
-    """Both sides to ``size`` whatever the aspect ratio, as AVSBench does: ``[S, H, W, 3] -> [S, size, size, 3]`` uint8.
+    """Resize both sides to ``size``, whatever the aspect ratio: ``[S, H, W, 3] -> [S, size, size, 3]`` uint8.
 
-    Official frames are stored at 224 x 224 and pass unchanged.
+    Official frames are stored at 224 x 224 and are returned unchanged.
     """
     if frames.shape[1:3] == (size, size):
         return frames
@@ -102,7 +113,7 @@ def resize_square(frames: Tensor, size: int) -> Tensor:
 
 
 def decode_mask(data: bytes, size: int) -> Tensor:
-    """One-bit PNG -> ``[size, size]`` float32 {0, 1}; other sizes take the nearest pixel."""
+    """One-bit PNG -> ``[size, size]`` float32 {0, 1}. A mask of another size is resized to the nearest pixel."""
     mask = torch.from_numpy(decode_bits(data)).float()
     if mask.shape != (size, size):
         mask = F.interpolate(mask[None, None], size=(size, size), mode="nearest-exact")[0, 0]

@@ -1,8 +1,7 @@
-"""One-bit PNG files, written and read with nothing but zlib.
+"""Write and read one-bit PNG files with zlib alone.
 
-Masks are stored in them: any tool shows them, and a 224 x 224 mask takes some hundred bytes. The image libraries at
-hand are not used because each brings its own libpng and zlib, and in one process with a video decoder they can end up
-with each other's.
+Masks are stored as such files: any tool shows them, and a 224 x 224 mask takes some hundred bytes. No image library is
+used, because each one brings its own libpng and zlib, and a process that also loads a video decoder can mix them up.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ def encode_bits(mask: np.ndarray) -> bytes:
 
 
 def decode_bits(data: bytes) -> np.ndarray:
-    """A one-bit greyscale PNG file, from here or from another program -> ``[H, W]`` bool.
+    """A one-bit greyscale PNG file, written by any program -> ``[H, W]`` bool.
 
     Raises:
-        ShardMismatchError: If it is another kind of file.
+        ShardMismatchError: If the file is damaged or of another kind.
     """
     chunks = _chunks(data)
     try:
@@ -45,7 +44,7 @@ def decode_bits(data: bytes) -> np.ndarray:
         raise ShardMismatchError(f"A stored mask is damaged ({error!r}). Preprocess the dataset again.") from error
     if tuple(kind) != _ONE_BIT_GREY:
         raise ShardMismatchError(
-            f"A stored mask needs to be a one-bit greyscale PNG, got bit depth {kind[0]} and colour type {kind[1]}. "
+            f"A stored mask must be a one-bit greyscale PNG, got bit depth {kind[0]} and colour type {kind[1]}. "
             "Preprocess the dataset with this release."
         )
     packed = _unfiltered(lines) if lines[:, 0].any() else lines[:, 1:]
@@ -53,7 +52,7 @@ def decode_bits(data: bytes) -> np.ndarray:
 
 
 def _unfiltered(lines: np.ndarray) -> np.ndarray:
-    """Undo the PNG line filters 0 to 4: ``[H, 1 + bytes]`` with the filter first -> ``[H, bytes]`` uint8."""
+    """Undo the PNG line filters 0 to 4: ``[H, 1 + bytes]`` with the filter in front -> ``[H, bytes]`` uint8."""
     above = [0] * (lines.shape[1] - 1)
     decoded = []
     for kind, *line in lines.tolist():
@@ -69,13 +68,13 @@ def _unfiltered(lines: np.ndarray) -> np.ndarray:
 
 
 def _paeth(left: int, up: int, corner: int) -> int:
-    """Whichever neighbour is nearest to ``left + up - corner``."""
+    """The neighbour that is nearest to ``left + up - corner``."""
     target = left + up - corner
     return min((left, up, corner), key=lambda value: abs(target - value))
 
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """Content by chunk name; parts of the picture joined."""
+    """Content by chunk name. Chunks with the same name are joined."""
     found: dict[bytes, bytes] = {}
     position = len(_SIGNATURE)
     while data.startswith(_SIGNATURE) and position + 8 <= len(data):

@@ -1,4 +1,4 @@
-"""MUSIC-AVQA questions: reading the official json, the word rules, the vocabularies, the stored form.
+"""MUSIC-AVQA questions: the official json, the word rules and the vocabularies (method section 6).
 
 One question is one entry of ``avqa-<split>.json``::
 
@@ -6,7 +6,7 @@ One question is one entry of ``avqa-<split>.json``::
      "question_content": "Is the <Object> louder than the <Object>?", "templ_values": "[\\"guzheng\\", \\"piano\\"]",
      "question_deleted": 0, "anser": "yes"}
 
-``type`` and ``templ_values`` are json inside a string; the answer's key is spelled ``anser``.
+``type`` and ``templ_values`` hold json in a string. The key of the answer is spelled ``anser``.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from stgcma.errors import ConfigError, DatasetLayoutError
 
 PAD = "<pad>"
 VIDEO_SPLIT = "videos"
-"""The only split of the shards: a video serves the questions of train, val and test."""
+"""The only split of the shards. Its videos serve the questions of train, val and test."""
 QUESTION_FOLDER = "questions"
-"""Beside the shards: one Parquet file of questions per question split."""
+"""Folder beside the shards with one Parquet file per split of questions."""
 MAX_WORDS = 14
-"""Word positions of the published model; its LSTM runs over the pads too."""
+"""Word positions of the published model. Its LSTM also runs over the padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,28 +35,28 @@ class Question:
     question_id: int
     video_id: str
     type: tuple[str, str]
-    """``("Audio-Visual", "Counting")``."""
+    """E.g. ``("Audio-Visual", "Counting")``."""
     words: tuple[str, ...]
     answer: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionVocabulary:
-    """Words and answers by index, in the order of their first appearance in the training file."""
+    """Words and answers, in the order of their first appearance in the training file. A position is an id."""
 
     words: tuple[str, ...]
-    """``<pad>`` first; 93 in MUSIC-AVQA."""
+    """``<pad>`` first. MUSIC-AVQA has 93."""
     answers: tuple[str, ...]
-    """42 in MUSIC-AVQA."""
+    """MUSIC-AVQA has 42."""
 
     def encode(self, words: Sequence[str]) -> list[int]:
         """Word ids padded to ``MAX_WORDS`` with 0.
 
         Raises:
-            ConfigError: For a question that is too long or has unknown words; names the nearest known ones.
+            ConfigError: If the question is too long or has unknown words. The message names similar known words.
         """
         if len(words) > MAX_WORDS:
-            raise ConfigError(f"A question has at most {MAX_WORDS} words, got {len(words)}: {' '.join(words)!r}.")
+            raise ConfigError(f"A question needs at most {MAX_WORDS} words, got {len(words)}: {' '.join(words)!r}.")
         known = {word: index for index, word in enumerate(self.words)}
         unknown = [word for word in words if word not in known]
         if unknown:
@@ -76,10 +74,10 @@ class QuestionVocabulary:
 def question_words(content: str, values: Sequence[str]) -> tuple[str, ...]:
     """The official word rule: strip, split at spaces, drop the last character of the last word, fill placeholders.
 
-    One character is dropped whatever it is: one template ends in a full-width question mark.
+    The rule drops any last character, because one template ends in a full-width question mark.
 
     Raises:
-        ValueError: If the number of placeholders (words containing ``<``) is not that of ``values``.
+        ValueError: If the number of placeholders (words with ``<``) differs from the number of ``values``.
     """
     words = content.strip().split(" ")
     words[-1] = words[-1][:-1]
@@ -92,15 +90,20 @@ def question_words(content: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 def free_question_words(text: str) -> tuple[str, ...]:
-    """Words of a question typed by a person: a question mark of either width at the end is optional."""
+    """Words of a question that a person typed. A question mark of either width at the end is optional."""
     return tuple(text.strip().rstrip("?？").split())
 
 
 def parse_questions(text: str, where: str) -> list[Question]:
-    """Questions of one official file, in file order; entries marked ``question_deleted`` are left out.
+    """Questions of one official file, in the order of the file, without entries marked ``question_deleted``.
+
+    Args:
+        text: Content of the file.
+        where: Location of the file, for messages.
 
     Raises:
-        DatasetLayoutError: If the file is no json list, or names the first malformed entry and what is wrong with it.
+        DatasetLayoutError: If the file is not a json list, or an entry is malformed. The message names the first
+            malformed entry.
     """
     try:
         entries = json.loads(text)
@@ -124,16 +127,16 @@ def _question(entry: Any, where: str) -> Question:
     missing = [name for name in ("video_id", "question_id", "type", "question_content", "anser") if name not in entry]
     if missing:
         raise DatasetLayoutError(
-            f"{where}: no field {', '.join(missing)} (the answer is spelled 'anser'); "
-            f"it has {', '.join(map(str, entry))}."
+            f"{where}: needs the fields {', '.join(missing)} (the answer is spelled 'anser'), "
+            f"got only {', '.join(map(str, entry))}."
         )
     try:
         kind, values = _list(entry["type"]), _list(entry.get("templ_values") or [])
         if kind is None or len(kind) != 2 or values is None:
-            raise ValueError("'type' needs a list of two, 'templ_values' a list; a text may hold them")
+            raise ValueError("'type' needs a list of two and 'templ_values' a list, or strings that hold such lists")
         words = question_words(entry["question_content"], [str(value) for value in values])
         if not 1 <= len(words) <= MAX_WORDS:
-            raise ValueError(f"1 to {MAX_WORDS} words are needed, got {len(words)}")
+            raise ValueError(f"needs 1 to {MAX_WORDS} words, got {len(words)}")
         return Question(
             question_id=int(entry["question_id"]),
             video_id=str(entry["video_id"]),
@@ -146,13 +149,13 @@ def _question(entry: Any, where: str) -> Question:
 
 
 def _list(value: Any) -> list[Any] | None:
-    """A json list, or the list that a text holds, as in the official files; None for anything else."""
+    """A json list, or the list in a json string, as in the official files; None for other values."""
     found = json.loads(value) if isinstance(value, str) else value
     return found if isinstance(found, list) else None
 
 
 def build_vocabulary(training: Iterable[Question]) -> QuestionVocabulary:
-    """Words and answers of the training questions in the order of first appearance, ``<pad>`` first."""
+    """Vocabulary of the training questions, in the order of first appearance, with ``<pad>`` in front."""
     words: dict[str, None] = {PAD: None}
     answers: dict[str, None] = {}
     for question in training:
@@ -162,32 +165,8 @@ def build_vocabulary(training: Iterable[Question]) -> QuestionVocabulary:
 
 
 def conflicting_answers(questions: Iterable[Question]) -> dict[int, tuple[str, ...]]:
-    """Question ids that occur several times with different answers -> those answers, in order."""
+    """Id -> answers in order, for every question id that occurs with different answers."""
     answers: dict[int, dict[str, None]] = {}
     for question in questions:
         answers.setdefault(question.question_id, {})[question.answer] = None
     return {number: tuple(found) for number, found in answers.items() if len(found) > 1}
-
-
-QUESTION_SCHEMA = pa.schema(
-    [
-        ("question_id", pa.int64()),
-        ("video_id", pa.string()),
-        ("type", pa.list_(pa.string(), 2)),
-        ("words", pa.list_(pa.string())),
-        ("answer", pa.string()),
-    ]
-)
-"""Columns of ``<fingerprint>/questions/<split>.parquet``, one row a question, in file order."""
-
-
-def questions_to_table(questions: Sequence[Question]) -> pa.Table:
-    """Questions -> their stored form."""
-    columns = [[getattr(question, name) for question in questions] for name in QUESTION_SCHEMA.names]
-    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, QUESTION_SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=QUESTION_SCHEMA)
-
-
-def questions_from_table(table: pa.Table) -> list[Question]:
-    """Inverse of ``questions_to_table``."""
-    return [Question(**{**row, "type": tuple(row["type"]), "words": tuple(row["words"])}) for row in table.to_pylist()]

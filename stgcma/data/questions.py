@@ -1,9 +1,9 @@
-"""MUSIC-AVQA: one unit is a video with the questions it answers in that step (method sections 5, 6).
+"""Reader of MUSIC-AVQA: a unit is one video with the questions about it in a step (method sections 5, 6).
 
-Shards hold one row a video (split ``videos``) and serve all splits of questions; questions are joined here, from
-``<fingerprint>/questions/<split>.parquet`` or from official json files (``data.questions``). An epoch shows every
-training question once, grouped by video; ``optim.batch_size`` counts videos, or parts of a video's questions where
-``data.questions_per_video`` caps them.
+Shards hold one row per video (split ``videos``) and serve all splits of the questions. The reader adds the questions
+from ``<fingerprint>/questions/<split>.parquet`` or from official json files (``data.questions``). An epoch gives every
+training question once, grouped by video. ``optim.batch_size`` counts units: videos, or parts of a video's questions if
+``data.questions_per_video`` limits them.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.data.images import decode_frames, resize_bicubic
 from stgcma.data.manifest import open_filesystem
+from stgcma.data.question_table import questions_from_table
 from stgcma.data.question_text import (
     MAX_WORDS,
     QUESTION_FOLDER,
@@ -32,48 +32,56 @@ from stgcma.data.question_text import (
     Question,
     QuestionVocabulary,
     parse_questions,
-    questions_from_table,
 )
 from stgcma.data.reader import FRAME_COLUMNS, ReadContext, Reader, stack
 from stgcma.data.sampler import Unit, epoch_order
+from stgcma.data.side_table import read_table
 from stgcma.errors import ConfigError, ShardMismatchError
 
 logger = logging.getLogger(__name__)
 
 NEGATIVE_STREAM = 2
-"""Random stream of the negative frames, beside the two augmentation streams of ``reader.py``."""
+"""Random stream of the negative frames. ``reader.py`` has the two streams of the augmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionExample:
-    """One unit. ``frames [S, 3, N, N]``, ``fbank [S, T, F]`` (None where not read), ``q`` questions of the video.
-
-    ``questions [q, 14]`` int64, ``answers [q]`` int64, ``negatives [q, S, 3, N, N]`` or None.
-    """
+    """One unit: a video and ``q`` questions about it. A modality that is not read is None."""
 
     unit: Unit
     clip_id: str
     frames: Tensor | None
+    """``[S, 3, N, N]`` float32."""
     fbank: Tensor | None
+    """``[S, T, F]`` float32."""
     questions: Tensor
+    """``[q, 14]`` int64 word ids."""
     answers: Tensor
+    """``[q]`` int64; -1 if the answer is not in the vocabulary."""
     types: tuple[tuple[str, str], ...]
     question_ids: tuple[int, ...]
     negatives: Tensor | None
+    """``[q, S, 3, N, N]`` float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _VideoQuestions:
     number: int
-    """Of the video among the rows."""
+    """Number of the video among the rows."""
     questions: tuple[Question, ...]
 
 
 class QuestionReader(Reader):
-    """Videos with their questions. Nothing is augmented, as published; negatives are drawn in training only."""
+    """Reads videos with their questions. Nothing is augmented, as published. Negatives are drawn in training only.
+
+    Raises:
+        ShardMismatchError: If no question is about a stored video, or training questions have unknown words.
+        ConfigError: If negatives are needed but the settings leave no other video for them.
+    """
 
     only_matches: ClassVar[bool] = False
-    """Whether sound is only matched with frames: one question a video, which nobody answers, and negatives always."""
+    """Whether the task only matches sound with frames. Then a video has one question, which is not answered, and
+    negatives are drawn in evaluation too."""
 
     def __init__(self, context: ReadContext) -> None:
         super().__init__(context)
@@ -82,7 +90,7 @@ class QuestionReader(Reader):
         self._answers = {answer: index for index, answer in enumerate(self.vocabulary.answers)}
         self._words = {word: index for index, word in enumerate(self.vocabulary.words)}
         self.draws_negatives = (context.train or self.only_matches) and len(context.branches) == 2
-        self.units = self._plan_units(read_questions(context.store.uri, data.questions, context.split))
+        self.units = self._plan_units(read_questions(context.store.uri, manifest.tables, data.questions, context.split))
         self._videos = sorted({unit.number for unit in self.units})
         if self.draws_negatives:
             self._check_negatives()
@@ -90,11 +98,6 @@ class QuestionReader(Reader):
     @property
     def num_units(self) -> int:
         return len(self.units)
-
-    @property
-    def num_questions(self) -> int:
-        """Questions of the split that have a video."""
-        return sum(len(unit.questions) for unit in self.units)
 
     def example(self, unit: Unit) -> QuestionExample:
         context, planned = self.context, self.units[unit[1]]
@@ -141,7 +144,7 @@ class QuestionReader(Reader):
         )
 
     def _plan_units(self, questions: Sequence[Question]) -> list[_VideoQuestions]:
-        """Group by video, in the order of the rows; report what cannot be asked."""
+        """Group the questions by video, in the order of the rows. Log the questions that are left out."""
         context, data = self.context, self.context.data
         numbers = {clip_id: number for number, clip_id in enumerate(context.store.clip_ids(VIDEO_SPLIT))}
         of_video: dict[int, list[Question]] = defaultdict(list)
@@ -195,7 +198,7 @@ class QuestionReader(Reader):
         if self.context.train:
             raise ShardMismatchError(
                 f"{len(found)} training questions have words that the vocabulary of {self.context.store.uri} lacks "
-                f"({words}). It was built from another training file; preprocess again with this one."
+                f"({words}). The vocabulary was built from another training file. Preprocess again with this one."
             )
         logger.warning(
             "%d %s questions have words that no training question has (%s); the model reads them as padding",
@@ -213,24 +216,27 @@ class QuestionReader(Reader):
             raise ConfigError(f"The match loss needs frames of another video, but there is only 1 in {context.split}.")
         if data.negatives == "batch":
             if self.only_matches:
-                raise ConfigError("data.negatives: batch serves task avqa; set negatives: stored for task grounding.")
+                raise ConfigError(
+                    "data.negatives: batch works for avqa only. Set data.negatives: stored for task grounding."
+                )
             if data.questions_per_video is not None:
                 raise ConfigError(
-                    "data.negatives: batch takes negatives from the other videos of the batch, and with "
-                    "data.questions_per_video there may be none. Unset questions_per_video, or set negatives: stored."
+                    "data.negatives: batch takes negatives from the other videos of the batch. With "
+                    "data.questions_per_video a batch may hold only one video. Unset data.questions_per_video, or set "
+                    "data.negatives: stored."
                 )
             if context.global_batch // context.world_size < 2:
                 raise ConfigError(
                     "data.negatives: batch takes negatives from the other videos of a worker's batch and needs at "
                     f"least 2 videos there, got optim.batch_size: {context.global_batch} over {context.world_size} "
-                    "workers. "
-                    "Raise optim.batch_size, or set data.negatives: stored."
+                    "workers. Raise optim.batch_size, or set data.negatives: stored."
                 )
 
     def _stored_negatives(self, unit: Unit, planned: _VideoQuestions) -> Tensor:
-        """``[q, S, 3, N, N]``: for every question and second a frame of any other video of the split, both uniform.
+        """``[q, S, 3, N, N]``: for every question and segment, a frame of any other video of the split.
 
-        The frame is one of the 60-frame grid where preprocessing kept it, else one of the ``S`` stored ones.
+        Video and frame are drawn uniformly. The frame comes from the 60-frame grid if preprocessing kept it, otherwise
+        from the ``S`` stored frames.
         """
         context, metadata = self.context, self.context.manifest.metadata
         column = "extra_frames" if metadata.stores_extra_frames else "frames"
@@ -250,7 +256,7 @@ class QuestionReader(Reader):
         return out
 
     def _batch_negatives(self, examples: Sequence[QuestionExample]) -> Tensor | None:
-        """``[Q, S, 2]`` (video of this batch, second): for every question and second a frame of another video."""
+        """``[Q, S, 2]`` (video of this batch, segment): for every question and segment, a frame of another video."""
         if not (self.draws_negatives and self.context.data.negatives == "batch"):
             return None
         segments, count = self.context.manifest.metadata.num_segments, len(examples)
@@ -263,7 +269,7 @@ class QuestionReader(Reader):
         return torch.from_numpy(np.concatenate(parts))
 
     def _questions_of_step(self, unit: Unit) -> float:
-        """Questions of the whole step that ``unit`` belongs to, over the number of workers."""
+        """Number of questions in the whole step of ``unit``, divided by the number of workers."""
         epoch, number = unit
         batch, world = self.context.global_batch, self.context.world_size
         order, position = _epoch_positions(self.num_units, self.context.seed, epoch)
@@ -272,44 +278,44 @@ class QuestionReader(Reader):
 
 
 class MatchReader(QuestionReader):
-    """The same videos for grounding pre-training."""
+    """Reads the same videos for grounding pre-training."""
 
     only_matches: ClassVar[bool] = True
 
 
 @lru_cache(maxsize=4)
 def _epoch_positions(num_units: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The order of an epoch and its inverse."""
+    """The permutation of an epoch and its inverse, ``[num_units]`` each."""
     order = epoch_order(num_units, seed, epoch)
     return order, np.argsort(order)
 
 
-def read_questions(uri: str, folder: str | None, split: str) -> list[Question]:
-    """Questions of one split: what preprocessing stored beside the shards, or the official json of ``folder``.
+def read_questions(uri: str, tables: Mapping[str, str], folder: str | None, split: str) -> list[Question]:
+    """Questions of one split, from the official json in ``folder`` or as preprocessing stored them.
 
     Args:
-        uri: Of the preprocessed dataset, ``<shards>/<dataset>/<fingerprint>``.
-        folder: Directory or URI with ``avqa-<split>.json``; None reads the stored ones.
+        uri: Preprocessed dataset, ``<shards>/<dataset>/<fingerprint>``.
+        tables: ``ShardManifest.tables`` of it.
+        folder: Directory or URI with ``avqa-<split>.json``; None: read the stored questions.
         split: ``train``, ``val`` or ``test``.
 
     Raises:
-        ShardMismatchError: If preprocessing stored no questions of the split.
-        ConfigError: If ``folder`` has no file of the split.
+        ShardMismatchError: If preprocessing stored no questions for the split, or they are damaged.
+        ConfigError: If ``folder`` has no file for the split.
         DatasetLayoutError: If that file is malformed.
     """
     if folder is not None:
         filesystem, path = open_filesystem(folder)
         file = f"{path}/avqa-{split}.json"
         if filesystem.get_file_info(file).type != pafs.FileType.File:
-            raise ConfigError(f"data.questions: {folder} has no avqa-{split}.json. Name the folder of the json files.")
+            raise ConfigError(f"data.questions: {folder} has no avqa-{split}.json. Give the folder of the json files.")
         with filesystem.open_input_stream(file) as stream:
             return parse_questions(stream.read().decode("utf-8-sig"), f"{folder}/avqa-{split}.json")
-    filesystem, path = open_filesystem(uri)
-    file = f"{path}/{QUESTION_FOLDER}/{split}.parquet"
-    if filesystem.get_file_info(file).type != pafs.FileType.File:
+    name = f"{QUESTION_FOLDER}/{split}.parquet"
+    if name not in tables:
         raise ShardMismatchError(
-            f"{uri} stores no {split!r} questions (its source had no avqa-{split}.json). Set data.questions to a "
-            "folder that has this file, or preprocess again with it in place."
+            f"{uri} stores no {split!r} questions, because its source had no avqa-{split}.json. Set data.questions to "
+            "a folder that has this file, or add the file to the source and preprocess again."
         )
-    with filesystem.open_input_file(file) as stream:
-        return questions_from_table(pq.read_table(stream))
+    filesystem, path = open_filesystem(uri)
+    return questions_from_table(read_table(filesystem, f"{path}/{name}", tables[name], f"{uri}/{name}"))

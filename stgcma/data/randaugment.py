@@ -1,13 +1,13 @@
-"""RandAugment for clips: timm's operations with one draw shared by all frames (``rand-m7-n4-mstd0.5-inc1``).
+"""RandAugment for clips: timm's operations with one draw for all frames (``rand-m7-n4-mstd0.5-inc1``).
 
-timm draws inside each operation from Python's global generator; here the draw is a value, made once per clip by an
-explicit generator, and timm's functions compute the pixels, but only those on which the crop depends.
+timm draws inside each operation from Python's global generator. Here an explicit generator makes one draw per clip, and
+timm's functions compute only the pixels on which the crop depends.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +25,14 @@ Image = Any
 
 MAX_MAGNITUDE = 10.0
 FILL = 128
-"""Grey where nothing was."""
+"""Grey level of pixels whose source is outside the frame."""
 _AFFINE, _BICUBIC = 0, 3
 """Pillow's ``Image.Transform.AFFINE`` and ``Image.Resampling.BICUBIC``."""
 
 
 @dataclass(frozen=True)
 class ImageOp:
-    """One operation with its argument: degrees, a factor, a threshold, a share of the side."""
+    """One operation and its argument: degrees, a factor, a threshold or a share of the side."""
 
     name: str
     argument: float | int | None = None
@@ -63,22 +63,25 @@ ARGUMENTS: dict[str, Callable[[float, int], float | int] | None] = {
     "TranslateXRel": lambda level, sign: sign * level * 0.45,
     "TranslateYRel": lambda level, sign: sign * level * 0.45,
 }
-"""timm's 15 "increasing" operations and their argument from (magnitude / 10, random sign)."""
+"""timm's 15 "increasing" operations -> function of (magnitude / 10, random sign) that gives their argument, or None."""
 
 GEOMETRIC = {"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"}
 STATISTICAL = {"AutoContrast", "Equalize", "ContrastIncreasing"}
-"""Operations whose look-up table comes from the whole frame."""
+"""Operations whose look-up table depends on the whole frame."""
 
 POINTWISE = {"Invert", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd", "BrightnessIncreasing"}
-"""Operations that map every value by one look-up table, whatever the frame."""
+"""Operations with one look-up table for all frames."""
+
+_FUNCTIONS: Mapping[str, Any] = NAME_TO_OP
+"""timm's function of every operation: an image and the argument -> an image."""
 
 _REACH = {"SharpnessIncreasing": 1}
-"""Neighbouring pixels that an operation looks at; bicubic interpolation looks at two."""
+"""How many pixels away an operation reads; the default is 0. Bicubic interpolation reads two pixels away."""
 _BICUBIC_REACH = 2
 
 
 def draw_ops(config: AugmentConfig, rng: np.random.Generator) -> tuple[ImageOp, ...]:
-    """``randaugment_ops`` operations with replacement, each kept with ``randaugment_probability``."""
+    """Draw ``randaugment_ops`` operations with replacement; keep each with ``randaugment_probability``."""
     names = list(ARGUMENTS)
     ops = []
     for choice in rng.integers(len(names), size=config.randaugment_ops):
@@ -92,15 +95,15 @@ def draw_ops(config: AugmentConfig, rng: np.random.Generator) -> tuple[ImageOp, 
 
 
 def apply_ops(frames: Tensor, ops: Sequence[ImageOp], crop: Region) -> Tensor:
-    """``crop`` of what ``ops`` make of every frame: the pixels of computing whole frames and cropping at the end.
+    """Apply ``ops`` to every frame and return the ``crop`` of the result.
 
-    Going backwards from the crop, every operation computes only the region on which the next one depends. The result is
-    equal but for one grey level in one of 50,000 values, where Pillow truncates a bicubic sum that lies on an integer
-    and the coordinates of a region differ from the whole frame's in their last binary digit.
+    Every operation computes only the region on which the next one depends. One value in 50,000 can differ by one grey
+    level from cropping whole frames at the end. There the coordinates of the region differ from those of the frame in
+    their last binary digit, and Pillow truncates a bicubic sum that is close to an integer.
 
     Args:
         frames: ``[S, H, W, 3]`` uint8.
-        ops: In order.
+        ops: Operations in order.
         crop: (top, left, height, width) within ``H x W``.
 
     Returns:
@@ -130,7 +133,7 @@ def _needed(op: ImageOp, kept: Region, height: int, width: int) -> Region:
         left, right = math.floor(min(across)), math.ceil(max(across))
         top, bottom = math.floor(min(down)), math.ceil(max(down))
     reach = _BICUBIC_REACH if op.name in GEOMETRIC else _REACH.get(op.name, 0)
-    # A region that lies outside the frame keeps one pixel of it: everything it makes is fill.
+    # A region outside the frame keeps one pixel, because it must not be empty. Its values are not used.
     top, left = min(max(0, top - reach), height - 1), min(max(0, left - reach), width - 1)
     bottom, right = max(min(height, bottom + reach), top + 1), max(min(width, right + reach), left + 1)
     return top, left, bottom - top, right - left
@@ -169,16 +172,16 @@ def _apply(
 
 
 def _table(op: ImageOp) -> bytes:
-    """What a pointwise operation makes of the values 0 .. 255."""
+    """Results of a pointwise operation for the values 0 .. 255."""
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     (mapped,) = _with_timm([ramp], op, (0, 0, 16, 16))
     return mapped[:, :, 0].tobytes()
 
 
 def _with_timm(images: list[np.ndarray], op: ImageOp, box: tuple[int, int, int, int]) -> list[np.ndarray]:
-    """``box`` (left, top, right, bottom) of what timm's function makes of every image."""
+    """Apply timm's function to every image and take the ``box`` (left, top, right, bottom) of the result."""
     arguments = () if op.argument is None else (op.argument,)
-    return _with_pillow(images, lambda image: NAME_TO_OP[op.name](image, *arguments).crop(box))
+    return _with_pillow(images, lambda image: _FUNCTIONS[op.name](image, *arguments).crop(box))
 
 
 def _with_pillow(images: list[np.ndarray], function: Callable[[Image], Image]) -> list[np.ndarray]:
@@ -186,7 +189,8 @@ def _with_pillow(images: list[np.ndarray], function: Callable[[Image], Image]) -
 
 
 def _affine(op: ImageOp, width: int, height: int) -> tuple[float, float, float, float, float, float]:
-    """Output to input coordinates: ``x' = a x + b y + c``, ``y' = d x + e y + f``."""
+    """Coefficients a to f from output to input coordinates: ``x' = a x + b y + c``, ``y' = d x + e y + f``."""
+    assert op.argument is not None
     value = float(op.argument)
     if op.name == "Rotate":
         angle = -math.radians(value)

@@ -1,4 +1,4 @@
-"""Which clips a step sees: a pure function of (seed, epoch, step), the same at any number of workers."""
+"""Samplers: the units of a step depend only on (seed, epoch, step), not on the number of workers."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ import numpy as np
 from stgcma.errors import ConfigError
 
 Unit = tuple[int, int]
-"""(epoch, index): all that a reader needs to produce one example, augmentation included."""
+"""(epoch, index): what a reader needs to make one example, augmentation included."""
 
 
 def epoch_order(num_units: int, seed: int, epoch: int) -> np.ndarray:
-    """``[num_units]`` int64: the permutation of one training epoch."""
+    """The permutation of one training epoch, ``[num_units]`` int64."""
     return np.random.default_rng((seed, epoch)).permutation(num_units)
 
 
 class TrainSampler:
-    """Shuffled, equally long epochs; every global batch is cut into one contiguous piece per worker.
+    """Shuffled epochs of equal length. Every worker gets one contiguous piece of every global batch.
 
-    The last, incomplete batch of an epoch is dropped (as published).
+    The last, incomplete batch of an epoch is dropped, as published.
 
     Args:
-        num_units: Clips of the split (videos or questions, as the reader counts).
-        batch_size: Global batch.
-        seed: Of the run.
-        rank: This worker.
-        world_size: Number of workers; must divide ``batch_size``.
+        num_units: Units of the split (``Reader.num_units``).
+        batch_size: Units of a step over all workers.
+        seed: Seed of the run.
+        rank: Index of this worker.
+        world_size: Number of workers.
+
+    Raises:
+        ConfigError: If ``world_size`` does not divide ``batch_size``, or the split has fewer units than a batch.
     """
 
     def __init__(self, num_units: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size % world_size:
             raise ConfigError(
-                f"optim.batch_size is the batch over all workers and must divide by their number, got {batch_size} "
-                f"clips for {world_size} workers. Set optim.batch_size to a multiple of {world_size}."
+                f"optim.batch_size counts the clips of all workers and must be a multiple of their number, got "
+                f"{batch_size} clips for {world_size} workers. Set optim.batch_size to a multiple of {world_size}."
             )
         if num_units < batch_size:
             raise ConfigError(
-                f"optim.batch_size: {batch_size} exceeds the {num_units} training clips there are, so no step could be "
-                "made. Set a smaller batch_size or preprocess more clips."
+                f"optim.batch_size: {batch_size} exceeds the {num_units} training clips, so no batch is complete. "
+                "Set a smaller optim.batch_size, or preprocess more clips."
             )
         self.num_units, self.batch_size, self.seed = num_units, batch_size, seed
         self.rank, self.world_size = rank, world_size
@@ -58,14 +61,14 @@ class TrainSampler:
 
 
 class EvalSampler:
-    """Every unit once and in order, dealt to the workers in contiguous stretches without duplicates.
+    """Every unit once, in order. Every worker gets one contiguous part without duplicates.
 
-    Stretches keep neighbours together, so that each row group is read once.
+    Neighbours stay together, so each row group is read once.
 
     Args:
-        num_units: Clips of the split.
-        batch_size: Clips per batch and worker; the last batch may be smaller.
-        rank: This worker.
+        num_units: Units of the split.
+        batch_size: Units per batch of one worker. The last batch may be smaller.
+        rank: Index of this worker.
         world_size: Number of workers.
     """
 

@@ -1,9 +1,9 @@
-"""The row: one clip as it lies in a Parquet shard. The only place that knows its physical encoding.
+"""The row: one clip as it is stored in a Parquet shard. No other file knows the physical encoding.
 
-Shards read with plain pyarrow, polars or pandas; ``decode_rows`` turns a table into ``ClipRow`` objects. Number arrays
-are binary columns of little-endian values, because Parquet decodes lists and tensors value by value: fetching one clip
-out of a row group of 16 takes 1 ms of CPU for a binary waveform and 20 ms for a list of int16. Their Arrow fields carry
-the dtype and shape, so ``numpy.frombuffer(value, dtype).reshape(shape)`` is all that another reader needs.
+pyarrow, polars and pandas can read the shards. ``decode_rows`` turns a table into ``ClipRow`` objects. Arrays of
+numbers are binary columns of little-endian values, because Parquet decodes lists and tensors value by value: reading
+one clip from a row group of 16 takes 1 ms of CPU for a binary waveform and 20 ms for a list of int16. The Arrow fields
+store dtype and shape, so another reader needs only ``numpy.frombuffer(value, dtype).reshape(shape)``.
 
 | column | Arrow type | meaning |
 |---|---|---|
@@ -38,7 +38,6 @@ from stgcma.data.fbank import FBANK_SPECS
 from stgcma.errors import ShardMismatchError
 
 SCHEMA_VERSION = 1
-SAMPLE_RATE = 16_000
 METADATA_KEY = b"stgcma"
 """Key of the Parquet key-value metadata; its value is the JSON of ``ShardMetadata``."""
 
@@ -49,7 +48,7 @@ AnnotationKind = Literal["events", "masks", "questions"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSource:
-    """Where a clip came from and what the probe saw. Times in seconds, sizes in bytes and pixels."""
+    """The media file of a clip and its properties. Times are in seconds, sizes in bytes and pixels."""
 
     uri: str
     size_bytes: int
@@ -67,19 +66,19 @@ class ClipSource:
     audio_start_seconds: float = 0.0
     audio_duration_seconds: float = 0.0
     frame_decoder: str = ""
-    """``selective``, ``pyav`` or ``png``: ``pipelines.media.decode`` says which when."""
+    """``selective``, ``pyav`` or ``png``; see ``pipelines.media.decode``."""
     audio_decoder: str = ""
     padded_audio_samples: int = 0
-    """Zeros appended so that the waveform covers ``duration_seconds``; 0 when the audio was long enough."""
+    """Zeros appended so that the waveform covers ``duration_seconds``; 0 if the audio was long enough."""
     non_binary_mask_pixels: int = 0
     """AVSBench: pixels of the mask files that were neither black nor white before thresholding."""
     length_note: str = ""
-    """``cut from 12.00 s`` or ``filled up from 8.00 s``, where the clip had not the length that its dataset says."""
+    """``cut from 12.00 s`` or ``filled up from 8.00 s`` if the clip did not have the length that its dataset states."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardMetadata:
-    """What every shard says of itself in its Parquet key-value metadata."""
+    """The description of a shard in its Parquet key-value metadata."""
 
     schema_version: int = SCHEMA_VERSION
     dataset: str
@@ -97,21 +96,25 @@ class ShardMetadata:
 
     @classmethod
     def decode(cls, schema: pa.Schema, where: str) -> ShardMetadata:
-        """Read it back from a Parquet schema.
+        """Read the description from a Parquet schema.
+
+        Args:
+            schema: Schema of the file.
+            where: Location of the file, for messages.
 
         Raises:
-            ShardMismatchError: If the file is not one of our shards or of another schema version.
+            ShardMismatchError: If the file is not an stgcma shard or has another schema version.
         """
         raw = (schema.metadata or {}).get(METADATA_KEY)
         if raw is None:
             raise ShardMismatchError(
-                f"{where} is no stgcma shard: its Parquet metadata has no {METADATA_KEY.decode()!r} key. "
+                f"{where} is not an stgcma shard: its Parquet metadata has no {METADATA_KEY.decode()!r} key. "
                 "Point data.shards at the output of stgcma-jobs preprocess."
             )
         values = json.loads(raw)
         if values.get("schema_version") != SCHEMA_VERSION:
             raise ShardMismatchError(
-                f"{where} has schema version {values.get('schema_version')}, this release reads {SCHEMA_VERSION}. "
+                f"{where} has schema version {values.get('schema_version')}, but this release reads {SCHEMA_VERSION}. "
                 "Run stgcma-jobs preprocess again with this release."
             )
         values["fbank_specs"] = tuple(values["fbank_specs"])
@@ -120,7 +123,7 @@ class ShardMetadata:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClipRow:
-    """One clip, in memory. ``S`` segments, ``T`` time frames, ``F`` mel bins. Equal when every array and byte is."""
+    """One clip in memory. ``S`` segments, ``T`` time frames, ``F`` mel bins. Rows are equal if all their values are."""
 
     clip_id: str
     dataset: str
@@ -129,14 +132,14 @@ class ClipRow:
     source: ClipSource
     duration_seconds: float
     frames: Sequence[bytes]
-    """``S`` encoded frames (JPEG), or raw RGB bytes of ``frame_height * frame_width * 3``."""
+    """``S`` frames: JPEG files, or raw RGB with ``frame_height * frame_width * 3`` bytes each."""
     frame_height: int
     frame_width: int
     frame_times_seconds: Sequence[float]
     waveform: np.ndarray | None = None
     """``[num_samples]`` int16, 16 kHz mono."""
     fbanks: dict[str, np.ndarray] = field(default_factory=dict)
-    """Spec name -> ``[S, T, F]`` log-mel, padded with zeros past the valid frames."""
+    """Spec name -> ``[S, T, F]`` log-mel values, zero after the valid frames."""
     fbank_frames: dict[str, int] = field(default_factory=dict)
     """Spec name -> valid time frames per segment."""
     event_labels: np.ndarray | None = None
@@ -152,7 +155,7 @@ class ClipRow:
             return NotImplemented
         return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # rows hold arrays; the annotation of object does not allow None
 
     def __repr__(self) -> str:
         fbanks = {name: list(value.shape) for name, value in self.fbanks.items()}
@@ -183,18 +186,18 @@ def fbank_column(spec_name: str) -> str:
 
 
 def fbank_shape(spec_name: str, num_segments: int) -> tuple[int, int, int]:
-    """``(S, T, F)`` of one clip."""
+    """Shape ``(S, T, F)`` of the filter banks of one clip."""
     spec = FBANK_SPECS[spec_name]
     return num_segments, spec.target_frames, spec.num_mel_bins
 
 
 def _array_field(name: str, dtype: str, shape: tuple[int, ...]) -> pa.Field:
-    """A binary column of little-endian values; -1 in the shape is a length that differs from row to row."""
+    """A binary column of little-endian values. -1 in the shape stands for a length that differs from row to row."""
     return pa.field(name, pa.binary(), metadata={"dtype": dtype, "shape": json.dumps(shape)})
 
 
 def arrow_schema(metadata: ShardMetadata) -> pa.Schema:
-    """The Parquet schema of shards with this metadata: only the columns that the dataset stores."""
+    """The Parquet schema of shards with this metadata. It has only the columns that the dataset stores."""
     columns: list[tuple[str, pa.DataType] | pa.Field] = [
         ("clip_id", pa.string()),
         ("dataset", pa.string()),
@@ -227,13 +230,14 @@ def arrow_schema(metadata: ShardMetadata) -> pa.Schema:
 
 
 def encode_rows(rows: Sequence[ClipRow], metadata: ShardMetadata) -> pa.Table:
-    """Rows -> one Arrow table with ``arrow_schema(metadata)``; write it with ``PARQUET_OPTIONS`` or without.
+    """Rows -> one Arrow table with ``arrow_schema(metadata)``, to be written with ``PARQUET_OPTIONS``.
 
     Raises:
-        ShardMismatchError: If an array of a row has another shape than the schema says.
+        ShardMismatchError: If an array has another shape than the schema says.
     """
     schema = arrow_schema(metadata)
     columns = []
+    values: list[Any]
     for column in schema:
         name = column.name
         if name == "source":
@@ -249,9 +253,9 @@ def encode_rows(rows: Sequence[ClipRow], metadata: ShardMetadata) -> pa.Table:
 
 
 def decode_rows(table: pa.Table) -> list[ClipRow]:
-    """A table (or slice of one) -> rows. Columns that were not read stay at their defaults.
+    """A table, or a slice of one -> rows. Columns that were not read keep their defaults.
 
-    Arrays are read-only views of the table's memory.
+    Arrays are read-only views of the memory of the table.
     """
     columns = {column.name: _decode_column(table, column) for column in table.schema}
     columns.setdefault("source", [ClipSource(uri="", size_bytes=0)] * table.num_rows)
@@ -294,7 +298,7 @@ def _array_value(row: ClipRow, column: str) -> np.ndarray | None:
 
 
 def _array_layout(column: pa.Field) -> tuple[str, list[int]]:
-    """dtype and shape of a binary column."""
+    """dtype and shape of the arrays in a binary column."""
     return _parse_layout(column.metadata[b"dtype"], column.metadata[b"shape"])
 
 
@@ -309,14 +313,14 @@ def _encode_array(value: np.ndarray | None, column: pa.Field, row: ClipRow) -> b
     dtype, shape = _array_layout(column)
     if value.ndim != len(shape) or any(want not in (-1, got) for want, got in zip(shape, value.shape, strict=True)):
         raise ShardMismatchError(
-            f"Column {column.name!r} stores arrays of shape {shape} (-1: any length), "
-            f"but clip {row.dataset}/{row.clip_id} brings {list(value.shape)}."
+            f"Column {column.name!r} needs arrays of shape {shape} (-1: any length), "
+            f"but clip {row.dataset}/{row.clip_id} has {list(value.shape)}. Preprocess it again."
         )
     return np.ascontiguousarray(value, dtype=dtype).tobytes()
 
 
 def _decode_column(table: pa.Table, column: pa.Field) -> list[Any]:
-    """One Python value per row; arrays as numpy views."""
+    """One Python value per row. Arrays are numpy views."""
     values = table.column(column.name)
     if column.metadata and b"dtype" in column.metadata:
         dtype, shape = _array_layout(column)
@@ -333,34 +337,24 @@ PARQUET_OPTIONS: dict[str, Any] = {
     "write_statistics": ["clip_id", "video_id", "split"],
     "write_page_checksum": True,
 }
-"""How shards are written: neither compression nor dictionaries, because JPEG files and noise-like numbers gain 5 to
-10 % and cost 5 times the reading time. Every page carries a checksum, and readers of this package verify it."""
+"""How shards are written. Compression and dictionaries are off: they save 5 to 10 % on JPEG files and noise-like
+numbers, and multiply the reading time by 5. Every page carries a checksum."""
 
 DIGEST_KEY = b"stgcma_rows"
 """Key of the Parquet key-value metadata; its value is the digest of the rows, as the manifest lists it."""
 
 
-def read_columns(metadata: ShardMetadata, *, frames: bool, waveform: bool, fbank: str | None) -> list[str]:
-    """The columns a reader needs, so that the heavy ones nobody asked for are never touched."""
-    skip: set[str] = set()
-    for column in arrow_schema(metadata).names:
-        heavy_fbank = column.startswith("fbank_") and (
-            fbank is None or column not in (fbank_column(fbank), f"{fbank_column(fbank)}_frames")
-        )
-        unwanted_frames = column in ("frames", "extra_frames") and not frames
-        if heavy_fbank or unwanted_frames or (column == "waveform" and not waveform):
-            skip.add(column)
-    return [column for column in arrow_schema(metadata).names if column not in skip]
-
-
 def require_columns(metadata: ShardMetadata, *, fbank: str, where: str, command: str) -> None:
-    """Raise ``ShardMismatchError`` when the shards lack the fbank a backbone reads; the message says the ways out.
+    """Check that the shards hold the filter bank that the backbone reads.
 
     Args:
-        metadata: Of the shards.
-        fbank: Name of the spec that is needed.
+        metadata: Description of the shards.
+        fbank: Name of the filter bank that is needed.
         where: Folder or URI of the shards.
         command: The preprocessing command without ``--fbank``.
+
+    Raises:
+        ShardMismatchError: If the filter bank is missing. The message says how to preprocess it.
     """
     if fbank in metadata.fbank_specs:
         return

@@ -17,7 +17,7 @@ from stgcma.data.manifest import ShardEntry
 from stgcma.data.schema import DIGEST_KEY, ShardMetadata
 from stgcma.errors import ShardMismatchError
 
-REPAIR = "Run the same stgcma-jobs preprocess with --verify: it makes anew what is damaged."
+REPAIR = "Run the same stgcma-jobs preprocess with --verify. It makes damaged shards again."
 """What to do about a shard that does not hold what was written."""
 
 MISSING_ROWS = "it has fewer rows than its footer says"
@@ -67,11 +67,13 @@ def open_shard(
         source = pa.memory_map(path) if is_local else filesystem.open_input_file(path)
     except FileNotFoundError:
         raise ShardMismatchError(
-            f"{where} is listed in the manifest but missing. Run the same stgcma-jobs preprocess again: it makes only "
-            "what is missing."
+            f"{where} is listed in the manifest but missing. Run the same stgcma-jobs preprocess again. It makes only "
+            "the missing files."
         ) from None
     if source.size() != entry.size_bytes:
-        raise ShardMismatchError(f"{where} has {source.size()} bytes, its manifest says {entry.size_bytes}. {REPAIR}")
+        raise ShardMismatchError(
+            f"{where} has {source.size()} bytes, but its manifest says {entry.size_bytes}. {REPAIR}"
+        )
     footer = read_footer(source)
     if hashlib.sha256(footer).hexdigest() != entry.footer_sha256:
         raise ShardMismatchError(f"{where} {_difference(footer, entry, split, metadata, where)}. {REPAIR}")
@@ -104,7 +106,9 @@ def _require_same(content: pq.FileMetaData, entry: ShardEntry, split: str, metad
         ShardMismatchError: If rows, split, digest or metadata are not those of the manifest.
     """
     if content.num_rows != entry.num_rows:
-        raise ShardMismatchError(f"{where} has {content.num_rows} rows, its manifest says {entry.num_rows}. {REPAIR}")
+        raise ShardMismatchError(
+            f"{where} has {content.num_rows} rows, but its manifest says {entry.num_rows}. {REPAIR}"
+        )
     if others := _splits(content) - {split}:
         raise ShardMismatchError(f"{where} holds rows of {', '.join(sorted(others))}, not of {split}. {REPAIR}")
     stored = ShardMetadata.decode(content.schema.to_arrow_schema(), where)
@@ -118,7 +122,8 @@ def _require_same(content: pq.FileMetaData, entry: ShardEntry, split: str, metad
     digest = (content.metadata or {}).get(DIGEST_KEY, b"").decode()
     if digest != entry.digest:
         raise ShardMismatchError(
-            f"{where} holds rows with digest {digest[:12] or 'none'}, its manifest says {entry.digest[:12]}. {REPAIR}"
+            f"{where} holds rows with digest {digest[:12] or 'none'}, but its manifest says {entry.digest[:12]}. "
+            f"{REPAIR}"
         )
 
 

@@ -1,13 +1,12 @@
-"""Random access to the rows of one preprocessed dataset, local or remote, by clip number.
+"""Random access by clip number to the rows of one preprocessed dataset, local or remote.
 
-Clips are numbered in the order of their ids, so the numbering (and with it shuffling and augmentation) does not depend
-on how many shards there are. The index beside the manifest says where each lies: a run starts without opening a shard.
-Files are opened on first use, a bounded number at a time, and never travel to another process.
+Clips are numbered in the order of their ids. The numbering, and with it shuffling and augmentation, does not depend on
+the number of shards. The index beside the manifest says where each clip lies, so a run starts without opening a shard.
+Every process opens the files itself, on first use, and a bounded number of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,26 +17,25 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from stgcma.data.index import INDEX_NAME, SplitIndex, decode_index
+from stgcma.data.index import INDEX_NAME, SplitIndex
 from stgcma.data.manifest import ShardManifest, open_filesystem
 from stgcma.data.schema import ClipRow, arrow_schema, decode_rows
-from stgcma.data.shard_file import MISSING_ROWS, damaged_page, open_shard
+from stgcma.data.shard_file import MISSING_ROWS, REPAIR, damaged_page, open_shard
+from stgcma.data.side_table import read_table
 from stgcma.errors import ShardMismatchError
 
 MAX_OPEN_FILES = 128
 """Shards each process keeps open: systems allow 256 or 1,024 files, some of them Ray's."""
 CACHE_BYTES = 192 * 2**20
-"""Decoded columns each process keeps: a small dataset is read once, a large one costs this much memory."""
-
-_REMAKE = "Run the same stgcma-jobs preprocess again: it makes only what is missing."
+"""Largest size of the decoded columns that a process keeps. A small dataset is then read only once."""
 
 
 class ShardStore:
     """The rows of all splits of one manifest.
 
     Args:
-        root: What ``DataConfig.shards`` names: a directory or URI.
-        manifest: Of the dataset and fingerprint below it.
+        root: ``DataConfig.shards``: a directory or URI.
+        manifest: Manifest of the dataset and fingerprint under it.
     """
 
     def __init__(self, root: str, manifest: ShardManifest) -> None:
@@ -48,7 +46,7 @@ class ShardStore:
     def _reset(self) -> None:
         self._filesystem: tuple[pafs.FileSystem, str] | None = None
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
-        self._index: dict[str, SplitIndex] = {}
+        self._index: dict[str, SplitIndex] | None = None
         self._cache: OrderedDict[tuple[str, int, str], _LazyColumn] = OrderedDict()
         self._cached_bytes = 0
         self._schema = arrow_schema(self.manifest.metadata)
@@ -63,26 +61,26 @@ class ShardStore:
         self._index = state["index"]
 
     def num_clips(self, split: str) -> int:
-        """Clips of a split: numbers ``0 .. num_clips``.
+        """Clips of a split: their numbers are ``0 .. num_clips``.
 
         Raises:
-            ShardMismatchError: If there is no such split, or the index differs from what the manifest says.
+            ShardMismatchError: If there is no such split, or the index differs from the manifest.
         """
         return len(self._split(split))
 
     def clip_ids(self, split: str) -> list[str]:
-        """Ids of all clips of a split in their numbering, as a new list.
+        """Ids of all clips of a split, in the order of their numbers, as a new list.
 
         Raises:
-            ShardMismatchError: If there is no such split, or the index differs from what the manifest says.
+            ShardMismatchError: If there is no such split, or the index differs from the manifest.
         """
         return self._split(split).clip_ids.to_pylist()
 
     def row(self, split: str, number: int, columns: Sequence[str]) -> ClipRow:
-        """One clip with the columns asked for; the others stay at their defaults.
+        """One clip with the given columns. The other fields keep their defaults.
 
         Raises:
-            ShardMismatchError: If the shard is missing, damaged, or not the one that the manifest describes.
+            ShardMismatchError: If the shard is missing, damaged, or another one than the manifest describes.
         """
         index = self._split(split)
         shard, group, offset = index.places[number].tolist()
@@ -92,31 +90,22 @@ class ShardStore:
         row = decode_rows(pa.Table.from_arrays(arrays, schema=pa.schema(chosen)))[0]
         if "clip_id" in columns and row.clip_id != (expected := index.clip_ids[number].as_py()):
             raise ShardMismatchError(
-                f"{self.uri}/{path} has clip {row.clip_id!r} where the index says {expected!r}. {_REMAKE}"
+                f"{self.uri}/{path} has clip {row.clip_id!r} where the index says {expected!r}. {REPAIR}"
             )
         return row
 
     def _split(self, split: str) -> SplitIndex:
-        if split not in self._index:
-            if split not in self.manifest.splits:
-                raise ShardMismatchError(
-                    f"{self.uri} has no split {split!r}; it has: {', '.join(self.manifest.splits) or 'none'}. "
-                    "Preprocess that split, or choose another."
-                )
-            self._index[split] = self._read_index(split)
+        if split not in self.manifest.splits:
+            raise ShardMismatchError(
+                f"{self.uri} has no split {split!r}; it has: {', '.join(self.manifest.splits) or 'none'}. "
+                "Preprocess that split, or choose another."
+            )
+        if self._index is None:
+            filesystem, folder = self._place()
+            digest = self.manifest.tables.get(INDEX_NAME, "")
+            table = read_table(filesystem, f"{folder}/{INDEX_NAME}", digest, f"{self.uri}/{INDEX_NAME}")
+            self._index = {name: SplitIndex.of(table, name) for name in self.manifest.splits}
         return self._index[split]
-
-    def _read_index(self, split: str) -> SplitIndex:
-        filesystem, folder = self._place()
-        where = f"{self.uri}/{INDEX_NAME}"
-        try:
-            with filesystem.open_input_stream(f"{folder}/{INDEX_NAME}", compression=None) as stream:
-                data = stream.read()
-        except FileNotFoundError:
-            raise ShardMismatchError(f"{where} is missing. {_REMAKE}") from None
-        if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
-            raise ShardMismatchError(f"{where} is damaged, or of another manifest. {_REMAKE}")
-        return decode_index(data, split)
 
     def _place(self) -> tuple[pafs.FileSystem, str]:
         if self._filesystem is None:
@@ -153,14 +142,14 @@ class ShardStore:
             raise (damage or error) from None
 
     def _value(self, path: str, group: int, column: str, offset: int) -> pa.Array:
-        """One value as an array of length 1, from the cache as far as its row group was decoded."""
+        """One value as an array of length 1, from the cache if it was decoded before."""
         key = (path, group, column)
         decoded = self._cache.pop(key, None) or _LazyColumn(group, column)
         self._cached_bytes -= decoded.num_bytes
         if not decoded.holds(offset):
             file = self._open(path)
-            with self._reading(path):
-                decoded.read(file, offset, all_at_once="://" in self.uri)  # one that fails leaves nothing half decoded
+            with self._reading(path):  # if this fails, the cache keeps nothing of the column
+                decoded.read(file, offset, all_at_once="://" in self.uri)
         value = decoded.values[offset]
         self._cache[key] = decoded
         self._cached_bytes += decoded.num_bytes
@@ -170,10 +159,10 @@ class ShardStore:
 
 
 class _LazyColumn:
-    """One column of one row group, decoded row by row up to the last row asked for.
+    """One column of one row group, decoded row by row up to the last row that was requested.
 
-    Rows at random decode half of a group on average, rows in order decode nothing twice while the file is open. From a
-    bucket the whole column is fetched at once and decoded at once: a reader that waits would hold it a second time.
+    Random access decodes half of a group on average. Access in order decodes every row once, while the file is open.
+    From a bucket the whole column is fetched and decoded at once, because a reader that waits would hold it twice.
     """
 
     def __init__(self, group: int, column: str) -> None:

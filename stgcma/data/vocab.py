@@ -1,4 +1,4 @@
-"""The class names of AVE in the order of the labels."""
+"""The class names of AVE, in the order of the labels."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ AVE_CLASSES: tuple[str, ...] = (
     "Mandolin",
     "background",
 )
-"""28 events in the order in which ``Annotations.txt`` first names them, then background: the order of the official
-label arrays. Seconds outside the annotated span of a clip are background."""
+"""28 events in the order of their first appearance in ``Annotations.txt``, then background. The official label arrays
+have the same order. Seconds outside the annotated span of a clip are background."""

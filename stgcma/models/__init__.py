@@ -1,1 +1,1 @@
-"""The method: adapters, the adapted block, backbones and the encoder built from them."""
+"""The models: backbones, adaptations, the encoder built from them, and the heads."""

@@ -1,6 +1,6 @@
-"""Adapters and their cross-attention: Eq. 1-5 of the paper.
+"""Adapters and the cross-attention between them: Eq. 1-5 of the paper (method section 1).
 
-Shapes: ``G`` independent groups (a frame, or one window of it), ``N`` tokens, ``D`` width, ``R`` bottleneck width,
+Shapes: ``G`` independent groups (a frame or a window of a frame), ``N`` tokens, ``D`` width, ``R`` bottleneck width,
 ``S`` segments.
 """
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgcma.config import BRANCHES, Branch
+from stgcma.models.containers import TypedModuleDict
 
 Tokens = dict[Branch, Tensor]
 """One tensor per running branch."""
@@ -22,23 +23,23 @@ Fusion = Literal["both", "audio_to_visual", "visual_to_audio", "none"]
 """Direction of the messages between the branches."""
 
 SMALL_GROUP = 2**17
-"""``Nq * Nc`` up to which a CPU computes the attention matrix explicitly."""
+"""Largest ``Nq * Nc`` for which a CPU computes the attention matrix explicitly."""
 
 
 class TrainableModule(nn.Module):
-    """A module whose parameters are trained. Everything outside of one is frozen, unless the backbone releases it.
+    """A module whose parameters are trained. All other parameters are frozen, unless the backbone releases them.
 
-    Trainability follows ownership, never names: a backbone layer called "adapter" stays frozen.
+    The name of a parameter plays no role: a layer of the backbone called "adapter" remains frozen.
     """
 
     role: str = "task_head"
-    """Under which line of the parameter count it is reported."""
+    """Line of the parameter count to which the parameters belong."""
 
 
 class BottleneckAdapter(TrainableModule):
-    """``up(gelu(down(x)))``; the caller adds the residual (T-Adapter, Eq. 6-7).
+    """``up(gelu(down(x)))``; the caller adds the residual (T-Adapter, Eq. 6-7; method section 1.1).
 
-    ``up`` starts at zero, so a freshly built model computes exactly what the frozen backbone computes.
+    ``up`` starts at zero, so a new adapter returns zero.
 
     Args:
         width: ``D``.
@@ -60,36 +61,37 @@ class BottleneckAdapter(TrainableModule):
         return F.gelu(self.down(x))
 
     def forward(self, x: Tensor) -> Tensor:
+        """``up(gelu(down(x)))``, ``[..., D] -> [..., D]``."""
         return self.up(self.hidden(x))
 
 
 class InteractionGates(TrainableModule):
-    """alpha and beta of Eq. 3-4: two scalars a block, shared by its spatial and global stage; 0 at the start."""
+    """alpha and beta of Eq. 3-4: two scalars per block, shared by its spatial and global stage. They start at 0."""
 
     role: str = "gates"
 
     def __init__(self) -> None:
         super().__init__()
         self.audio_to_visual = nn.Parameter(torch.zeros(1))
-        """alpha; the reference's ``gate_v``."""
+        """alpha; ``gate_v`` in the reference."""
         self.visual_to_audio = nn.Parameter(torch.zeros(1))
-        """beta; the reference's ``gate_a``."""
+        """beta; ``gate_a`` in the reference."""
 
 
 def cross_attend(query: Tensor, context: Tensor) -> Tensor:
     """Parameter-free attention of ``query`` over ``context`` (CAIM, Eq. 3-4).
 
-    Computes ``softmax(query @ context^T) @ context``. The paper does not divide by ``sqrt(R)``, and neither does this
-    function. Large groups (Swin's first stage has 3136 tokens) run as scaled-dot-product attention with scale 1, which
-    never stores the ``Nq x Nc`` matrix; small ones on a CPU as two matrix products, where the fused kernel gains
-    nothing and its gradients are twice as far from float64.
+    Computes ``softmax(query @ context^T) @ context``, without division by ``sqrt(R)``, as in the paper. Large groups
+    (the first stage of Swin has 3136 tokens) use scaled-dot-product attention with scale 1, which never stores a
+    matrix of ``Nq x Nc``. Small groups on a CPU use two matrix products: the fused kernel is not faster there, and its
+    gradients are twice as far from float64.
 
     Args:
         query: Tokens that receive information, ``[G, Nq, R]``.
         context: Tokens that give it, ``[G, Nc, R]``.
 
     Returns:
-        ``[G, Nq, R]``: per query token, a convex combination of the context tokens.
+        ``[G, Nq, R]``: for every query token, a convex combination of the context tokens.
 
     Raises:
         ValueError: If the two inputs differ in ``G`` or ``R``.
@@ -107,16 +109,16 @@ def cross_attend(query: Tensor, context: Tensor) -> Tensor:
 
 
 class AVAdapter(nn.Module):
-    """AV-Adapter, Eq. 1-5: one bottleneck adapter per branch, cross-attention between their hidden features.
+    """AV-Adapter: one bottleneck adapter per branch, with cross-attention between their hidden features (Eq. 1-5).
 
-    A branch without an adapter passes through unchanged; without both adapters, or with ``fusion="none"``, no message
-    is exchanged. Both messages are computed from the hidden features before either is updated.
+    A branch without an adapter is returned unchanged. Without both adapters, or with ``fusion="none"``, there are no
+    messages. Both messages are computed from the hidden features as they were before either update.
 
     Args:
         width: ``D``.
         hidden_dim: ``R``, the same for both branches.
         branches: Branches that have an adapter.
-        fusion: Which messages are computed.
+        fusion: Which messages are sent.
         stage: ``spatial`` or ``global``, for the parameter count.
     """
 
@@ -124,7 +126,7 @@ class AVAdapter(nn.Module):
 
     def __init__(self, width: int, hidden_dim: int, branches: Iterable[Branch], fusion: Fusion, stage: str) -> None:
         super().__init__()
-        self.adapters = nn.ModuleDict(
+        self.adapters: TypedModuleDict[BottleneckAdapter] = TypedModuleDict(
             {branch: BottleneckAdapter(width, hidden_dim, f"{stage}_adapter_{branch}") for branch in branches}
         )
         interacts = len(self.adapters) == 2
@@ -133,7 +135,12 @@ class AVAdapter(nn.Module):
         )
 
     def forward(self, x: Tokens, gates: InteractionGates | None) -> Tokens:
-        """``{branch: [G, N, D]} -> {branch: [G, N, D]}``, skip connection included (Eq. 5)."""
+        """``{branch: [G, N, D]} -> {branch: [G, N, D]}``, skip connection included (Eq. 5).
+
+        Args:
+            x: Tokens of every running branch.
+            gates: alpha and beta; not read if there are no messages.
+        """
         hidden: Tokens = {branch: self.adapters[branch].hidden(x[branch]) for branch in x if branch in self.adapters}
         updated = dict(hidden)
         for branch in self.receivers:
@@ -147,7 +154,7 @@ class AVAdapter(nn.Module):
 
 
 class TemporalBias(TrainableModule):
-    """Learned relative bias of attention over time, one table per branch (Swin; method section 3.1).
+    """Trained relative bias of the attention over time, one table per branch (Swin; method section 3.1).
 
     Entry ``i - j + S - 1`` is added to the logit of query segment ``i`` and key segment ``j``.
     """
@@ -161,14 +168,14 @@ class TemporalBias(TrainableModule):
         self.num_segments = num_segments
 
     def forward(self) -> Tensor:
-        """``[1, heads, S, S]``."""
+        """The bias of all pairs of segments, ``[1, heads, S, S]``."""
         steps = torch.arange(self.num_segments, device=self.table.device)
         index = steps[:, None] - steps[None, :] + self.num_segments - 1
         return self.table[index].permute(2, 0, 1).unsqueeze(0)
 
 
 class TemporalEmbedding(TrainableModule):
-    """Additive position over time, ``[1, S, D]`` per branch, zero at the start (CLIP; method section 2.1)."""
+    """Trained embedding of the segments, one table per branch that starts at zero (CLIP; method section 2.1)."""
 
     role: str = "temporal_embedding"
 
@@ -178,12 +185,12 @@ class TemporalEmbedding(TrainableModule):
             self.register_parameter(branch, nn.Parameter(torch.zeros(1, num_segments, width)))
 
     def forward(self, branch: Branch) -> Tensor:
-        """``[1, S, D]``."""
+        """The table of one branch, ``[1, S, D]``."""
         return self.get_parameter(branch)
 
 
 class OutputNorm(TrainableModule):
-    """CLIP's last LayerNorm, shared by both branches and trained (method section 2.3)."""
+    """The final LayerNorm of CLIP, shared by both branches and trained (method section 2.3)."""
 
     role: str = "ln_post"
 

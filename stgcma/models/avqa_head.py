@@ -1,7 +1,8 @@
-"""The answering head: grounding, match branch and question-guided fusion (method section 5).
+"""The question-answering head: grounding, match branch and question-guided fusion (method section 5).
 
-Every video is encoded once; its ``S`` audio and visual features are then indexed by question. Shapes: ``B`` videos,
-``Q`` questions, ``S`` seconds, ``P`` visual tokens, ``C`` encoder width, ``d`` working width.
+The encoder runs once per video. Every question then reads the ``S`` audio and visual features of its video.
+
+Shapes: ``B`` videos, ``Q`` questions, ``S`` segments, ``P`` visual tokens, ``C`` encoder width, ``d`` working width.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from stgcma.models.question import QuestionEncoder
 
 
 class QuestionAttention(TrainableModule):
-    """The question attends over the seconds of one modality, then a residual feed-forward step and LayerNorm.
+    """Attention of the question over the segments of one modality, a residual feed-forward step and LayerNorm.
 
-    There is no residual from the question itself, as published.
+    The question itself is not added to the result, as published.
     """
 
     role: str = "avqa_head"
@@ -42,23 +43,23 @@ class QuestionAttention(TrainableModule):
             nn.init.trunc_normal_(layer.weight, std=config.init_std)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, question: Tensor, seconds: Tensor) -> Tensor:
-        """``question [Q, d]``, ``seconds [Q, S, d]`` -> ``[Q, d]``."""
-        attended, _ = self.attention(question.unsqueeze(1), seconds, seconds, need_weights=False)
+    def forward(self, question: Tensor, segments: Tensor) -> Tensor:
+        """``question [Q, d]``, ``segments [Q, S, d]`` -> ``[Q, d]``."""
+        attended, _ = self.attention(question.unsqueeze(1), segments, segments, need_weights=False)
         attended = attended.squeeze(1)
         attended = attended + self.dropout(self.outer(self.dropout(F.relu(self.inner(attended)))))
         return self.norm(attended)
 
 
 class GroundedHead(TrainableModule):
-    """Grounding and match branch on encoder features: what answering and grounding pre-training share.
+    """Grounding and match branch on encoder features, shared by answering and grounding pre-training.
 
-    A branch that does not run contributes zeros, so that single-modality baselines have the same head; there is
-    nothing to match then, and no match logits.
+    The features of a branch that does not run are zeros, so single-modality baselines have the same head. Their sound
+    and frames cannot be matched, so there are no match logits.
 
     Args:
         grounding: The grounding layers.
-        plain_visual: Frames ``[N, 3, H, W]`` -> tokens ``[N, h, w, C]`` of the plain frozen backbone, for negatives.
+        plain_visual: Frames ``[N, 3, H, W]`` -> tokens ``[N, h, w, C]`` of the frozen backbone, for the negatives.
     """
 
     role: str = "avqa_head"
@@ -69,19 +70,28 @@ class GroundedHead(TrainableModule):
         self.plain_visual = plain_visual
 
     def ground(self, features: AVFeatures) -> tuple[Tensor, Tensor]:
-        """Audio and sound-guided visual feature of every second of every video, ``[B, S, d]`` each."""
-        tokens, pooled = features.tokens.get("visual"), features.pooled.get("audio")
-        if tokens is not None:
-            tokens = tokens.flatten(2, -2)
-        if pooled is None:
-            pooled = torch.zeros_like(tokens[:, :, 0])
-        if tokens is None:
+        """Audio feature and sound-guided visual feature of every segment of every video, ``[B, S, d]`` each."""
+        if "visual" in features.tokens:
+            tokens = features.tokens["visual"].flatten(2, -2)
+            pooled = features.pooled["audio"] if "audio" in features.pooled else torch.zeros_like(tokens[:, :, 0])
+        else:
+            pooled = features.pooled["audio"]
             tokens = torch.zeros_like(pooled.unsqueeze(2))
         audio = self.grounding.hear(pooled)
         return audio, self.grounding.look(self.grounding.visual_projection(tokens), audio)
 
     def match(self, features: AVFeatures, audio: Tensor, visual: Tensor, batch: AVBatch) -> dict[str, Tensor]:
-        """``match_positive`` and ``match_negative [Q, S, 2]``; nothing without negatives or with one branch."""
+        """Match logits of every question and segment.
+
+        Args:
+            features: Encoder features.
+            audio: ``[B, S, d]``, from ``ground``.
+            visual: ``[B, S, d]``, from ``ground``.
+            batch: Its targets hold or name the negatives.
+
+        Returns:
+            ``match_positive`` and ``match_negative``, ``[Q, S, 2]``; empty without negatives or with one branch.
+        """
         targets = batch.targets
         assert isinstance(targets, QuestionTargets)
         negatives = self._negative_tokens(batch, targets) if len(features.tokens) == 2 else None
@@ -94,7 +104,7 @@ class GroundedHead(TrainableModule):
         }
 
     def _negative_tokens(self, batch: AVBatch, targets: QuestionTargets) -> Tensor | None:
-        """Projected tokens ``[Q, S, P, d]`` of the negative frames, or None where there are none."""
+        """Projected tokens ``[Q, S, P, d]`` of the negative frames; None if there are no negatives."""
         project = self.grounding.visual_projection
         if targets.negatives is not None:
             tokens = self.plain_visual(targets.negatives.flatten(0, 1)).flatten(1, -2)
@@ -107,7 +117,7 @@ class GroundedHead(TrainableModule):
 
 
 class MatchHead(GroundedHead):
-    """The match branch alone: grounding pre-training."""
+    """The match branch alone, for grounding pre-training."""
 
     def forward(self, features: AVFeatures, batch: AVBatch) -> dict[str, Tensor]:
         """``match_positive`` and ``match_negative``, ``[Q, S, 2]``."""
@@ -115,11 +125,11 @@ class MatchHead(GroundedHead):
 
 
 class AVQAHead(GroundedHead):
-    """Encoder features and questions -> answer logits, and match logits where negatives are given.
+    """Encoder features and questions -> answer logits, and match logits if there are negatives.
 
     Args:
         feature_dim: ``C``.
-        variant: Which published head (``Grounding``).
+        variant: The published head to build; see ``Grounding``.
         config: Widths and vocabulary sizes.
         plain_visual: As in ``GroundedHead``.
     """
@@ -148,6 +158,9 @@ class AVQAHead(GroundedHead):
 
         Returns:
             ``logits [Q, answers]``; with negatives also ``match_positive`` and ``match_negative``, ``[Q, S, 2]``.
+
+        Raises:
+            ShardMismatchError: If the data has more words or answers than the head.
         """
         targets = batch.targets
         assert isinstance(targets, QuestionTargets)
@@ -158,7 +171,13 @@ class AVQAHead(GroundedHead):
         return {"logits": logits, **self.match(features, audio, visual, batch)}
 
     def fuse(self, question: Tensor, audio: Tensor, visual: Tensor) -> Tensor:
-        """``question [Q, d]`` with its video's ``audio`` and ``visual [Q, S, d]`` -> logits (step 5; audio first)."""
+        """Answer logits ``[Q, answers]`` (step 5).
+
+        Args:
+            question: ``[Q, d]``.
+            audio: ``[Q, S, d]``, features of the video of every question.
+            visual: ``[Q, S, d]``, likewise.
+        """
         heard = self.ask_audio(question, audio) + audio.mean(dim=1)
         seen = self.ask_visual(question, visual) + visual.mean(dim=1)
         fused = self.fusion(torch.tanh(torch.cat([heard, seen], dim=-1)))
@@ -168,6 +187,6 @@ class AVQAHead(GroundedHead):
         self.question.check_vocabulary(targets.num_words)
         if targets.num_answers > self.config.num_answers:
             raise ShardMismatchError(
-                f"The data has {targets.num_answers} answers, the model classifies {self.config.num_answers}. "
+                f"The data has {targets.num_answers} answers, but the model has {self.config.num_answers} classes. "
                 f"Set model.answer_head.num_answers: {targets.num_answers}."
             )

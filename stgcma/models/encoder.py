@@ -1,10 +1,11 @@
-"""Both modalities through one frozen transformer with its adaptation: embed -> blocks -> features.
+"""The encoder: both modalities through a frozen transformer and its adaptation (method sections 2 and 3).
 
 Shapes: ``B`` clips, ``S`` segments, ``*tokens`` (CLIP ``n``, class token first; Swin ``H, W``), ``D`` output width.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,36 +20,65 @@ from stgcma.models.adapters import OutputNorm, TemporalEmbedding, Tokens
 from stgcma.models.backbones import backbone_spec, build_backbone
 from stgcma.models.backbones.base import Backbone
 from stgcma.models.backbones.weights import load_pretrained
+from stgcma.models.containers import TypedModuleDict, TypedModuleList
 
 
 @dataclass(frozen=True)
 class AVFeatures:
-    """What a head receives, per running branch."""
+    """The output of the encoder, per running branch."""
 
     tokens: Tokens
     """Final normalised tokens, ``[B, S, *tokens, D]``."""
     pooled: Tokens
-    """``[B, S, D]``: the class token (CLIP) or the mean over tokens (Swin)."""
+    """``[B, S, D]``: the class token (CLIP) or the mean over the tokens (Swin)."""
     stage_maps: tuple[Tensor, ...] = ()
-    """Visual maps ``[B, S, H, W, C]``, one a stage, the last one after the final norm; where the backbone provides
-    them."""
+    """Visual maps ``[B, S, H, W, D_stage]``, one per stage, the last one after the final norm. Empty if the backbone
+    does not provide them."""
 
     def __repr__(self) -> str:
         shapes = {branch: list(value.shape) for branch, value in self.tokens.items()}
         return f"AVFeatures(tokens={shapes}, stage_maps={[list(m.shape) for m in self.stage_maps]})"
 
 
-class AudioVisualEncoder(nn.Module):
-    """A frozen image transformer that sees and hears through what an adaptation adds (section 3 of the paper).
+class AudioVisualEncoder(nn.Module, ABC):
+    """Frames and filter banks -> ``AVFeatures``. Heads are built for this base class."""
 
-    Frozen weights live under ``backbone`` and nowhere else. What the adaptation adds is trained, and what it releases.
+    spec: BackboneSpec
+    running: tuple[Branch, ...]
+    """Branches that run; ``forward`` reads only their inputs."""
+    output_dim: int
+    """``D``."""
+    num_segments: int
+    """``S``."""
+
+    @abstractmethod
+    def forward(self, visual: Tensor | None = None, audio: Tensor | None = None) -> AVFeatures:
+        """Encode ``visual [B, S, 3, H, W]`` and ``audio [B, S, T, F]``; the input of a branch not running may be None.
+
+        Raises:
+            ValueError: If the input of a running branch is missing or has another shape.
+        """
+
+    @abstractmethod
+    def plain_visual(self, frames: Tensor) -> Tensor:
+        """Frames ``[N, 3, H, W]`` through the plain frozen backbone: tokens ``[N, h, w, D]``, no gradient.
+
+        Raises:
+            ConfigError: If the encoder has no such path.
+        """
+
+
+class SharedEncoder(AudioVisualEncoder):
+    """One frozen backbone and its adaptation, shared by the branches (section 3 of the paper).
+
+    All weights of the backbone are under ``backbone``. The parameters that the adaptation adds or releases are trained.
 
     Args:
-        backbone: The image transformer with an input layer per modality, its weights loaded.
-        adaptation: What is added at each block, and what is trained.
+        backbone: The image transformer with loaded weights and an input layer per modality.
+        adaptation: Builds the module of every block and decides what is trained.
         num_segments: ``S``.
-        drop_path_rate: Stochastic depth of the last block; linear from 0 at the first.
-        tower: The only branch, where every branch has an encoder of its own; the other's input layer is then dropped.
+        drop_path_rate: Stochastic depth of the last block. The rate rises linearly from 0 in the first block.
+        tower: The only branch of this encoder. The input layer of the other branch is deleted. None: both branches.
     """
 
     def __init__(
@@ -62,7 +92,7 @@ class AudioVisualEncoder(nn.Module):
         super().__init__()
         self.spec = spec = backbone.spec
         self.output_dim = spec.output_dim
-        self.running: tuple[Branch, ...] = adaptation.running if tower is None else (tower,)
+        self.running = adaptation.running if tower is None else (tower,)
         self.num_segments = num_segments
         if tower is not None:
             backbone.drop_branch("audio" if tower == "visual" else "visual")
@@ -77,7 +107,7 @@ class AudioVisualEncoder(nn.Module):
         )
         count = len(backbone.blocks)
         rates = iter([drop_path_rate * i / max(count - 1, 1) for i in range(count)])
-        self.stages = nn.ModuleList()
+        self.stages: TypedModuleList[nn.ModuleList] = TypedModuleList()
         for stage, blocks in enumerate(backbone.stages):
             added = nn.ModuleList()
             for frozen in blocks:
@@ -92,7 +122,6 @@ class AudioVisualEncoder(nn.Module):
             self.stages.append(added)
 
     def forward(self, visual: Tensor | None = None, audio: Tensor | None = None) -> AVFeatures:
-        """Encode ``visual [B, S, 3, H, W]`` and ``audio [B, S, T, F]``; a branch that does not run may be None."""
         inputs: dict[Branch, Tensor | None] = {"visual": visual, "audio": audio}
         x = {branch: self.embed(branch, inputs[branch]) for branch in self.running}
         maps: list[Tensor] = []
@@ -113,33 +142,33 @@ class AudioVisualEncoder(nn.Module):
         """Input layer of one branch, temporal embedding included: ``[B, S, *tokens, D]``."""
         if inputs is None:
             raise ValueError(
-                f"The {branch} branch runs but its input is None. Read it, or set model.adaptation.branches."
+                f"The {branch} branch runs, but its input is None. Pass it, or set model.adaptation.branches."
             )
         if inputs.shape[1] != self.num_segments:
             raise ValueError(
-                f"The model was built for {self.num_segments} segments, the {branch} input has {inputs.shape[1]} "
-                f"({list(inputs.shape)})."
+                f"The model was built for {self.num_segments} segments, but the {branch} input has {inputs.shape[1]} "
+                f"({list(inputs.shape)}). Pass clips with {self.num_segments} segments."
             )
         temporal = None if self.temporal_embedding is None else self.temporal_embedding(branch)
         return self.backbone.embed(branch, inputs, temporal)
 
     def plain_visual(self, frames: Tensor) -> Tensor:
-        """Frames ``[N, 3, H, W]`` through the plain frozen backbone: tokens ``[N, h, w, D]``, no gradient (AVQA)."""
         return self.backbone.plain_visual(frames)
 
 
-class SeparateTowers(nn.Module):
-    """An encoder for each branch, nothing shared; a head sees no difference."""
+class SeparateTowers(AudioVisualEncoder):
+    """One encoder per branch; the branches share nothing."""
 
-    def __init__(self, towers: Mapping[Branch, AudioVisualEncoder]) -> None:
+    def __init__(self, towers: Mapping[Branch, SharedEncoder]) -> None:
         super().__init__()
-        self.running: tuple[Branch, ...] = tuple(towers)
+        self.running = tuple(towers)
         first = towers[self.running[0]]
         self.spec, self.output_dim, self.num_segments = first.spec, first.output_dim, first.num_segments
-        self.towers = nn.ModuleDict({str(branch): tower for branch, tower in towers.items()})
+        self.towers: TypedModuleDict[SharedEncoder] = TypedModuleDict(
+            {str(branch): tower for branch, tower in towers.items()}
+        )
 
     def forward(self, visual: Tensor | None = None, audio: Tensor | None = None) -> AVFeatures:
-        """As ``AudioVisualEncoder.forward``."""
         inputs = {"visual": visual, "audio": audio}
         tokens: Tokens = {}
         pooled: Tokens = {}
@@ -151,6 +180,11 @@ class SeparateTowers(nn.Module):
             maps = maps or features.stage_maps
         return AVFeatures(tokens, pooled, maps)
 
+    def plain_visual(self, frames: Tensor) -> Tensor:
+        raise ConfigError(
+            "Separate towers have no frozen backbone to run frames through. Choose another model.adaptation.method."
+        )
+
 
 def build_encoder(
     config: ModelConfig,
@@ -158,18 +192,18 @@ def build_encoder(
     num_segments: int,
     device: torch.device | str = "cpu",
     spec: BackboneSpec | None = None,
-) -> AudioVisualEncoder | SeparateTowers:
-    """Backbone with its pretrained weights and its adaptation, from one configuration.
+) -> AudioVisualEncoder:
+    """Build backbone and adaptation from a model configuration, and load the pretrained weights.
 
     Args:
-        config: Backbone name, weights, adaptation.
+        config: Model configuration.
         num_segments: ``S``.
-        device: ``"meta"`` builds without memory or weights, for counting.
-        spec: Geometry to use instead of the registered one (tests, golden files).
+        device: ``"meta"`` needs no memory and loads no weights; parameters can be counted.
+        spec: Geometry to use instead of the registered backbone (tests, golden files).
 
     Raises:
-        ConfigError: Unknown backbone, or an adaptation that does not fit it.
-        CheckpointError: Weights that cannot be had or do not fit.
+        ConfigError: If the backbone is unknown, or the adaptation does not fit it.
+        CheckpointError: If the pretrained weights cannot be loaded.
     """
     geometry, adaptation = spec or backbone_spec(config.backbone), config.adaptation
     if not isinstance(adaptation, Adaptation):
@@ -178,13 +212,13 @@ def build_encoder(
         )
     adaptation.check(geometry)
 
-    def build(tower: Branch | None = None) -> AudioVisualEncoder:
+    def build(tower: Branch | None = None) -> SharedEncoder:
         with torch.device(device):
             backbone = build_backbone(geometry, config)
         if torch.device(device).type != "meta":
             load_pretrained(backbone, config.pretrained)
         with torch.device(device):
-            return AudioVisualEncoder(backbone, adaptation, num_segments, config.drop_path_rate, tower)
+            return SharedEncoder(backbone, adaptation, num_segments, config.drop_path_rate, tower)
 
     if adaptation.separate_towers:
         return SeparateTowers({branch: build(branch) for branch in adaptation.running})

@@ -1,7 +1,8 @@
-"""Where in the frame the sound comes from: spatial grounding and the match branch of the answering head.
+"""Spatial grounding and the match branch of the question-answering head (method section 5, steps 2 to 4).
 
-These layers can be trained beforehand on the per-second match task alone (``stgcma-jobs pretrain-grounding``).
-Shapes: ``N`` (video, second) pairs, ``P`` visual tokens of a frame, ``C`` encoder width, ``d`` working width.
+``stgcma-jobs pretrain-grounding`` trains these layers beforehand, on the match task alone.
+
+Shapes: ``P`` visual tokens of a frame, ``C`` encoder width, ``d`` working width.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from stgcma.models.adapters import TrainableModule
 
 
 class Grounding(TrainableModule):
-    """Audio features, sound-guided visual features and the match logits of a (sound, frame) pair.
+    """Audio features, sound-guided visual features and the match logits of (sound, frame) pairs.
 
-    The reference's names: ``visual_projection`` is ``yb_fc_v``, ``audio_projection`` ``yb_fc_a``, ``audio_expansion``
+    Names in the reference: ``visual_projection`` is ``yb_fc_v``, ``audio_projection`` ``yb_fc_a``, ``audio_expansion``
     ``fc_a1``, ``audio_output`` ``fc_a2``, ``combine`` ``fc_gl``, ``match_layers`` ``fc1 .. fc4``.
 
     Args:
         feature_dim: ``C``.
-        variant: ``l`` works on the encoder's features themselves (``d = C``). Variant B projects the visual tokens to
-            ``d`` and the sound either straight to ``d`` (``b_lavish``, the published count) or through a bottleneck
+        variant: ``l`` reads the encoder features directly (``d = C``). The B variants project the visual tokens to
+            ``d``. They project the sound directly to ``d`` (``b_lavish``, the published count) or through a bottleneck
             (``b_released``, the released file).
         config: Widths.
     """
@@ -49,17 +50,17 @@ class Grounding(TrainableModule):
                 nn.init.zeros_(layer.bias)
 
     def hear(self, pooled: Tensor) -> Tensor:
-        """Audio feature of every second, ``[..., C] -> [..., d]`` (step 2).
+        """Audio feature, ``[..., C] -> [..., d]`` (step 2).
 
-        ``pooled`` is the mean over the audio tokens; the projection is linear, so averaging first is the same.
+        ``pooled`` is the mean over the audio tokens. The projection is linear, so the mean may be taken before it.
         """
         return self.audio_output(F.relu(self.audio_expansion(self.audio_projection(pooled))))
 
     def look(self, tokens: Tensor, audio: Tensor) -> Tensor:
-        """Visual feature of every second, guided by its sound (step 3).
+        """Visual feature of a frame, guided by its sound (step 3).
 
         Args:
-            tokens: Projected visual tokens (``visual_projection``), ``[..., P, d]``.
+            tokens: ``[..., P, d]``, visual tokens after ``visual_projection``.
             audio: ``[..., d]``, from ``hear``.
 
         Returns:
@@ -72,7 +73,7 @@ class Grounding(TrainableModule):
         return self.combine(torch.tanh(torch.cat([tokens.mean(dim=-2), grounded], dim=-1)))
 
     def match(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Logits ``[..., 2]`` of "this sound and this frame, ``[..., d]`` each, belong together"; 1 is yes (step 4)."""
+        """Logits ``[..., 2]``: do sound and frame, ``[..., d]`` each, belong together? Class 1 is yes (step 4)."""
         x = torch.cat([audio, visual], dim=-1)
         for layer in self.match_layers[:-1]:
             x = F.relu(layer(x))

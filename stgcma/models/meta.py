@@ -1,7 +1,7 @@
-"""The meta device with a memory: models are built and run without weights, and their operations counted.
+"""Fast building and running of models on the meta device, with a count of their operations.
 
-On the meta device torch works out the shape of every result in Python, which for a large model takes seconds. A
-transformer repeats the same few shapes in every block, so the answer to each is worked out once here.
+On the meta device torch computes the shape of every result in Python, which takes seconds for a large model. A
+transformer repeats the same few shapes in every block, so ``MetaMode`` remembers the result for each.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch.utils.flop_counter import flop_registry
 _Shape = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
 _MEMORY: dict[Any, tuple[int, type, list[_Shape | None]]] = {}
-"""(Operation, shapes of its arguments) -> cost, container and shapes of its results; it holds for the whole process."""
+"""(Operation, shapes of its arguments) -> cost, container and shapes of its results. Kept until the process ends."""
 
 
 class MetaMode(TorchDispatchMode):
-    """While active, answers an operation on meta tensors from memory where it has seen the same shapes before.
+    """While active, reuses the result of an operation on meta tensors if it has run with the same shapes before.
 
-    ``flops`` adds up what the operations would cost, by the formulas of ``torch.utils.flop_counter.FlopCounterMode``:
-    matrix products, convolutions and fused attention, two operations per multiply-add.
+    ``flops`` is the sum of the costs by the formulas of ``torch.utils.flop_counter.FlopCounterMode``: matrix products,
+    convolutions and fused attention, with two operations per multiply-add.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class MetaMode(TorchDispatchMode):
 
 @cache
 def _effect(func: OpOverload) -> Literal["new tensors", "new values", "view"]:
-    """What an operation makes: new tensors; new values of its first argument, and a meta tensor has none; or a view."""
+    """What an operation makes: new tensors, new values in its first argument (in place), or a view."""
     if all(value.alias_info is None for value in func._schema.returns):
         return "new tensors"
     works_in_place = func._schema.name.endswith("_") and torch.Tag.inplace_view not in func.tags
@@ -66,7 +66,7 @@ def _effect(func: OpOverload) -> Literal["new tensors", "new values", "view"]:
 
 
 def _signature(value: Any) -> Any:
-    """Everything about an argument that the shape of a result can depend on."""
+    """The properties of an argument on which the shape of the result can depend."""
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype, value.device
     if isinstance(value, (tuple, list)):
@@ -75,13 +75,14 @@ def _signature(value: Any) -> Any:
 
 
 def _cost(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    """
+    """Floating-point operations of a call.
+
     Raises:
-        NotImplementedError: For fused attention that torch has no formula for.
+        NotImplementedError: If torch has no formula for a fused attention.
     """
     formula = flop_registry.get(func._overloadpacket)
     if formula is not None:
         return int(formula(*args, **kwargs, out_val=out))
     if "attention" in func._schema.name:
-        raise NotImplementedError(f"torch.utils.flop_counter has no formula for {func}: it would count as free.")
+        raise NotImplementedError(f"torch.utils.flop_counter has no formula for {func}, so its cost is unknown.")
     return 0

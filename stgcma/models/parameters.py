@@ -1,7 +1,7 @@
-"""Which parameters are trained, how many there are, and what a checkpoint of them holds.
+"""Which parameters are trained, how many there are, and the state dict of a checkpoint.
 
-One rule decides: a parameter of a backbone is trained if the backbone has released it, any other if a
-``TrainableModule`` owns it.
+A parameter of a backbone is trained if it is in ``Backbone.released``. Any other parameter is trained if it belongs to
+a ``TrainableModule``.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from stgcma.models.backbones.base import Backbone
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Exact integers. ``by_role`` sums to ``total``; frozen roles begin with ``frozen_``, trained parameters of the
-    backbone with ``released_``."""
+    """Exact numbers of parameters."""
 
     trainable: int
     total: int
     by_role: dict[str, int]
+    """Role -> number; the sum is ``total``. Roles of frozen parameters begin with ``frozen_``, roles of trained
+    parameters of the backbone with ``released_``."""
 
 
 def _owned(
     module: nn.Module, prefix: str = "", owner: TrainableModule | None = None
 ) -> Iterator[tuple[str, str, bool]]:
-    """(full name, role, trained) of every parameter and persistent buffer; shared ones once per place."""
+    """Yield (full name, role, trained) of every parameter and persistent buffer; shared ones appear under each name."""
     if isinstance(module, TrainableModule):
         owner = module
     for name in [n for n, p in module._parameters.items() if p is not None] + [
@@ -53,21 +54,22 @@ def _trained_names(model: nn.Module) -> set[str]:
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Full name -> parameter, for everything that is trained."""
+    """Full name -> parameter, for all trained parameters."""
     names = _trained_names(model)
     return {name: parameter for name, parameter in model.named_parameters() if name in names}
 
 
 def parameter_roles(model: nn.Module) -> dict[str, str]:
-    """Full name -> role of every parameter (``stgcma-jobs params`` prints their sums)."""
+    """Full name -> role of every parameter."""
     roles = {name: role for name, role, _ in _owned(model)}
     return {name: roles.get(name) or "frozen_backbone" for name, _ in model.named_parameters()}
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Trainable and total parameters and their breakdown; works on the meta device.
+    """Count trained and all parameters, in total and by role. It also works on the meta device.
 
-    Neither includes CLIP's text tower and projection, which are never built; frozen audio input layers count.
+    The counts do not include the text tower and the projection of CLIP, which are not built. They include the frozen
+    audio input layers.
     """
     roles = parameter_roles(model)
     by_role: Counter[str] = Counter()
@@ -78,17 +80,17 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 
 def trainable_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds: trained parameters and the buffers of ``TrainableModule``s, on the CPU."""
+    """The state dict of a checkpoint: trained parameters and the buffers of ``TrainableModule``s, on the CPU."""
     names = _trained_names(model)
     return {name: value.detach().cpu() for name, value in model.state_dict().items() if name in names}
 
 
 @torch.no_grad()
 def load_trainable_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what ``trainable_state_dict`` saved; strict.
+    """Load a state dict of ``trainable_state_dict``.
 
     Raises:
-        CheckpointError: If names or shapes differ, with the first few of each.
+        CheckpointError: If names or shapes differ. The message names the first few.
     """
     names = _trained_names(model)
     own = {name: value for name, value in model.state_dict().items() if name in names}
@@ -105,12 +107,12 @@ def load_trainable_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> 
 
 
 def frozen_sha256(model: nn.Module) -> str:
-    """sha256 over names, shapes and float32 values of everything in the state that is not trained.
+    """sha256 over names, shapes and values of all parameters and buffers that are not trained.
 
-    Two models agree in it if they have the same frozen backbone. Call it before weights are stored in another type.
+    Models with the same frozen backbone have the same hash. The frozen weights must still be in float32.
 
     Returns:
-        Hex digits; empty where nothing is frozen.
+        Hex digits; empty if nothing is frozen.
     """
     trained = _trained_names(model)
     digest, found = hashlib.sha256(), False
@@ -123,9 +125,9 @@ def frozen_sha256(model: nn.Module) -> str:
 
 
 def cast_frozen_matrices(model: nn.Module, dtype: torch.dtype) -> None:
-    """Store frozen matrices and their biases in ``dtype``; LayerNorms, embeddings and tables stay float32.
+    """Store frozen matrices and their biases in ``dtype``. LayerNorms, embeddings and tables stay in float32.
 
-    Under autocast this leaves no cast of a frozen weight in a forward pass (method section 10).
+    Under autocast a forward pass then casts no frozen weight (method section 10).
     """
     trained = {id(parameter) for parameter in trainable_parameters(model).values()}
     for module in model.modules():

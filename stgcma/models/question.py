@@ -1,4 +1,4 @@
-"""Question encoder of the answering head (method section 5, step 1).
+"""Question encoder of the question-answering head (method section 5, step 1).
 
 Shapes: ``Q`` questions, ``L`` word positions, ``d`` working width.
 """
@@ -18,14 +18,14 @@ INPUT_GAIN = 4.0
 class QuestionEncoder(TrainableModule):
     """Words -> one vector: embedding, tanh, one LSTM layer, ``Linear(tanh(cat(h, c)))``.
 
-    The LSTM runs over all ``L`` positions, pads included, and its last state is used: that is the published model, so
-    the padding length is part of it.
+    The LSTM runs over all ``L`` positions, padding included, and its last state is used, as published. The result
+    therefore depends on the length of the padding.
 
     Args:
-        num_words: Entries of the question vocabulary, the pad at 0.
+        num_words: Size of the question vocabulary; word 0 is the padding.
         dim: ``d``.
-        init_std: Of the output layer at the start.
-        remembers_words: Start from an LSTM that keeps words over the pads behind them.
+        init_std: Standard deviation of the initial output layer.
+        remembers_words: Initialise the LSTM so that it keeps the words over the padding after them.
     """
 
     role: str = "avqa_head"
@@ -42,26 +42,28 @@ class QuestionEncoder(TrainableModule):
 
     @torch.no_grad()
     def remember_words(self) -> None:
-        """Pads add nothing, forget gates let ``sigmoid(3)`` through, words enter with ``INPUT_GAIN`` of their weight.
+        """Zero the padding vector, open the forget gates to ``sigmoid(3)`` and scale the input weights by
+        ``INPUT_GAIN``.
 
-        With the library's start, the words of a question of five are worth a hundredth of the variance of its vector.
+        With the initialisation of torch, the words of a question of five account for a hundredth of the variance of its
+        vector.
         """
         self.embedding.weight[0].zero_()
-        self.lstm.weight_ih_l0.mul_(INPUT_GAIN)
-        self.lstm.bias_ih_l0.zero_()
-        self.lstm.bias_hh_l0.zero_()
-        self.lstm.bias_ih_l0.view(4, -1)[1].fill_(FORGET_BIAS)  # gates: input, forget, cell, output
+        self.lstm.get_parameter("weight_ih_l0").mul_(INPUT_GAIN)
+        self.lstm.get_parameter("bias_hh_l0").zero_()
+        bias = self.lstm.get_parameter("bias_ih_l0").zero_()
+        bias.view(4, -1)[1].fill_(FORGET_BIAS)  # gates: input, forget, cell, output
 
     def forward(self, questions: Tensor) -> Tensor:
-        """``[Q, L]`` word ids -> ``[Q, d]``."""
+        """Word ids ``[Q, L]`` int64 -> ``[Q, d]``."""
         words = torch.tanh(self.embedding(questions))
         _, (hidden, cell) = self.lstm(words)
         return self.project(torch.tanh(torch.cat([hidden[0], cell[0]], dim=-1)))
 
     def check_vocabulary(self, num_words: int) -> None:
-        """Raise ``ShardMismatchError`` if the data knows more words than the embedding has rows."""
+        """Raise ``ShardMismatchError`` if the data has more words than the embedding."""
         if num_words > self.embedding.num_embeddings:
             raise ShardMismatchError(
-                f"The question vocabulary of the data has {num_words} words, the model embeds "
+                f"The question vocabulary of the data has {num_words} words, but the model embeds only "
                 f"{self.embedding.num_embeddings}. Set model.answer_head.num_words: {num_words}."
             )

@@ -1,6 +1,6 @@
-"""Plain values, as YAML and JSON hold them, -> frozen dataclasses, with all problems at once.
+"""Turn plain values, as in YAML and JSON, into frozen dataclasses, and report all problems at once.
 
-A field of type ``AdaptationConfig`` becomes the class that its ``method`` names in ``ADAPTATIONS``.
+A field of type ``AdaptationConfig`` becomes the class in ``ADAPTATIONS`` that its ``method`` names.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from stgcma.errors import ConfigError
 T = TypeVar("T")
 
 Convert = Callable[[Any, Any, str], Any]
-"""``(annotation, plain value, dotted path) -> value`` for everything that is not a dataclass. It raises ``ConfigError``
+"""``(annotation, plain value, dotted path) -> value`` for fields that are not dataclasses. It raises ``ConfigError``
 whose problems begin with the path."""
 
 _WRONG = object()
-"""Stands for a value whose problems have been noted."""
+"""Stands for a value whose problems have been recorded."""
 
 
 def trusted(annotation: Any, value: Any, path: str) -> Any:
-    """The ``Convert`` for values that ``dataclasses.asdict`` and JSON made: types are right, tuples became lists."""
+    """The ``Convert`` for values from ``dataclasses.asdict`` and JSON: tuples have become lists."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str, convert: Convert = trusted) -> T:
-    """A frozen dataclass from plain values.
+    """Make a frozen dataclass from plain values.
 
     Args:
-        cls: The dataclass; its fields may be dataclasses, ``None`` or tuples of them.
+        cls: The dataclass. Its fields may be dataclasses, tuples of them, or ``None``.
         mapping: Field -> plain value.
-        where: What the values belong to, for messages.
+        where: Source of the values, for messages.
         convert: Makes and checks the values that are not dataclasses.
 
     Raises:
-        ConfigError: All problems at once, one a line, each with its dotted path.
+        ConfigError: If there are problems. The message has one line per problem, with its dotted path.
     """
     problems: list[str] = []
     value = _record(cls, mapping, "", convert, problems)
@@ -49,7 +49,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str, convert: 
 
 
 def _record(cls: type, mapping: Mapping[str, Any], prefix: str, convert: Convert, problems: list[str]) -> Any:
-    """One dataclass. Unknown keys are noted and left out; with a wrong value nothing is built."""
+    """Make one dataclass. Unknown keys are recorded and left out. If a value is wrong, the result is ``_WRONG``."""
     if cls is AdaptationConfig:
         chosen = _adaptation(mapping, prefix, problems)
         if chosen is None:
@@ -80,7 +80,7 @@ def _record(cls: type, mapping: Mapping[str, Any], prefix: str, convert: Convert
 
 
 def _value(annotation: Any, value: Any, path: str, convert: Convert, problems: list[str]) -> Any:
-    """One field: a dataclass, several of them, or whatever ``convert`` makes of it."""
+    """Make the value of one field: a dataclass, a tuple of dataclasses, or the result of ``convert``."""
     candidates = [annotation, *typing.get_args(annotation)]
     inner = next((c for c in candidates if isinstance(c, type) and is_dataclass(c)), None)
     if inner is not None and isinstance(value, Mapping):
@@ -98,10 +98,12 @@ def _value(annotation: Any, value: Any, path: str, convert: Convert, problems: l
 def _adaptation(
     mapping: Mapping[str, Any], prefix: str, problems: list[str]
 ) -> tuple[type[AdaptationConfig], dict[str, Any]] | None:
-    """The class that ``method`` names, and the settings without those of other methods; None for an unknown method.
+    """The class that ``method`` names, and its settings. None if the method is unknown.
 
-    When only ``method`` of a recipe is changed, fields of the former method are left over: one line tells them all.
+    Fields that belong to another method are left out and reported in one line. They remain when a user changes only
+    ``method`` of a recipe.
     """
+    # Imported here because it imports torch, and commands read their configuration without torch.
     from stgcma.models.adaptations import ADAPTATIONS, DEFAULT_METHOD
 
     section, method = prefix.removesuffix("."), mapping.get("method", DEFAULT_METHOD)
@@ -115,15 +117,15 @@ def _adaptation(
     if left_over:
         owner = next(name for name, known in names.items() if left_over[0] in known)
         problems.append(
-            f"{section}: method {method} does not have {', '.join(left_over)} ({owner} does). Remove what it does not "
-            f"have, or replace the whole section: --set '{section}={{method: {method}}}', in an ablation "
+            f"{section}: method {method} does not have {', '.join(left_over)} ({owner} does). Remove these fields, or "
+            f"replace the whole section: --set '{section}={{method: {method}}}', in an ablation "
             f"set: {{{section}: {{method: {method}}}}}."
         )
     return ADAPTATIONS[method], {key: value for key, value in mapping.items() if key not in left_over}
 
 
 def _suggestion(name: Any, known: Mapping[str, Any], lead: str) -> str:
-    """``did you mean 'fusion'?``, or all names where none is near."""
+    """``did you mean 'fusion'?``, or all names if none is similar."""
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"{lead}: {', '.join(known)}."
 

@@ -1,1 +1,1 @@
-"""Checks of this code against the reference implementation: golden vectors and exact parameter counts."""
+"""Checks against the reference implementation: golden vectors and exact parameter counts."""

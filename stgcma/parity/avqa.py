@@ -1,9 +1,10 @@
-"""Golden checks of the question-answering model: intermediates, logits, losses and gradients of the total loss."""
+"""Golden checks of the question-answering model: intermediate features, logits, losses and gradients."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from stgcma.config import AnswerHeadConfig
 from stgcma.data.batch import AVBatch, QuestionTargets
 from stgcma.errors import ParityError
+from stgcma.models.avqa_head import AVQAHead
 from stgcma.models.reference.encoder import RULES, import_state
 from stgcma.parity.compare import Check, relative_l2
 from stgcma.parity.encoder import (
@@ -22,17 +24,19 @@ from stgcma.parity.encoder import (
 )
 from stgcma.tasks import build_model, build_task
 from stgcma.tasks.avqa import MATCH_WEIGHT, answer_loss, match_loss
+from stgcma.tasks.base import AudioVisualModel
 
 ATTENTION_HEADS = 4
-"""The reference's; the stored tensors do not tell."""
+"""Heads of the reference. The stored tensors do not determine this number."""
 
 
 def answer_head_from_reference(param: dict[str, Tensor], variant: str) -> AnswerHeadConfig:
-    """Widths of a reference head, read off its weights (by the reference's names, without ``param.``)."""
+    """Widths of a reference head from its weights, ``param`` by reference name."""
+    wide, middle, narrow = (param[f"avqatask_fc{i}.weight"].shape[0] for i in (1, 2, 3))
     return AnswerHeadConfig(
         dim=param["avqatask_fc_a2.weight"].shape[0],
         released_audio_dim=param["avqatask_yb_fc_a.weight"].shape[0] if variant == "b_released" else 128,
-        match_dims=tuple(param[f"avqatask_fc{i}.weight"].shape[0] for i in (1, 2, 3)),  # type: ignore[arg-type]
+        match_dims=(wide, middle, narrow),
         num_attention_heads=ATTENTION_HEADS,
         num_words=param["avqatask_question_encoder.word2vec.weight"].shape[0],
         num_answers=param["avqatask_fc_ans.weight"].shape[0],
@@ -40,7 +44,7 @@ def answer_head_from_reference(param: dict[str, Tensor], variant: str) -> Answer
 
 
 def check_avqa_file(file: Path, device: str) -> list[Check]:
-    """One ``swin_avqa_*`` file: variant and widths come from its metadata and weights."""
+    """Check one ``swin_avqa_*`` file. Variant and widths come from its metadata and weights."""
     golden, config = read_golden(file)
     param = {n.removeprefix("param."): v for n, v in golden.items() if n.startswith("param.")}
     variant = config["variant"]
@@ -56,7 +60,7 @@ def check_avqa_file(file: Path, device: str) -> list[Check]:
     state, own = import_state(param, rules), model.state_dict()
     missing = [name for name in own if name not in state]
     if missing:
-        raise ParityError(f"{file} lacks weights of this model: {missing[:5]}.")
+        raise ParityError(f"{file} lacks weights of this model: {missing[:5]}. Use a complete golden file.")
     model.load_state_dict({name: state[name] for name in own})
     model.to(device).eval()
 
@@ -90,13 +94,15 @@ def check_avqa_file(file: Path, device: str) -> list[Check]:
 
 
 def _label(name: str) -> str:
-    """Reports are grouped by the first word: losses and intermediates count as outputs."""
+    """Name of a check. Reports group checks by the first word; losses and intermediate features count as outputs."""
     return name if name.startswith("output.") else f"output.{name}"
 
 
-def _record(model: torch.nn.Module) -> dict:
-    """Collect the encoder's features and the head's intermediates of the next forward pass."""
-    head, seen = model.head, {"looks": []}
+def _record(model: AudioVisualModel) -> dict[str, Any]:
+    """Register hooks that collect encoder and head features of the next forward pass in the returned dictionary."""
+    head = model.head
+    assert isinstance(head, AVQAHead)
+    seen: dict[str, Any] = {"looks": []}
     model.encoder.register_forward_hook(lambda _m, _i, out: seen.update(features=out))
     head.question.register_forward_hook(lambda _m, _i, out: seen.update(question=out))
     head.grounding.audio_output.register_forward_hook(lambda _m, _i, out: seen.update(audio=out))
@@ -105,7 +111,7 @@ def _record(model: torch.nn.Module) -> dict:
 
 
 def _batch(golden: dict[str, Tensor], size: int) -> AVBatch:
-    """Inputs are stored at low resolution and repeated to the model's."""
+    """The stored inputs as a batch. They have a low resolution and are enlarged by repetition."""
     factor = size // golden["input.v_lowres"].shape[-1]
 
     def enlarge(name: str) -> Tensor:

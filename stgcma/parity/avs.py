@@ -1,9 +1,10 @@
-"""Golden checks of the segmentation decoder, its losses and metrics, and the whole model (``stgcma-jobs verify``)."""
+"""Golden checks of the segmentation decoder and of the whole segmentation model."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from stgcma.models.tpavi import TPAVI
 from stgcma.parity.compare import Check, relative_l2
 from stgcma.parity.encoder import model_config_from_reference, read_golden, spec_from_reference
 from stgcma.tasks import build_model, build_task
+from stgcma.tasks.avs import SegmentationHead
 
 Tensors = dict[str, Tensor]
 OUTPUT_TOLERANCE = 1e-5
@@ -33,7 +35,7 @@ def gradient_check(name: str, got: Tensor, expected: Tensor) -> Check:
 
 
 def _load(module: nn.Module, tensors: Tensors, prefixes: tuple[str, ...], names: tuple[tuple[str, str], ...]) -> None:
-    """Fill a module from ``<prefix><their name>.<rest>``; 1x1x1 convolution kernels become matrices."""
+    """Load a module from the tensors ``<prefix><reference name>.<rest>``. 1x1x1 convolution kernels become matrices."""
     state = {}
     for key, value in tensors.items():
         for start, ours in ((f"{prefix}{theirs}.", ours) for prefix in prefixes for theirs, ours in names):
@@ -43,7 +45,7 @@ def _load(module: nn.Module, tensors: Tensors, prefixes: tuple[str, ...], names:
 
 
 def _tpavi_checks(tensors: Tensors, device: str) -> list[Check]:
-    """One TPAVI with its batch norm in eval and in train mode: output, aligned audio, gradients of both inputs."""
+    """One TPAVI in eval and in train mode: output, aligned audio and the gradients of both inputs."""
     checks = []
     for mode in ("eval", "train"):
         name = f"tpavi.{mode}"
@@ -65,7 +67,7 @@ def _tpavi_checks(tensors: Tensors, device: str) -> list[Check]:
 
 @torch.no_grad()
 def _convolution_checks(tensors: Tensors, device: str) -> list[Check]:
-    """Dilated sum, residual unit (its skip carries the rectified input), fusion block with one and two inputs."""
+    """Dilated sum, residual unit, and fusion block with one and two inputs."""
     dilated = DilatedSum(tensors["cm.in"].shape[1], tensors["cm.out"].shape[1]).to(device)
     _load(dilated, tensors, ("cm.param.",), (("conv2d_list", "convs"),))
     top, lateral = tensors["ffb.in0"], tensors["ffb.in1"]
@@ -81,13 +83,13 @@ def _convolution_checks(tensors: Tensors, device: str) -> list[Check]:
 
 
 def check_decoder_parts(file: Path, device: str) -> list[Check]:
-    """The decoder's parts on their own."""
+    """Check the parts of the decoder one by one."""
     tensors = load_file(file, device=device)
     return [*_tpavi_checks(tensors, device), *_convolution_checks(tensors, device)]
 
 
-def _decoder_config(config: dict, golden: Tensors) -> MaskDecoderConfig:
-    """Widths from a reference configuration; the mask head's are visible in its weights only."""
+def _decoder_config(config: dict[str, Any], golden: Tensors) -> MaskDecoderConfig:
+    """Widths of the decoder from a reference configuration. Only the weights determine those of the mask head."""
     wide, narrow = (golden[f"param.avstask_output_conv.{layer}.weight"].shape[0] for layer in (0, 2))
     return MaskDecoderConfig(
         channels=config["channel"],
@@ -98,7 +100,7 @@ def _decoder_config(config: dict, golden: Tensors) -> MaskDecoderConfig:
 
 
 def _watch(decoder: MaskDecoder, seen: Tensors) -> None:
-    """Store what passes through the decoder under the reference's names for it."""
+    """Register hooks that store intermediate tensors of the decoder in ``seen`` under their reference names."""
 
     def keep(name: str, module: nn.Module) -> None:
         module.register_forward_hook(lambda _module, _inputs, output: seen.update({name: output}))
@@ -114,15 +116,15 @@ def _watch(decoder: MaskDecoder, seen: Tensors) -> None:
 
 @torch.no_grad()
 def check_avs_model(file: Path, device: str) -> list[Check]:
-    """The whole segmentation model in eval mode: logits of every frame and the decoder's intermediate maps.
+    """Check the whole segmentation model in eval mode: logits of every frame and intermediate maps of the decoder.
 
-    ``output.pred_logits`` holds frame 0, ``output.pred_logits_all_sub<n>`` every n-th pixel of all frames, and inputs
+    ``output.pred_logits`` holds frame 0, and ``output.pred_logits_all_sub<n>`` every n-th pixel of all frames. Inputs
     named ``*_lowres`` are enlarged by repetition.
     """
     golden, config = read_golden(file)
     size = config["img_size"]
     visual, audio = (_enlarge(golden[f"input.{name}_lowres"], size) for name in ("v", "a"))
-    spec = spec_from_reference(config, tuple(audio.shape[2:]))
+    spec = spec_from_reference(config, (audio.shape[2], audio.shape[3]))
     model_config = replace(model_config_from_reference(config, "fusion"), mask_decoder=_decoder_config(config, golden))
     model = build_model(build_task("avs", model_config), spec=spec, num_segments=config["num_frames"])
     state = import_state(
@@ -132,6 +134,7 @@ def check_avs_model(file: Path, device: str) -> list[Check]:
     model.load_state_dict({**{n: v for n, v in own.items() if n.endswith("num_batches_tracked")}, **state})
     model.to(device).eval()
     seen: Tensors = {}
+    assert isinstance(model.head, SegmentationHead)
     _watch(model.head.decoder, seen)
     batch = AVBatch(clip_ids=tuple(map(str, range(len(visual)))), frames=visual, fbank=audio).to(device)
     logits = model(batch)["logits"].flatten(0, 1).unsqueeze(1)

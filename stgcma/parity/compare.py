@@ -1,10 +1,11 @@
-"""One comparison with the reference's numbers: what was compared, how far apart, how far apart it may be."""
+"""The result of one comparison with the reference, and what the checks share."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -19,15 +20,15 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """False for NaN as well."""
+        """Whether the error is within the tolerance. A NaN does not pass."""
         return self.error <= self.tolerance
 
 
 def relative_l2(got: Tensor, expected: Tensor) -> float:
-    """``|got - expected| / |expected|`` over all elements, in float64; the plain norm when ``expected`` is all zero.
+    """``|got - expected| / |expected|`` over all elements, in float64; ``|got|`` if ``expected`` is all zero.
 
     Raises:
-        ValueError: If the shapes differ, so that nothing is broadcast by accident.
+        ValueError: If the shapes differ.
     """
     if got.shape != expected.shape:
         raise ValueError(f"relative_l2 needs equal shapes, got {list(got.shape)} and {list(expected.shape)}.")
@@ -36,10 +37,10 @@ def relative_l2(got: Tensor, expected: Tensor) -> float:
     return (got - expected).norm().item() / (scale or 1.0)
 
 
-def read_model_config(metadata: Mapping[str, str] | None) -> dict:
-    """The reference's model configuration in a golden file's metadata, written as a Python literal; {} where absent."""
+def read_model_config(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Configuration of the reference from the metadata of a golden file, where it is a Python literal; {} if absent."""
     return ast.literal_eval((metadata or {}).get("config", "{}"))
 
 
 class SkippedFile(Exception):
-    """A golden file of a design this library does not have, with the reason."""
+    """A check that does not apply, with the reason."""

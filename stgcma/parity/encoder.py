@@ -1,13 +1,14 @@
-"""Golden checks of encoders and the AVE head: outputs, first-block activations and gradients."""
+"""Golden checks of encoders with the AVE head: outputs, activations of the first block, and gradients."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from stgcma.backbone_spec import BackboneSpec
 from stgcma.config import Branch, ModelConfig
@@ -17,31 +18,38 @@ from stgcma.models.adaptations import STGCMA
 from stgcma.models.backbones.base import audio_patch_weight
 from stgcma.models.backbones.clip_vit import CLIPSpec, audio_positions
 from stgcma.models.backbones.swin import SwinSpec
+from stgcma.models.encoder import SharedEncoder
 from stgcma.models.parameters import trainable_parameters
-from stgcma.models.reference.encoder import RULES, import_state, to_ours
+from stgcma.models.reference.encoder import RULES, Rule, import_state, to_ours
 from stgcma.parity.compare import Check, SkippedFile, read_model_config, relative_l2
+from stgcma.tasks import build_model, build_task
 
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
 GATE_TOLERANCE = 1e-2
-_MODES: dict[str, dict] = {
+_MODES: dict[str, dict[str, Any]] = {
     "fusion": {},
     "multimodal": {"fusion": "none"},
     "audioonly": {"branches": "audio", "adapted_branches": "audio"},
     "videoonly": {"branches": "visual", "adapted_branches": "visual"},
 }
-"""The reference's ``ftmode`` -> our adaptation fields."""
+"""``ftmode`` of the reference -> our adaptation fields."""
 
 
-def read_golden(file: Path) -> tuple[dict[str, Tensor], dict]:
+def read_golden(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and configuration of a golden file."""
     with safe_open(file, "pt") as handle:
         config = read_model_config(handle.metadata())
     return load_file(file), config
 
 
-def spec_from_reference(config: dict, audio_size: tuple[int, int]) -> BackboneSpec:
-    """The geometry a reference configuration describes."""
+def spec_from_reference(config: dict[str, Any], audio_size: tuple[int, int]) -> BackboneSpec:
+    """The backbone geometry of a reference configuration.
+
+    Args:
+        config: Configuration of the reference.
+        audio_size: Time frames and mel bins of the audio input.
+    """
     if "layers" in config:
         return CLIPSpec(
             name="golden",
@@ -64,10 +72,16 @@ def spec_from_reference(config: dict, audio_size: tuple[int, int]) -> BackboneSp
     )
 
 
-def model_config_from_reference(config: dict, mode: str, **adaptation: object) -> ModelConfig:
-    """Model configuration of a reference configuration in one of its ``ftmode`` values."""
+def model_config_from_reference(config: dict[str, Any], mode: str, **adaptation: Any) -> ModelConfig:
+    """The model configuration of a reference configuration.
+
+    Args:
+        config: Configuration of the reference.
+        mode: Its ``ftmode``.
+        adaptation: Further fields of ``STGCMA``.
+    """
     ratios = config.get("adapter_ratio", config.get("adapter_mlp_ratio"))
-    fields: dict = {
+    fields: dict[str, Any] = {
         "size": None,
         "bottleneck_ratios": tuple(ratios) if isinstance(ratios, list) else (ratios,),
         **_MODES[mode],
@@ -81,10 +95,19 @@ def model_config_from_reference(config: dict, mode: str, **adaptation: object) -
     )
 
 
-def check_gradients(model: torch.nn.Module, expected: dict[str, Tensor], rules: list, prefix: str) -> list[Check]:
-    """Compare ``.grad`` of every trained parameter with the stored gradients; all gates as one vector.
+def check_gradients(model: nn.Module, expected: dict[str, Tensor], rules: list[Rule], prefix: str) -> list[Check]:
+    """Compare ``.grad`` of the trained parameters with the stored gradients, all gates as one vector.
 
-    A gradient that autograd leaves at None counts as zero.
+    A gradient that is None counts as zero.
+
+    Args:
+        model: After the backward pass.
+        expected: Tensors of the golden file.
+        rules: Reference names -> ours.
+        prefix: Beginning of the names of gradients.
+
+    Raises:
+        ParityError: If the file has a gradient for a parameter that is not trained.
     """
     stored = {name.removeprefix(prefix): value for name, value in expected.items() if name.startswith(prefix)}
     own = trainable_parameters(model)
@@ -92,7 +115,10 @@ def check_gradients(model: torch.nn.Module, expected: dict[str, Tensor], rules: 
     for name, value in stored.items():
         parameter = own.get(to_ours(name, rules))
         if parameter is None:
-            raise ParityError(f"The golden file has a gradient for {name!r}, which this model does not train.")
+            raise ParityError(
+                f"The golden file has a gradient for {name!r}, which this model does not train. "
+                "Use a file of this model."
+            )
         got = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         if name.endswith(("gate_v", "gate_a")):
             ours.append(got.flatten())
@@ -105,7 +131,7 @@ def check_gradients(model: torch.nn.Module, expected: dict[str, Tensor], rules: 
 
 
 def _block_checks(first_block: dict[Branch, Tensor], golden: dict[str, Tensor]) -> list[Check]:
-    """``inter.block1*``: CLIP stores ``[tokens, B*S, D]``, Swin ``[B*S, H*W, C]``."""
+    """Compare ``inter.block1*``: ``[tokens, B * S, D]`` in CLIP files, ``[B * S, H * W, D]`` in Swin files."""
     checks = []
     for branch, value in first_block.items():
         flat = value.flatten(0, 1).flatten(1, -2)
@@ -118,41 +144,41 @@ def _block_checks(first_block: dict[Branch, Tensor], golden: dict[str, Tensor]) 
 
 
 def check_ave_file(file: Path, device: str) -> list[Check]:
-    """Logits, first block and gradients of one ``*_ave_*`` file, and of the variants whose logits it stores."""
-    from stgcma.tasks import build_model, build_task
-
+    """Check one ``*_ave_*`` file: logits, first block, gradients, and the logits of the variants that it stores."""
     golden, config = read_golden(file)
     mode = config["ftmode"]
     source = golden
     if not any(name.startswith("param.") for name in golden):
         sibling = file.with_name(file.name.replace(mode, "fusion"))
         if not sibling.exists():
-            raise ParityError(f"{file} shares weights and inputs with {sibling.name}; put that file beside it.")
+            raise ParityError(f"{file} needs the weights and inputs of {sibling.name}. Put that file beside it.")
         source, _ = read_golden(sibling)
     family = "clip" if "layers" in config else "swin"
     rules = RULES[family]
     visual, audio = source.get("input.v"), source.get("input.a")
-    audio_size = tuple(audio.shape[2:]) if audio is not None else _audio_size(source, config)
+    audio_size = _audio_size(source, config) if audio is None else (audio.shape[2], audio.shape[3])
     spec = spec_from_reference(config, audio_size)
     reference = {n.removeprefix("param."): v for n, v in source.items() if n.startswith("param.")}
     state = import_state(reference, rules)
+    given = [value for value in (visual, audio) if value is not None]
     batch = AVBatch(
-        clip_ids=tuple(str(i) for i in range(len(visual if visual is not None else audio))),
+        clip_ids=tuple(str(i) for i in range(len(given[0]))),
         frames=None if visual is None else visual.transpose(1, 2).contiguous(),
         fbank=audio,
     ).to(device)
 
-    def run(**adaptation: object) -> tuple[torch.nn.Module, Tensor, dict[Branch, Tensor]]:
+    def run(**adaptation: Any) -> tuple[nn.Module, Tensor, dict[Branch, Tensor]]:
         model_config = model_config_from_reference(config, mode, **adaptation)
         segments = config.get("num_video_frames", config.get("num_frames"))
         model = build_model(build_task("ave", model_config), spec=spec, num_segments=segments)
         own = model.state_dict()
         missing = [n for n in own if n not in state and not n.startswith("encoder.backbone.audio_")]
         if missing:
-            raise ParityError(f"{file} lacks weights of this model: {missing[:5]}.")
+            raise ParityError(f"{file} lacks weights of this model: {missing[:5]}. Use a complete golden file.")
         model.load_state_dict({**own, **{n: v for n, v in state.items() if n in own}})
         model.to(device).eval()
         first: dict[Branch, Tensor] = {}
+        assert isinstance(model.encoder, SharedEncoder)
         model.encoder.stages[0][0].register_forward_hook(lambda _m, _i, out: first.update(out))
         return model, model(batch)["logits"].flatten(0, 1), first
 
@@ -161,10 +187,10 @@ def check_ave_file(file: Path, device: str) -> list[Check]:
     checks += _block_checks(first_block, golden)
     gradients = {n: v for n, v in golden.items() if n.startswith("grad.")}
     if gradients:
-        cotangent = golden.get("cotangent", source.get("cotangent"))
+        cotangent = (golden if "cotangent" in golden else source)["cotangent"]
         (logits * cotangent.to(device)).sum().backward()
         checks += check_gradients(model, gradients, rules, "grad.")
-    variants: dict[str, dict] = {
+    variants: dict[str, dict[str, Any]] = {
         "output.logits_a2v_only": {"fusion": "audio_to_visual"},
         "output.logits_v2a_only": {"fusion": "visual_to_audio"},
         "output.logits_visual_adapters_only": {"adapted_branches": "visual"},
@@ -178,8 +204,8 @@ def check_ave_file(file: Path, device: str) -> list[Check]:
     return checks
 
 
-def _audio_size(source: dict[str, Tensor], config: dict) -> tuple[int, int]:
-    """fbank size of a visual-only file: any that gives the stored number of audio positions."""
+def _audio_size(source: dict[str, Tensor], config: dict[str, Any]) -> tuple[int, int]:
+    """Audio input size for a file without audio. In CLIP it must only give the stored number of audio positions."""
     if "img_size" in config:
         return (config["img_size"], config["img_size"])
     cells = source["param.positional_embedding_audio"].shape[0] - 1
@@ -187,7 +213,7 @@ def _audio_size(source: dict[str, Tensor], config: dict) -> tuple[int, int]:
 
 
 def check_audio_derivation(file: Path, device: str) -> list[Check]:
-    """Audio patch kernel and positional table derived from CLIP's, for both published geometries."""
+    """Check the audio patch kernel and positional table derived from those of CLIP, for both published geometries."""
     golden, _ = read_golden(file)
     grids = {"b16": (102 // 16, 128 // 16), "l14": (102 // 14, 128 // 14)}
     checks = []
@@ -201,14 +227,14 @@ def check_audio_derivation(file: Path, device: str) -> list[Check]:
 
 
 def parallel_adapter_design(file: Path, device: str) -> list[Check]:
-    """Swin's single-modality files of the release hold an older design that no table uses; it is not implemented."""
+    """Skip the single-branch Swin files of the release (method section 3.1)."""
     raise SkippedFile(
-        "the reference's older Swin single-modality design (a parallel adapter scaled by 0.5), which no table of the "
-        "paper uses; this library runs the published block there"
+        "an older single-branch Swin of the reference, with a parallel adapter scaled by 0.5; no table of the paper "
+        "uses it, and this library runs the published block instead"
     )
 
 
-def _is_ave(names: set[str], config: dict) -> bool:
+def _is_ave(names: set[str], config: dict[str, Any]) -> bool:
     return "ftmode" in config and "output.logits" in names
 
 

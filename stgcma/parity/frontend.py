@@ -1,10 +1,11 @@
-"""Golden checks of the data path (``stgcma-jobs verify``): filter banks, waveform mix-up, image transforms."""
+"""Golden checks of the data path: filter banks, waveform mix-up and image transforms."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,17 +20,18 @@ from stgcma.parity.compare import Check, relative_l2
 Tensors = dict[str, Tensor]
 OUTPUT_TOLERANCE = 1e-5
 PIXEL_STEP_TOLERANCE = 1.0
-"""Grey levels before normalisation."""
+"""Largest difference of the AVE transform, in grey levels before normalisation."""
 FLOAT_NOISE_STEPS = 1e-3
+"""Largest difference of the AVQA transform, in the same unit."""
 
 _GEOMETRIES = {"ave_clip": ("clip", 10), "ave_swin": ("swin", 10), "avs": ("swin_avs", 5), "avqa": ("swin_avqa", 10)}
-"""Prefix in the file -> (fbank spec, segments)."""
+"""Prefix of the names in the file -> (fbank spec, number of segments)."""
 _SUBSAMPLED_FRAMES = 8
 _MIXUP_PARTNER_SECONDS = "8p5s"
 
 
 def check_audio_frontend(file: Path, device: str) -> list[Check]:
-    """Every fbank of the file, normalised with the published mean and std, and the segment statistics."""
+    """Check every filter bank of the file, with the published normalisation, and the statistics of segments."""
     tensors = load_file(file, device=device)
     fbanks: dict[tuple[str, str], Tensor] = {}
 
@@ -69,12 +71,12 @@ def _normalized(spec_name: str, raw: Tensor, valid_frames: int) -> Tensor:
 def _mixed(prefix: str, tensors: Tensors) -> Tensor:
     name, num_segments = _GEOMETRIES[prefix]
     weights = (tensors[f"audio.{prefix}.mixup_lambda"].item(),) * num_segments
-    pair = (tensors[f"audio.wav_{seconds}_int16"] for seconds in ("10s", _MIXUP_PARTNER_SECONDS))
-    return _normalized(name, *mixed_fbanks(*pair, weights, FBANK_SPECS[name]))
+    waveform, partner = (tensors[f"audio.wav_{seconds}_int16"] for seconds in ("10s", _MIXUP_PARTNER_SECONDS))
+    return _normalized(name, *mixed_fbanks(waveform, partner, weights, FBANK_SPECS[name]))
 
 
 def check_image_transforms(file: Path, device: str) -> list[Check]:
-    """The AVE transform in grey levels (at most one apart), the AVQA resize to float noise; both run on the CPU."""
+    """Check the transforms of AVE and AVQA. Both run on the CPU."""
     tensors = load_file(file)
     checks = []
     for name, expected in tensors.items():
@@ -92,15 +94,15 @@ def check_image_transforms(file: Path, device: str) -> list[Check]:
 
 
 def _grey_levels(got: Tensor, expected: Tensor) -> float:
-    """Largest difference of two normalised images, channels first, in grey levels of 0-255."""
+    """Largest difference between two normalised images ``[3, ...]``, in grey levels 0-255."""
     if got.shape != expected.shape:
-        raise ValueError(f"images of shapes {list(got.shape)} and {list(expected.shape)} cannot be compared")
+        raise ValueError(f"needs images of equal shapes, got {list(got.shape)} and {list(expected.shape)}")
     std = torch.tensor(IMAGENET_STD, device=got.device).view(3, *[1] * (got.ndim - 1))
     return ((got - expected).abs() * std * 255).max().item()
 
 
-AUDIO_CASES: dict[str, tuple[Callable[[set[str], dict], bool], Callable[[Path, str], list[Check]]]] = {
+FRONTEND_CASES: dict[str, tuple[Callable[[set[str], dict[str, Any]], bool], Callable[[Path, str], list[Check]]]] = {
     "audio_frontend": (lambda names, _: any(n.startswith("audio.wav_") for n in names), check_audio_frontend),
     "image_transforms": (lambda names, _: any(n.startswith("ave_eval.") for n in names), check_image_transforms),
 }
-"""Case name -> (recognises a file, checks it), for ``stgcma.parity.verify.CASES``."""
+"""Case -> (function that recognises a file, function that checks it), for ``stgcma.parity.verify.CASES``."""

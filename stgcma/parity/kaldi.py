@@ -1,6 +1,6 @@
-"""Our filter banks against the definition they follow, torchaudio's Kaldi filter bank, on this machine.
+"""Check our filter banks against their definition, the Kaldi filter bank of torchaudio.
 
-No file is needed: the waveform is drawn from a fixed seed. Every ``stgcma-jobs verify`` runs this check.
+The check needs no file, because it draws a waveform from a fixed seed. Every ``stgcma-jobs verify`` runs it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ TOLERANCE = 1e-5
 
 
 def kaldi_fbank(segment: Tensor, spec: FbankSpec) -> Tensor:
-    """``[1, n]`` samples in [-1, 1] -> ``[frames, F]`` by torchaudio, with the parameters of method section 6.1.
+    """The filter bank of torchaudio: ``[1, n]`` samples in [-1, 1] -> ``[frames, F]`` (method section 6.1).
 
     Raises:
         SkippedFile: If torchaudio is not installed.
     """
     try:
-        from torchaudio.compliance import kaldi
+        from torchaudio.compliance import kaldi  # optional: the library works without torchaudio
     except ImportError as error:
         raise SkippedFile(f"torchaudio is not installed ({error})") from None
     return kaldi.fbank(
@@ -48,7 +48,7 @@ def kaldi_fbank(segment: Tensor, spec: FbankSpec) -> Tensor:
 
 
 def check_filter_banks() -> list[Check]:
-    """Relative L2 error of all segments of a clip, one check a spec."""
+    """Relative L2 error over all segments of a clip, one check per spec."""
     generator = torch.Generator().manual_seed(0)
     num_samples = round(SECONDS * SAMPLE_RATE)
     time = torch.arange(num_samples) / SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""Golden checks of losses and metrics (``stgcma-jobs verify``): AVE accuracy and loss, AVS loss, mIoU and F-score."""
+"""Golden checks of losses and metrics: AVE accuracy and loss, AVS loss, mIoU and F-score."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ GRADIENT_TOLERANCE = 1e-4
 
 
 def check_metrics_losses(file: Path, device: str) -> list[Check]:
-    """All losses and metrics of one file."""
+    """Check all losses and metrics of one file."""
     tensors = load_file(file, device=device)
     results = {**_events(tensors), **_miou(tensors), **_fscore(tensors), **_mask_loss(tensors)}
     return [_check(name, got, tensors[name]) for name, got in results.items()]
 
 
 def _check(name: str, got: Tensor, expected: Tensor) -> Check:
-    """Scalars of any rank compare as vectors; names ending in ``grad`` are gradients."""
+    """Compare two tensors as vectors. A name that ends in ``grad`` belongs to a gradient."""
     kind, tolerance = ("gradient", GRADIENT_TOLERANCE) if name.endswith("grad") else ("output", OUTPUT_TOLERANCE)
     return Check(f"{kind}.{name}", relative_l2(got.reshape(-1), expected.reshape(-1)), tolerance)
 
@@ -65,7 +65,7 @@ def _fscore(tensors: Tensors) -> Tensors:
 
 
 def _mask_loss(tensors: Tensors) -> Tensors:
-    """The reference holds logits of all frames of a clip and compares the first with the mask."""
+    """The reference stores logits of all frames of a clip; its loss compares the first frame with the mask."""
     masks = tensors["avs_loss.first_mask"][:, 0]
     logits = tensors["avs_loss.pred_logits"].clone().requires_grad_()
     loss = mask_loss(logits.view(len(masks), -1, *logits.shape[-2:])[:, :1], masks)

@@ -1,4 +1,4 @@
-"""Golden checks of plain numbers: learning-rate schedules, segment starts, empty mel bins (``scalars.json``)."""
+"""Golden checks of the numbers in ``scalars.json``: learning-rate schedules, segment starts and empty mel bins."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stgcma.parity.compare import Check, relative_l2
 from stgcma.training.optim import learning_rate_at
 
 TOLERANCE = 1e-9
-"""Schedules and sample positions are double precision or integers."""
+"""Schedules are computed in double precision."""
 
 
 def check_scalars(file: Path, device: str) -> list[Check]:
-    """Every sampled learning rate, the segment starts of 5, 10 and 60 second clips, the empty filters of 224 bins."""
+    """Check the sampled learning rates, the segment starts of three clip lengths, and the empty mel filters."""
     golden = json.loads(file.read_text())
     checks = []
     for name, schedule in golden["schedules"].items():

@@ -1,6 +1,6 @@
-"""Tasks by name. A new task is one file with its ``Task`` class, and one entry here.
+"""The registry of tasks. A new task is one file with its ``Task`` class and one entry in ``TASKS``.
 
-Importing this package does not import torch: the records are plain values, and their classes are imported on use.
+This file does not import torch. The records hold plain values, and their classes are imported when they are used.
 """
 
 from __future__ import annotations
@@ -83,17 +83,21 @@ TASKS: dict[str, TaskSpec] = {
 
 
 def task_spec(name: str) -> TaskSpec:
-    """The record of a task name; unknown names list the valid ones."""
+    """The record of a task.
+
+    Raises:
+        ConfigError: If the name is unknown. The message lists the valid names.
+    """
     if name not in TASKS:
         raise ConfigError(f"Unknown task {name!r}; choose one of: {', '.join(TASKS)}.")
     return TASKS[name]
 
 
 def build_task(name: str, config: ModelConfig) -> Task:
-    """The task of a run, for one model configuration.
+    """A task for one model configuration.
 
     Raises:
-        ConfigError: Unknown names; the message lists the valid ones.
+        ConfigError: If the name is unknown. The message lists the valid names.
     """
     spec = task_spec(name)
     return pkgutil.resolve_name(spec.implementation)(spec, config)
@@ -102,17 +106,17 @@ def build_task(name: str, config: ModelConfig) -> Task:
 def build_model(
     task: Task, *, device: torch.device | str = "cpu", spec: BackboneSpec | None = None, num_segments: int | None = None
 ) -> AudioVisualModel:
-    """Backbone, adapters and head from the task's model configuration.
+    """Build the model of a task: encoder with pretrained weights, and head.
 
     Args:
         task: From ``build_task(name, config)``.
         device: ``"meta"`` needs no weights and no memory.
         spec: Geometry to use instead of the registered backbone (tests, golden files).
-        num_segments: Other than the task's own (golden files).
+        num_segments: Number of segments to use instead of that of the task (golden files).
 
     Raises:
         ConfigError: If the model cannot do the task, or its settings do not fit each other.
-        CheckpointError: If its pretrained weights cannot be loaded.
+        CheckpointError: If the pretrained weights cannot be loaded.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Answer accuracy as Table 6 of the paper prints it: nine question types, three groups, overall."""
+"""Answer accuracy for the columns of Table 6 of the paper: nine question types, three groups and overall."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from stgcma.tasks.question_types import QUESTION_TYPES, TYPE_NAMES
 
 
 def type_name(question_type: tuple[str, str]) -> str:
-    """``("Audio-Visual", "Counting")`` -> ``"audio_visual/counting"``; ``"other"`` for types not in the paper."""
+    """``("Audio-Visual", "Counting")`` -> ``"audio_visual/counting"``. A type that is not in the paper gives
+    ``"other"``."""
     name = "/".join(part.strip().lower().replace("-", "_") for part in question_type)
     return name if name in TYPE_NAMES else "other"
 
 
 class AnswerAccuracy(Metrics):
-    """Fraction of questions whose largest logit is the answer's.
+    """Fraction of questions whose largest logit belongs to the answer.
 
-    A question whose answer is not in the training vocabulary counts as wrong. Group averages are over questions, not
-    over types, as in the paper. ``sums["correct"]`` and ``sums["questions"]`` are ``[10]``: the nine types and others.
+    A question whose answer is not in the training vocabulary counts as wrong. Groups are means over their questions,
+    not over their types, as in the paper. ``sums["correct"]`` and ``sums["questions"]`` are ``[10]``: nine types and
+    others.
     """
 
     def __init__(self, *, detailed: bool = False) -> None:
@@ -42,10 +44,10 @@ class AnswerAccuracy(Metrics):
         self.sums["unknown_answers"] += (answers < 0).sum()
 
     def compute(self) -> dict[str, float]:
-        """``overall`` and the group averages; when detailed also every type and the number of unknown answers.
+        """``overall`` and the groups; if detailed, also every type and the number of unknown answers.
 
-        The names are the columns of Table 6: ``audio/counting``, ``audio``, ... ``overall``. A type or group that no
-        question belongs to is left out.
+        The names are those of Table 6: ``audio/counting``, ``audio``, ... ``overall``. Types and groups without
+        questions are left out.
         """
         correct, questions = self.sums["correct"], self.sums["questions"]
         values = {"overall": float(correct.sum() / questions.sum().clamp_min(1))}

@@ -1,4 +1,4 @@
-"""Audio-visual event localisation: one of 28 events or background for every second (method sections 2.3, 3.2)."""
+"""Audio-visual event localisation: every segment is one of 28 events or background (method sections 2.3, 3.2)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from stgcma.tasks.classification_metrics import SegmentAccuracy
 class EventHead(TrainableModule):
     """Pooled features -> class logits ``[B, S, C]``.
 
-    Both branches: ``cat(audio, visual) -> Linear -> [activation] -> Dropout -> Linear``; as published there is no
-    activation, so the head is one linear map and only the encoder can relate the modalities.
+    Both branches: ``cat(audio, visual) -> Linear -> [activation] -> Dropout -> Linear``. The published head has no
+    activation. It is then one linear map, and only the encoder can relate the modalities.
+
     One branch: ``LayerNorm -> Linear``.
     """
 
@@ -48,6 +49,7 @@ class EventHead(TrainableModule):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, features: AVFeatures, batch: AVBatch | None = None) -> Outputs:
+        """``{"logits": [B, S, C]}``; the batch is not read."""
         if len(self.running) == 1:
             pooled = features.pooled[self.running[0]]
         else:
@@ -56,7 +58,7 @@ class EventHead(TrainableModule):
 
 
 class AVETask(Task):
-    """28 events and background over ten one-second segments."""
+    """Classification of ten one-second segments into 28 events and background."""
 
     reader: ClassVar[type[Reader]] = EventReader
 
@@ -64,7 +66,7 @@ class AVETask(Task):
         return EventHead(encoder, self.config)
 
     def loss(self, outputs: Outputs, batch: AVBatch) -> Tensor:
-        """Cross-entropy, mean over all ``B * S`` segments."""
+        """Cross-entropy, mean over all ``B * S`` segments (method section 7)."""
         assert isinstance(batch.targets, EventTargets)
         return F.cross_entropy(outputs["logits"].flatten(0, 1).float(), batch.targets.labels.flatten())
 
@@ -72,7 +74,7 @@ class AVETask(Task):
         return SegmentAccuracy(self.config.num_classes, detailed=detailed)
 
     def per_clip(self, outputs: Outputs, batch: AVBatch) -> dict[str, dict[str, Tensor]]:
-        """``correct`` and ``predicted`` of every clip, both ``[S]``."""
+        """``correct [S]`` bool and ``predicted [S]`` int64 of every clip."""
         assert isinstance(batch.targets, EventTargets)
         predicted = outputs["logits"].detach().argmax(-1)
         correct = predicted == batch.targets.labels

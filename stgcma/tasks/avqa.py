@@ -19,11 +19,11 @@ from stgcma.tasks.answer_metrics import AnswerAccuracy
 from stgcma.tasks.base import Metrics, Outputs, Task
 
 MATCH_WEIGHT = 0.5
-"""Weight of the match loss beside the answer loss."""
+"""Weight of the match loss; the answer loss has weight 1."""
 
 
 class AVQATask(Task):
-    """Answers to questions about ten seconds of a video; every video is encoded once for all its questions."""
+    """Answers questions about ten seconds of a video. Every video is encoded once for all its questions."""
 
     reader: ClassVar[type[Reader]] = QuestionReader
 
@@ -41,9 +41,9 @@ class AVQATask(Task):
         return head
 
     def loss(self, outputs: Outputs, batch: AVBatch) -> Tensor:
-        """``CE(answer) + 0.5 CE(match)``: means over the questions and over their ``2 Q S`` (sound, frame) pairs.
+        """``CE(answer) + 0.5 CE(match)``: means over ``Q`` questions and over their ``2 Q S`` (sound, frame) pairs.
 
-        Questions without a known answer have no answer loss. Without negatives there is no match loss.
+        A question whose answer is not in the vocabulary has no answer loss. Without negatives there is no match loss.
         """
         targets = batch.targets
         assert isinstance(targets, QuestionTargets)
@@ -53,14 +53,14 @@ class AVQATask(Task):
         return total
 
     def per_clip(self, outputs: Outputs, batch: AVBatch) -> dict[str, dict[str, Tensor]]:
-        """``<video>/<question id>`` -> ``correct []``: the metric is a mean over questions."""
+        """``<video>/<question id>`` -> ``correct []``, because the metric is a mean over questions."""
         targets = batch.targets
         assert isinstance(targets, QuestionTargets)
         correct = (outputs["logits"].argmax(-1).cpu() == targets.answers.cpu()).double()
         scores: dict[str, dict[str, Tensor]] = {}
         for row, (video, number) in enumerate(zip(targets.video_index.tolist(), targets.question_ids, strict=True)):
             name = f"{batch.clip_ids[video]}/{number}"
-            while name in scores:  # json/ repeats some question ids with another answer
+            while name in scores:  # the official files repeat some ids with another answer
                 name += "'"
             scores[name] = {"correct": correct[row]}
         return scores
@@ -70,7 +70,7 @@ class AVQATask(Task):
 
 
 def answer_loss(logits: Tensor, targets: QuestionTargets) -> Tensor:
-    """Cross-entropy over the answers, ``logits [Q, answers]``, divided by the questions of the step."""
+    """Sum of the cross-entropies of ``logits [Q, answers]``, divided by the number of questions of the step."""
     total = F.cross_entropy(logits.float(), targets.answers, ignore_index=-1, reduction="sum")
     if targets.loss_questions is not None:
         return total / targets.loss_questions
@@ -78,7 +78,7 @@ def answer_loss(logits: Tensor, targets: QuestionTargets) -> Tensor:
 
 
 def match_loss(outputs: Outputs, targets: QuestionTargets) -> Tensor:
-    """Cross-entropy over the (sound, frame) pairs, ``[Q, S, 2]`` each: class 1 for positives, 0 for negatives."""
+    """Mean cross-entropy of the match logits, ``[Q, S, 2]`` each: class 1 for positives, class 0 for negatives."""
     positive, negative = outputs["match_positive"].float(), outputs["match_negative"].float()
     logits = torch.stack([positive, negative], dim=2).flatten(0, 2)
     labels = torch.tensor([1, 0], device=logits.device).repeat(len(logits) // 2)

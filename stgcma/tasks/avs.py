@@ -1,4 +1,4 @@
-"""Audio-visual segmentation (AVSBench S4 and MS3): the mask of what sounds, for each of five frames."""
+"""Audio-visual segmentation (AVSBench S4 and MS3): masks of the sounding objects in five frames (method section 4)."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from stgcma.tasks.segmentation_metrics import SegmentationMetrics, clip_fscores,
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Binary cross-entropy, mean over all pixels (called IoU loss in the paper; method section 4.1).
+    """Binary cross-entropy, mean over all pixels (method section 4.1). The paper calls it IoU loss.
 
-    Taken from probabilities with the logarithm cut at -100, as the reference does; always in float32.
+    As in the reference, it is computed from probabilities, with the logarithm clamped at -100. It is always in float32.
 
     Args:
         logits: ``[B, K, H, W]``.
-        masks: {0, 1}, ``[B, K, H, W]``.
+        masks: ``[B, K, H, W]`` {0, 1}.
     """
     with torch.autocast(logits.device.type, enabled=False):
         return F.binary_cross_entropy(torch.sigmoid(logits.float()), masks)
 
 
 class SegmentationHead(nn.Module):
-    """The decoder on the encoder's stage maps and pooled audio."""
+    """The mask decoder, which reads the stage maps and the pooled audio of the encoder."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
     def forward(self, features: AVFeatures, batch: AVBatch) -> Outputs:
-        """``{"logits": [B, K, H, W]}`` for the frames that have a target; for all ``S`` where there is none."""
+        """``{"logits": [B, K, H, W]}`` for the frames with a mask; for all ``S`` frames if the batch has no targets."""
         segments = batch.targets.frame_index if isinstance(batch.targets, MaskTargets) else None
         return {"logits": self.decoder(features.stage_maps, features.pooled["audio"], segments)}
 
 
 class AVSTask(Task):
-    """Masks of sounding objects. S4 trains on the mask of the first frame, MS3 on all five."""
+    """Segments the sounding objects. S4 trains on the mask of the first frame, MS3 on all five."""
 
     reader: ClassVar[type[Reader]] = MaskReader
 
@@ -60,12 +60,15 @@ class AVSTask(Task):
         return SegmentationHead(MaskDecoder(stage_dims, encoder.output_dim, decoder))
 
     def loss(self, outputs: Outputs, batch: AVBatch) -> Tensor:
-        """``mask_loss`` over the frames that have a mask."""
+        """``mask_loss`` over the frames with a mask."""
         assert isinstance(batch.targets, MaskTargets)
         return mask_loss(outputs["logits"], batch.targets.masks)
 
     def per_clip(self, outputs: Outputs, batch: AVBatch) -> dict[str, dict[str, Tensor]]:
-        """``iou [K]`` of every frame with a mask and ``fscore []`` at the clip's best threshold (NaN without sound)."""
+        """``iou [K]`` of every frame with a mask, and ``fscore []`` at the best threshold of the clip.
+
+        ``fscore`` is NaN if no frame has foreground.
+        """
         assert isinstance(batch.targets, MaskTargets)
         masks = batch.targets.masks
         logits = outputs["logits"].to(masks.device)

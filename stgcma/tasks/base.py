@@ -1,4 +1,4 @@
-"""What a task adds to the encoder: a reader, a head, a loss and metrics that are sums until the last line."""
+"""Base classes of tasks: ``Task`` with its head, loss, reader and metrics, and the model of encoder and head."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
 from stgcma.tasks.spec import TaskSpec
 
 Outputs = dict[str, Tensor]
-"""What a head returns, by name: ``logits`` always; more where a loss needs it."""
+"""Output of a head, by name. It may hold more than ``logits`` if the loss needs it."""
 
 
 class Metrics(ABC):
-    """Running sums of one evaluation. Add over batches, merge over workers, divide once in ``compute``."""
+    """Sums of one evaluation. ``update`` adds batches, ``merge`` adds workers, and only ``compute`` divides."""
 
     sums: dict[str, Tensor]
-    """float64 tensors of fixed shape, on the CPU. Adding two workers' sums element by element merges them."""
+    """float64 tensors of fixed shape on the CPU. The sums of two workers are merged by addition."""
 
     @abstractmethod
     def update(self, outputs: Outputs, batch: AVBatch) -> None:
@@ -30,26 +30,26 @@ class Metrics(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The finished numbers, e.g. ``{"accuracy": 0.71, ...}``: fractions in [0, 1], without the split prefix."""
+        """The metrics, e.g. ``{"accuracy": 0.71, ...}``: fractions in [0, 1], without the name of the split."""
 
     def merge(self, other: dict[str, Tensor]) -> None:
-        """Add another worker's sums."""
+        """Add the sums of another worker."""
         for name, value in other.items():
             self.sums[name] = self.sums[name] + value
 
 
 class Task(ABC):
-    """One downstream task of one model configuration; ``build_task`` makes it from its record in ``TASKS``."""
+    """A task for one model configuration. ``build_task`` makes it from its record in ``TASKS``."""
 
     reader: ClassVar[type[Reader]]
-    """Makes batches out of the shards."""
+    """Class that makes batches from the shards."""
 
     def __init__(self, spec: TaskSpec, config: ModelConfig) -> None:
         self.spec = spec
         self.config = config
 
     def reading(self, backbone: BackboneSpec) -> Reading:
-        """What ``build_loaders`` needs to know of the task.
+        """What the task reads, for ``build_loaders``.
 
         Raises:
             ConfigError: If the backbone has no filter bank for the task's segments.
@@ -59,26 +59,29 @@ class Task(ABC):
 
     @abstractmethod
     def build_head(self, encoder: AudioVisualEncoder) -> nn.Module:
-        """The head, a ``TrainableModule``; ``forward(features: AVFeatures, batch: AVBatch) -> Outputs``."""
+        """Build the head, with ``forward(features: AVFeatures, batch: AVBatch) -> Outputs``.
+
+        Its parameters belong in a ``TrainableModule``.
+        """
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: AVBatch) -> Tensor:
-        """Scalar training loss, a mean over the batch."""
+        """Training loss, a scalar: a mean over the batch."""
 
     @abstractmethod
     def new_metrics(self, *, detailed: bool = False) -> Metrics:
-        """Empty sums; ``detailed`` adds confusion matrices, per-category and per-type tables."""
+        """Metrics without data. ``detailed`` also collects values per class, category or question type."""
 
     def per_clip(self, outputs: Outputs, batch: AVBatch) -> dict[str, dict[str, Tensor]]:
-        """clip id -> name -> scores of that clip, e.g. ``correct [S]``: what intervals over clips are drawn from.
+        """Clip id -> name -> scores of the clip, e.g. ``correct [S]``. Intervals resample these scores over clips.
 
-        A name has the same shape on every clip.
+        A name must have the same shape for every clip.
         """
         return {}
 
 
 class AudioVisualModel(nn.Module):
-    """Encoder and head as one module: what is trained, counted and checkpointed."""
+    """Encoder and head as one module, which is trained, counted and saved."""
 
     def __init__(self, encoder: AudioVisualEncoder, head: nn.Module) -> None:
         super().__init__()
@@ -86,5 +89,6 @@ class AudioVisualModel(nn.Module):
         self.head = head
 
     def forward(self, batch: AVBatch) -> Outputs:
+        """Encode the batch and run the head."""
         features: AVFeatures = self.encoder(visual=batch.frames, audio=batch.fbank)
         return self.head(features, batch)

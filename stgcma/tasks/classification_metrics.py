@@ -1,4 +1,4 @@
-"""Accuracy over segments as sums: correct, seen, and on demand the confusion matrix."""
+"""Accuracy over segments, and the confusion matrix if detailed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from stgcma.tasks.base import Metrics, Outputs
 
 
 class SegmentAccuracy(Metrics):
-    """Fraction of segments whose largest logit is the label's, background included (method section 7).
+    """Fraction of segments whose largest logit belongs to the label, background included (method section 7).
 
-    ``sums["confusion"]`` is ``[C, C]``, row = label, column = prediction; kept only when detailed.
+    If detailed, ``sums["confusion"]`` is ``[C, C]``: rows are labels, columns are predictions.
     """
 
     def __init__(self, num_classes: int, *, detailed: bool = False) -> None:
@@ -31,6 +31,7 @@ class SegmentAccuracy(Metrics):
             self.sums["confusion"] += cells.view(self.num_classes, self.num_classes)
 
     def compute(self) -> dict[str, float]:
+        """``accuracy``; if detailed, also ``accuracy/class_<index>`` of every class that occurs."""
         values = {"accuracy": float(self.sums["correct"] / self.sums["segments"].clamp_min(1))}
         if "confusion" in self.sums:
             confusion = self.sums["confusion"]

@@ -1,7 +1,7 @@
-"""Pre-training of the grounding layers: does this second of sound belong to this frame? (method section 5, step 4)
+"""Pre-training of the grounding layers: match segments of sound with frames (method section 5, step 4).
 
-Reads the shards of question answering and ignores the questions. ``jobs/runs/grounding.py`` saves the layers as a file
-for ``model.grounding_checkpoint``.
+The task reads the shards of question answering without the questions. ``jobs/runs/grounding.py`` saves the layers as a
+file for ``model.grounding_checkpoint``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stgcma.tasks.base import Metrics, Outputs, Task
 
 
 class MatchAccuracy(Metrics):
-    """Fraction of (sound, frame) pairs whose match is told right; half of the pairs match, so 0.5 is chance."""
+    """Fraction of (sound, frame) pairs that are classified correctly. Half of the pairs match, so chance is 0.5."""
 
     def __init__(self) -> None:
         self.sums = {"correct": torch.zeros((), dtype=torch.float64), "pairs": torch.zeros((), dtype=torch.float64)}
@@ -37,7 +37,7 @@ class MatchAccuracy(Metrics):
 
 
 class GroundingTask(Task):
-    """The match branch on frozen features, as the published grounding models were trained."""
+    """Trains the match branch on frozen features, like the published grounding models."""
 
     reader: ClassVar[type[Reader]] = MatchReader
 
@@ -46,7 +46,7 @@ class GroundingTask(Task):
         return MatchHead(grounding, encoder.plain_visual)
 
     def loss(self, outputs: Outputs, batch: AVBatch) -> Tensor:
-        """Cross-entropy over all pairs."""
+        """Cross-entropy, mean over all pairs."""
         assert isinstance(batch.targets, QuestionTargets)
         return match_loss(outputs, batch.targets)
 

@@ -1,4 +1,4 @@
-"""The question types of MUSIC-AVQA, in the order of Table 6's columns."""
+"""The question types of MUSIC-AVQA, in the order of the columns of Table 6."""
 
 QUESTION_TYPES: dict[str, tuple[str, ...]] = {
     "audio": ("counting", "comparative"),

@@ -1,4 +1,4 @@
-"""Does a model offer what a task needs? Asked when a run is configured, and again when its model is built."""
+"""Check that a model offers what a task needs, when a run is configured and when its model is built."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def require_model(task: TaskSpec, config: ModelConfig, backbone: BackboneSpec) -
     Args:
         task: The task.
         config: The model.
-        backbone: Its geometry, which may be another than the one registered as ``config.backbone``.
+        backbone: Geometry of the model. It may differ from the registered backbone ``config.backbone``.
 
     Raises:
-        ConfigError: If the backbone lacks a capability, the adaptation leaves no frozen backbone for it, or a branch
-            that the task needs does not run.
+        ConfigError: If the backbone lacks a capability, the adaptation leaves no frozen backbone, or a branch that the
+            task needs does not run.
     """
     missing = task.requires - _provided(task, backbone)
     if missing:
@@ -44,7 +44,7 @@ def require_model(task: TaskSpec, config: ModelConfig, backbone: BackboneSpec) -
 
 
 def _provided(task: TaskSpec, backbone: BackboneSpec) -> frozenset[str]:
-    """``Backbone.provides``; a task that requires nothing does not import torch for it."""
+    """``Backbone.provides``. Torch is imported only if the task requires something."""
     if not task.requires:
         return frozenset()
     from stgcma.models.backbones import FAMILIES

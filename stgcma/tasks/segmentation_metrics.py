@@ -1,17 +1,16 @@
 """mIoU and F-score of predicted masks, as AVSBench defines them (method section 4.2), and the IoU of the pooled set.
 
-Two conventions are in use for the IoU, and both are reported:
+Two definitions of the IoU are in use, and both are reported:
 
-* ``miou``: the mean over frames, where a frame without foreground is scored on its background (AVSBench);
-* ``iou_pooled``: intersections and unions summed over the whole set, without the frames that have no foreground.
+* ``miou``: the mean over frames; a frame without foreground is scored on its background (AVSBench).
+* ``iou_pooled``: the sum of the intersections over the sum of the unions, without frames that have no foreground.
 
-Neither exists for a set without any foreground: an empty prediction would be perfect.
+Neither is defined for a set without any foreground, where an empty prediction would be perfect.
 
-In ``miou`` and ``fscore`` everything is first a number per frame or per clip and then a plain mean of those. So the
-sums of batches and workers add up, and the result does not depend on how the clips were batched. The published mIoU
-averages the means of batches: the same number whenever all batches are equally large (740 test clips in batches of 2).
-The published F-score picks its best threshold per batch, and AVSBench evaluates with one clip a batch: here it is
-picked per clip.
+``miou`` and ``fscore`` are means of one number per frame or clip, so the sums of batches and workers add up and the
+result does not depend on the batches. The published mIoU averages the means of batches, which is the same number if all
+batches are equally large (740 test clips in batches of 2). The published F-score picks its best threshold per batch,
+and AVSBench evaluates one clip per batch. Here it is picked per clip.
 
 Shapes: ``N`` frames, ``B`` clips, ``K`` frames with a mask per clip, ``H W`` pixels, ``L`` = 255 thresholds.
 """
@@ -31,19 +30,21 @@ FSCORE_EPS = 1e-20
 
 
 def binary_masks(logits: Tensor) -> Tensor:
-    """Foreground where ``sigmoid(logit) > 0.5``, strictly: a logit of exactly 0 is background."""
+    """Foreground where ``sigmoid(logit) > 0.5``. A logit of exactly 0 is background. Any shape -> the same shape,
+    bool."""
     return torch.sigmoid(logits) > 0.5
 
 
 def frame_overlaps(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels that prediction and truth have in common and together.
+    """Intersection and union of prediction and ground truth, in pixels.
 
     Args:
         logits: ``[N, H, W]``.
-        masks: Ground truth {0, 1}, ``[N, H, W]``.
+        masks: ``[N, H, W]``, ground truth {0, 1}.
 
     Returns:
-        Intersections ``[N]`` and unions ``[N]``, float64, and ``[N]`` bool: frames with foreground in their truth.
+        Intersections ``[N]`` float64, unions ``[N]`` float64, and ``[N]`` bool: whether the ground truth has
+        foreground.
     """
     predicted, truth = binary_masks(logits).flatten(1), masks.flatten(1) > 0.5
     return (predicted & truth).sum(1).double(), (predicted | truth).sum(1).double(), truth.any(1)
@@ -52,12 +53,12 @@ def frame_overlaps(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tenso
 def frame_ious(logits: Tensor, masks: Tensor) -> Tensor:
     """Intersection over union of every frame.
 
-    A frame without foreground in its ground truth is scored on the background instead: the share of its pixels that
-    are background in both.
+    If the ground truth of a frame has no foreground, the score is the share of pixels that are background in both
+    masks.
 
     Args:
         logits: ``[N, H, W]``.
-        masks: Ground truth {0, 1}, ``[N, H, W]``.
+        masks: ``[N, H, W]``, ground truth {0, 1}.
 
     Returns:
         ``[N]`` float64.
@@ -72,17 +73,17 @@ def frame_ious(logits: Tensor, masks: Tensor) -> Tensor:
 def frame_fscores(logits: Tensor, masks: Tensor) -> Tensor:
     """F-score (beta^2 = 0.3) of every frame at the thresholds ``linspace(0, 1 - 1e-10, 255)``.
 
-    A pixel is foreground when its probability reaches the threshold.
+    A pixel is foreground if its probability reaches the threshold.
 
-    One histogram per frame instead of 255 comparisons: pixels are counted by the number of thresholds they reach, and
-    a cumulative sum from the right gives the counts at every threshold, exactly.
+    A histogram per frame replaces 255 comparisons: it counts pixels by the number of thresholds that they reach, and
+    its cumulative sum from the right is the exact count at every threshold.
 
     Args:
         logits: ``[N, H, W]``.
-        masks: Ground truth {0, 1}, ``[N, H, W]``.
+        masks: ``[N, H, W]``, ground truth {0, 1}.
 
     Returns:
-        ``[N, L]`` float64; meaningful for frames with foreground only.
+        ``[N, L]`` float64; it is meaningful only for frames with foreground.
     """
     probabilities, truth = torch.sigmoid(logits).flatten(1), masks.flatten(1) > 0.5
     thresholds = torch.linspace(0, 1 - 1e-10, NUM_THRESHOLDS, dtype=probabilities.dtype, device=probabilities.device)
@@ -102,15 +103,15 @@ def _reaching(reached: Tensor, weights: Tensor) -> Tensor:
 
 
 def clip_fscores(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """F-score of every clip at its best threshold, and which clips have one.
+    """F-score of every clip at its best threshold, and which clips count.
 
     Args:
         logits: ``[B, K, H, W]``.
-        masks: ``[B, K, H, W]``.
+        masks: ``[B, K, H, W]`` {0, 1}.
 
     Returns:
-        Scores ``[B]`` float64 and ``[B]`` bool: clips with foreground in at least one frame. The others score 0 and
-        do not count.
+        ``[B]`` float64 scores, and ``[B]`` bool: whether a frame of the clip has foreground. The other clips score 0
+        and do not count.
     """
     scores = frame_fscores(logits.flatten(0, 1), masks.flatten(0, 1)).unflatten(0, masks.shape[:2])
     sounding = (masks > 0.5).flatten(2).any(2)
@@ -120,11 +121,11 @@ def clip_fscores(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SegmentationMetrics(Metrics):
-    """Sums behind ``miou``, ``iou_pooled`` and ``fscore``, and with ``detailed`` the same per category.
+    """``miou``, ``iou_pooled`` and ``fscore``; if detailed, also ``miou`` and ``fscore`` per category.
 
     Args:
-        detailed: Also keep ``category/<name>`` sums. Categories appear as they are met, so two workers may hold
-            different ones; ``merge`` adds what either has.
+        detailed: Also keep sums per category, ``category/<name>/...``. Workers may have different categories; ``merge``
+            adds them all.
     """
 
     _PARTS = ("iou", "frames", "fscore", "fscore_clips", "intersection", "union")
@@ -134,7 +135,7 @@ class SegmentationMetrics(Metrics):
         self.sums = {name: _zero() for name in self._PARTS}
 
     def update(self, outputs: Outputs, batch: AVBatch) -> None:
-        """Add the clips of one batch: ``outputs["logits"] [B, K, H, W]`` against ``batch.targets.masks``."""
+        """Add the clips of one batch: compare ``outputs["logits"] [B, K, H, W]`` with ``batch.targets.masks``."""
         targets = batch.targets
         assert isinstance(targets, MaskTargets)
         logits = outputs["logits"].detach().float()
@@ -161,7 +162,7 @@ class SegmentationMetrics(Metrics):
             self.sums[name] = self.sums.get(name, _zero()) + value
 
     def compute(self) -> dict[str, float]:
-        """``miou``, ``fscore``, ``iou_pooled``; with ``detailed`` also ``category/<name>/miou`` and ``.../fscore``."""
+        """``miou``, ``fscore`` and ``iou_pooled``; if detailed, also ``category/<name>/miou`` and ``.../fscore``."""
         prefixes = sorted({name.rpartition("/")[0] for name in self.sums})
         return {
             key: value for prefix in prefixes for key, value in self._finish(f"{prefix}/" if prefix else "").items()
@@ -181,10 +182,3 @@ def _zero() -> Tensor:
 
 def _ratio(total: float, count: float) -> float:
     return total / count if count else float("nan")
-
-
-def category_table(values: dict[str, float]) -> list[tuple[str, float, float]]:
-    """``compute()`` -> (category, mIoU, F-score) rows, best mIoU first."""
-    names = [key.split("/")[1] for key in values if key.startswith("category/") and key.endswith("/miou")]
-    rows = [(name, values[f"category/{name}/miou"], values[f"category/{name}/fscore"]) for name in names]
-    return sorted(rows, key=lambda row: (-row[1], row[0]))

@@ -1,7 +1,4 @@
-"""What a task is, as plain values: everything that can be known of it without torch.
-
-The tasks themselves are listed in ``stgcma.tasks.TASKS``.
-"""
+"""The record of a task: its facts as plain values, without torch. ``stgcma.tasks.TASKS`` lists the records."""
 
 from __future__ import annotations
 
@@ -18,23 +15,24 @@ CAPABILITIES: dict[str, str] = {
     "stage_maps": "maps of visual tokens at several resolutions",
     "plain_visual": "a path for frames through the frozen backbone alone",
 }
-"""What a backbone may provide beyond features (``Backbone.provides``), as messages call it."""
+"""Capability in ``Backbone.provides`` -> its description in messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number a task reports on a split, which is one column of a table. Higher is better."""
+    """A number that a task reports on a split, and a column of its tables. Higher is better."""
 
     name: str
     """Key of ``Metrics.compute()``."""
     title: str = ""
-    """What tables call it; empty: its name, with ``-`` for ``_`` and a blank for ``/``."""
+    """Heading of the column. Empty: ``name`` with ``-`` for ``_`` and a space for ``/``."""
     clip_score: str = ""
-    """The score of ``Task.per_clip`` that the metric is the mean of; intervals over clips are drawn from it. Empty
-    where the metric is not such a mean."""
+    """Name of the score in ``Task.per_clip`` whose mean is this metric. Intervals resample this score over clips. Empty
+    if the metric is not such a mean."""
 
     @property
     def heading(self) -> str:
+        """Heading of the column in tables."""
         return self.title or self.name.replace("_", "-").replace("/", " ")
 
 
@@ -44,30 +42,31 @@ class TaskSpec:
 
     name: str
     implementation: str
-    """``module:Class`` of its ``stgcma.tasks.base.Task``: head, loss, metrics and reader; imported on use."""
+    """``module:Class`` of the ``stgcma.tasks.base.Task`` with head, loss, metrics and reader. It is imported on use."""
     annotation: str
-    """``ShardMetadata.annotation`` of the shards that it reads: ``events``, ``masks`` or ``questions``."""
+    """``ShardMetadata.annotation`` of the shards that the task reads: ``events``, ``masks`` or ``questions``."""
     num_segments: int
     metrics: tuple[Metric, ...]
-    """What it reports on every split, besides values per class, in the order of a table's columns."""
+    """Metrics of every split, without values per class, in the order of the columns of a table."""
     selection_metric: str
-    """The metric that selects the checkpoint."""
+    """Name of the metric that selects the checkpoint."""
     class_metric: str = ""
-    """How ``Metrics.compute()`` names the value of one class: ``accuracy/class_{index}`` by the number of the class
-    among the shards' class names, ``category/{name}/miou`` by its name. Empty: nothing is reported per class."""
+    """Pattern of the keys in ``Metrics.compute()`` for values per class: ``accuracy/class_{index}`` with the position
+    of the class among the class names of the shards, or ``category/{name}/miou`` with its name. Empty: there are
+    none."""
     fbank: str = "ave"
-    """How sound is cut into segments: a key of ``BackboneSpec.fbanks``."""
+    """Cut of the sound into segments: a key of ``BackboneSpec.fbanks``."""
     requires: frozenset[Capability] = frozenset()
-    """What the backbone must provide."""
+    """Capabilities that the backbone must provide."""
     branches: tuple[Branch, ...] = ()
-    """Branches that must run; empty: either will do."""
+    """Branches that must run. Empty: one branch is enough."""
     unit: Literal["clips", "videos", "questions"] = "clips"
-    """What an epoch counts. ``clips``: rows of the split. ``videos``: videos that have a question in the split.
-    ``questions``: the questions, which the task answers; its scores are stored as ``<video>/<question id>``."""
+    """What an epoch counts. ``clips``: rows of the split. ``videos``: videos with a question in the split.
+    ``questions``: questions of the split; the scores are then stored as ``<video>/<question id>``."""
     predicts_class_names: bool = False
-    """Whether ``model.num_classes`` must be the number of class names in the shards."""
+    """Whether ``model.num_classes`` must equal the number of class names in the shards."""
     gallery: str = ""
-    """``module:Class`` that draws its best and worst clips; ``jobs/runs/gallery.py`` imports it. Empty: none."""
+    """``module:Class`` that draws the best and worst clips; ``jobs/runs/gallery.py`` imports it. Empty: none."""
 
     def __post_init__(self) -> None:
         if self.selection_metric not in self.metric_names:
@@ -81,7 +80,7 @@ class TaskSpec:
         return tuple(metric.name for metric in self.metrics)
 
     def metric(self, name: str) -> Metric:
-        """The metric of that name.
+        """The metric with this name.
 
         Raises:
             ConfigError: If the task does not report it.
@@ -94,7 +93,11 @@ class TaskSpec:
     def split_by_class(
         self, values: Mapping[str, float], class_names: tuple[str, ...]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """``Metrics.compute()`` -> values of the whole split, and ``class_metric`` by class name."""
+        """Split the result of ``Metrics.compute()`` into metrics of the whole split and values of ``class_metric``.
+
+        Returns:
+            Name -> value, and class name -> value.
+        """
         before, _, rest = self.class_metric.partition("{")
         placeholder, _, after = rest.partition("}")
         metrics, classes = {}, {}

@@ -1,1 +1,1 @@
-"""The training loop, its optimiser and schedule, checkpoints, and the sums that workers exchange."""
+"""Training: the loop, optimiser and schedule, checkpoints, weight files, and the exchange between workers."""

@@ -1,8 +1,8 @@
-"""Checkpoints that training continues from: one safetensors file, replaced as a whole.
+"""Checkpoints for resuming a run: one safetensors file.
 
-Tensors are named by what they are: ``model/<name>`` trained weights and buffers, ``optimizer/<field>/<name>`` Adam's
-moments and step counts, ``average/<name>`` the running sum of weight averaging. The loop state is JSON in the file's
-metadata. Frozen weights are not stored, and nothing is unpickled.
+Names of the tensors: ``model/<name>`` for trained weights and buffers, ``optimizer/<field>/<name>`` for the moments and
+step counts of Adam, ``average/<name>`` for the running sum of the weight average. The state of the loop is JSON in the
+metadata. Frozen weights are not stored. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ METADATA_KEY = "stgcma_checkpoint"
 
 @dataclass(frozen=True, kw_only=True)
 class LoopState:
-    """Where a run stands. ``epoch`` and ``step`` say what comes next, counted from 0."""
+    """The progress of a run. ``epoch`` and ``step`` are the next ones to run, counted from 0."""
 
     fingerprint: str
-    """Of the run configuration: a checkpoint continues only the run that wrote it."""
+    """Fingerprint of the run configuration. A checkpoint continues only the run that wrote it."""
     data_digest: str
-    """Of the shards it was trained on."""
+    """Digest of the training shards."""
     epoch: int
     step: int
     best_metric: float | None = None
-    """Highest selection metric so far; None before the first evaluation."""
+    """Best selection metric so far; None before the first evaluation."""
     best_epoch: int | None = None
     """1-based epoch of ``best_metric``."""
     average_count: int = 0
-    """Epochs in the running weight average."""
+    """Number of epochs in the running weight average."""
     loss_sum: float = 0.0
     """Sum of the step losses of the unfinished epoch."""
     elapsed_seconds: float = 0.0
-    """Wall clock of all sessions of this run."""
+    """Wall clock time of all sessions of this run."""
     scaler: dict[str, Any] | None = None
-    """State of the fp16 loss scaler."""
+    """State of the fp16 loss scaler; None without one."""
 
 
 def encode_run(model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage, state: LoopState) -> bytes:
-    """A checkpoint that training continues from."""
+    """Encode a checkpoint: the bytes of a safetensors file."""
     tensors = {f"model/{name}": value for name, value in trainable_state_dict(model).items()}
     for name, parameter in trainable_parameters(model).items():
         for field, value in optimizer.state.get(parameter, {}).items():
@@ -59,24 +59,28 @@ def encode_run(model: nn.Module, optimizer: torch.optim.Optimizer, average: Weig
 
 
 def decode(data: bytes, where: str) -> tuple[dict[str, Tensor], LoopState]:
-    """Tensors and loop state of a checkpoint file.
+    """Decode a checkpoint into tensors and loop state.
+
+    Args:
+        data: The whole file.
+        where: Location of the file, for messages.
 
     Raises:
-        CheckpointError: If the bytes are no checkpoint, are cut off, or come from another format version.
+        CheckpointError: If the bytes are not a complete checkpoint, or have another format version.
     """
     tensors, metadata = decode_tensors(data, where)
     if METADATA_KEY not in metadata:
         raise CheckpointError(
             f"{where} is not a checkpoint of a run: the metadata entry {METADATA_KEY!r} is missing. "
-            "Delete it to start the run anew, or restore a copy."
+            "Delete it to start the run again, or restore a copy."
         )
     values = json.loads(metadata[METADATA_KEY])
     version = values.pop("format_version", None)
     known = {field.name for field in fields(LoopState)}
     if version != FORMAT_VERSION or not known >= values.keys():
         raise CheckpointError(
-            f"{where} has checkpoint format {version}, this release reads {FORMAT_VERSION}. "
-            "Continue the run with the release that started it, or delete the file to start the run anew."
+            f"{where} has checkpoint format {version}, but this release reads {FORMAT_VERSION}. "
+            "Continue the run with the release that started it, or delete the file to start the run again."
         )
     return tensors, LoopState(**values)
 
@@ -88,10 +92,10 @@ def load_run(
     tensors: Mapping[str, Tensor],
     state: LoopState,
 ) -> None:
-    """Put weights, Adam's state and the weight average of a decoded checkpoint back.
+    """Restore weights, optimiser state and weight average from a decoded checkpoint.
 
     Raises:
-        CheckpointError: If the checkpoint is of another model or its optimiser state does not fit the weights.
+        CheckpointError: If the checkpoint belongs to another model, or its optimiser state does not fit the weights.
     """
     load_trainable_state_dict(model, _section(tensors, "model/"))
     parameters = trainable_parameters(model)

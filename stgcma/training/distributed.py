@@ -1,7 +1,7 @@
-"""The three sums that workers exchange. Without an initialised process group every function is the identity.
+"""Exchange between workers: means, sums and gathered objects. Without a process group there is one worker.
 
-Gradients are averaged by hand in one flat bucket, not by ``DistributedDataParallel``: only a few per cent of the
-parameters are trained, and a gate that a fusion direction leaves unused has no gradient on any worker.
+Gradients are averaged here in one flat buffer and not by ``DistributedDataParallel``. Only a few per cent of the
+parameters are trained, and an unused gate has no gradient on any worker.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def rank() -> int:
 
 @torch.no_grad()
 def average_(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its mean over the workers, in place. All workers pass the same shapes in the same order.
+    """Replace each tensor by its mean over the workers, in place.
 
-    Tensors of one call must share device and floating type; they travel as one flat buffer.
+    All workers must pass the same shapes in the same order. The tensors of a call must share device and type.
     """
     tensors = list(tensors)
     if world_size() == 1 or not tensors:
@@ -41,7 +41,7 @@ def average_(tensors: Iterable[Tensor]) -> None:
 
 
 def total(sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Metric sums added over the workers: ``{name: float64 tensor on the CPU}``, the same names on each."""
+    """Add ``{name: float64 tensor on the CPU}`` over the workers. All workers must pass the same names."""
     if world_size() == 1:
         return sums
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
@@ -54,7 +54,7 @@ def total(sums: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def gather(value: Any) -> list[Any]:
-    """One small Python object of every worker, in the order of the ranks."""
+    """A small Python object from every worker, in the order of the ranks."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -63,5 +63,5 @@ def gather(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Wait for all workers, e.g. for a file that the first one writes."""
+    """Wait until all workers are here, e.g. after the first one has written a file."""
     gather(None)

@@ -1,7 +1,7 @@
-"""The training and evaluation loops: plain torch over iterables of ``AVBatch``, one worker or many.
+"""The training and evaluation loops: plain torch over iterables of ``AVBatch``, for one worker or several.
 
-Everything random in a step (dropout, stochastic depth) is drawn from a generator seeded by (seed, epoch, step, rank),
-so no generator state is stored anywhere: a run resumed at a step continues bit for bit on the same machine.
+Every step seeds the generator for dropout and stochastic depth with (seed, epoch, step, rank). No generator state is
+stored, and a resumed run continues bit for bit on the same machine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,44 +31,45 @@ AUTOCAST_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` -> the GPU where there is one; else the device of that name.
+    """``auto`` -> the GPU if there is one, otherwise the CPU. Other names are passed to ``torch.device``.
 
     Raises:
-        ConfigError: If a GPU is asked for where torch sees none.
+        ConfigError: If the name is a GPU but torch finds none.
     """
     available = torch.cuda.is_available()
     if name.startswith("cuda") and not available:
-        raise ConfigError("Device 'cuda' was asked for, but torch sees no GPU here. Use auto or cpu.")
+        raise ConfigError("Device 'cuda' was requested, but torch sees no GPU here. Use auto or cpu.")
     return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """Where and in which type the network computes; weights and optimiser stay fp32."""
+    """Device and type of the computation. Trained weights and optimiser state are always in fp32."""
 
     device: torch.device
     autocast_dtype: torch.dtype | None
-    """None: fp32 throughout."""
+    """Type under autocast; None: fp32 without autocast."""
 
     @classmethod
     def choose(cls, mode: str, device: torch.device | str) -> Precision:
-        """``OptimConfig.mixed_precision`` on a device. A CPU computes in fp32, and says so when asked for less."""
+        """The precision for ``OptimConfig.mixed_precision`` on a device. A CPU computes in fp32, and logs it."""
         device = torch.device(device)
         if mode != "off" and device.type != "cuda":
             logger.info("mixed_precision: %s applies to a GPU; this run computes in fp32 on %s.", mode, device.type)
             mode = "off"
         return cls(device=device, autocast_dtype=AUTOCAST_TYPES.get(mode))
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context for forward passes."""
         return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def new_scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling for fp16; does nothing otherwise."""
+        """A loss scaler for fp16. It does nothing for other types."""
         return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
 
 
 def place_model(model: AudioVisualModel, config: ModelConfig, precision: Precision) -> AudioVisualModel:
-    """Move the model to the device; under bf16 autocast also store its frozen matrices as ``frozen_dtype`` says."""
+    """Move the model to the device. Under bf16 autocast, also store its frozen matrices as ``config.frozen_dtype``."""
     model = model.to(precision.device)
     if config.frozen_dtype == "bfloat16" and precision.autocast_dtype is torch.bfloat16:
         cast_frozen_matrices(model, torch.bfloat16)
@@ -76,21 +78,22 @@ def place_model(model: AudioVisualModel, config: ModelConfig, precision: Precisi
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One optimiser step, seen by all workers alike."""
+    """The result of one optimiser step, the same on all workers except ``num_clips``."""
 
     epoch: int
-    """From 0."""
+    """Counted from 0."""
     step: int
-    """Within the epoch, from 0."""
+    """Step in the epoch, counted from 0."""
     loss: float
     """Mean over the global batch."""
     num_clips: int
-    """Clips of this worker's part of the batch."""
+    """Clips in the part of the batch of this worker."""
     learning_rates: dict[str, float]
+    """Group -> learning rate."""
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
-    """A 63-bit seed for one step of one worker; neighbouring steps share nothing."""
+    """A 63-bit seed for one step of one worker. The seeds of neighbouring steps are unrelated."""
     text = f"{seed}/{epoch}/{step}/{rank}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
@@ -110,24 +113,25 @@ def train_one_epoch(
     start_step: int = 0,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> None:
-    """Train over the batches of one epoch, the whole network in train mode.
+    """Train over the batches of one epoch, with the whole model in train mode.
 
     Args:
-        model: Trained parameters and frozen backbone on ``precision.device``.
+        model: The model on ``precision.device``.
         task: Supplies the loss.
-        batches: This worker's batches from ``start_step`` on, on the CPU.
-        optimizer: With named groups, from ``build_optimizer``.
+        batches: Batches of this worker from ``start_step`` on, on the CPU.
+        optimizer: From ``build_optimizer``.
         schedule: Learning rates by step of the run.
-        config: Seed and gradient clipping are read here.
-        epoch: Index from 0.
+        config: Supplies seed and gradient clipping.
+        epoch: Counted from 0.
         steps_per_epoch: Optimiser steps of a full epoch.
         precision: Device and autocast type.
-        scaler: From ``precision.new_scaler``; its state belongs to the run.
-        start_step: First step to run; earlier ones were done before an interruption.
-        on_step: Called after every optimiser step, when weights and optimiser agree: the place for checkpoints.
+        scaler: From ``precision.new_scaler``. Its state belongs to the run.
+        start_step: First step to run. A resumed epoch has done the steps before.
+        on_step: Called after every optimiser step. Weights and optimiser state then belong together, so a checkpoint
+            can be written.
 
     Raises:
-        RunFailedError: On all workers at once, when the loss is not finite.
+        RunFailedError: On all workers at once, if the loss is not finite.
     """
     model.train()
     parameters = list(trainable_parameters(model).values())
@@ -159,12 +163,12 @@ def train_one_epoch(
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Metrics of one split, merged over the workers."""
+    """The evaluation of one split, merged over the workers."""
 
     metrics: Metrics
-    """Sums; ``metrics.compute()`` divides."""
+    """Sums over the split; ``metrics.compute()`` gives the values."""
     per_clip: dict[str, dict[str, Tensor]]
-    """clip id -> name -> what the task scores on that clip, e.g. ``correct [S]``; empty unless asked for."""
+    """Clip id -> name -> scores of the clip, e.g. ``correct [S]``. Empty unless detailed."""
     num_clips: int
 
 
@@ -178,15 +182,15 @@ def evaluate(
     detailed: bool = False,
     on_batch: Callable[[AVBatch, Outputs], None] | None = None,
 ) -> Evaluation:
-    """Run the model in eval mode over this worker's share of a split and merge the sums of all workers.
+    """Evaluate the share of this worker of a split in eval mode, and merge the sums of all workers.
 
     Args:
-        model: On ``precision.device``; its mode is restored.
+        model: The model on ``precision.device``. Its train or eval mode is restored.
         task: Supplies the metrics.
-        batches: On the CPU.
-        precision: As in training: the reference evaluates under autocast too.
-        detailed: Also collect confusion matrices and the scores of every clip.
-        on_batch: Sees every batch and its outputs on the CPU.
+        batches: Batches of this worker, on the CPU.
+        precision: As in training, because the reference evaluates under autocast too.
+        detailed: Also collect detailed metrics and the scores of every clip.
+        on_batch: Called with every batch and its outputs, on the CPU.
     """
     was_training = model.training
     model.eval()
@@ -220,12 +224,12 @@ def evaluate(
 
 
 class WeightAverage:
-    """Plain mean of the trained state over a span of epochs (method section 7: epochs 8..20, evaluated once)."""
+    """Mean of the trained state over several epochs (method section 7)."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sums: dict[str, Tensor] = {}
-        """Parameter or buffer name -> sum, on the CPU; integer buffers keep their last value."""
+        """Name of a parameter or buffer -> sum, on the CPU. Integer buffers keep their last value."""
 
     def add(self, state: dict[str, Tensor]) -> None:
         """Add the weights of one epoch."""
@@ -238,5 +242,5 @@ class WeightAverage:
         self.count += 1
 
     def mean(self) -> dict[str, Tensor]:
-        """The averaged state, as ``load_trainable_state_dict`` takes it."""
+        """The averaged state, for ``load_trainable_state_dict``."""
         return {name: value / self.count if value.is_floating_point() else value for name, value in self.sums.items()}

@@ -1,4 +1,4 @@
-"""Parameter groups, Adam, and the learning rate as a function of the optimiser step (method section 7)."""
+"""Parameter groups, Adam and the schedule of the learning rate (method section 7)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ GROUPS = ("adapters", "gates", "head")
 
 
 def parameter_groups(model: AudioVisualModel) -> dict[str, dict[str, nn.Parameter]]:
-    """Every trained parameter by group and name: the head, the gates of CAIM, and all else that adapts the encoder."""
+    """Group -> name -> trained parameter: the head, the gates of CAIM, and all other trained parameters of the
+    encoder."""
     head = {id(parameter) for parameter in model.head.parameters()}
     roles = parameter_roles(model)
     groups: dict[str, dict[str, nn.Parameter]] = {group: {} for group in GROUPS}
@@ -28,7 +29,7 @@ def parameter_groups(model: AudioVisualModel) -> dict[str, dict[str, nn.Paramete
 
 
 def base_learning_rates(config: OptimConfig) -> dict[str, float]:
-    """Highest learning rate of each group; heads and gates follow the adapters unless configured."""
+    """Highest learning rate of each group. Head and gates have that of the adapters unless they have their own."""
     default = config.learning_rate
     return {
         "adapters": default,
@@ -38,10 +39,10 @@ def base_learning_rates(config: OptimConfig) -> dict[str, float]:
 
 
 def build_optimizer(model: AudioVisualModel, config: OptimConfig) -> torch.optim.Adam:
-    """Adam with coupled L2 over everything that is trained. Groups without parameters are left out.
+    """Adam with L2 penalty over all trained parameters. Groups without parameters are left out.
 
-    Each group carries its ``name``; the learning rates are set by ``Schedule.apply`` before every step. The update of a
-    group is one fused kernel: one by one, its hundred small tensors cost up to a tenth of a small model's step.
+    Each group has its ``name``; ``Schedule.apply`` sets the learning rates before every step. A fused kernel updates a
+    whole group. Updating its hundred small tensors one by one would take up to a tenth of the step of a small model.
     """
     rates = base_learning_rates(config)
     groups = [
@@ -53,15 +54,16 @@ def build_optimizer(model: AudioVisualModel, config: OptimConfig) -> torch.optim
 
 
 def learning_rate_at(step: int, *, base: float, minimum: float, warmup_steps: int, total_steps: int) -> float:
-    """Linear warm-up from 0 to ``base`` inclusive, then a half cosine towards ``minimum``, which it never reaches.
+    """Linear warm-up from 0 to ``base``, then half a cosine down to ``minimum``.
 
-    The last warm-up step and the first cosine step both have ``base``, as in the reference.
+    The last step of the warm-up and the first step of the cosine both have ``base``, as in the reference. The last step
+    of the run is still above ``minimum``.
 
     Args:
         step: Optimiser step since the start of the run, from 0.
         base: Highest rate of the group.
-        minimum: Where the cosine would end one step after the last.
-        warmup_steps: Steps of the linear part.
+        minimum: End of the cosine, one step after the last.
+        warmup_steps: Steps of the warm-up.
         total_steps: Steps of the whole run.
     """
     if step < warmup_steps:
@@ -72,16 +74,17 @@ def learning_rate_at(step: int, *, base: float, minimum: float, warmup_steps: in
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Learning rates of a whole run: stateless, so a resumed run needs only its step."""
+    """Learning rates of a whole run. It has no state, so a resumed run needs only its step."""
 
     base: dict[str, float]
-    """Highest rate by group."""
+    """Group -> highest rate."""
     minimum: float
     warmup_steps: int
     total_steps: int
 
     @classmethod
     def of(cls, config: OptimConfig, steps_per_epoch: int) -> Schedule:
+        """The schedule of a run configuration."""
         return cls(
             base=base_learning_rates(config),
             minimum=config.min_learning_rate,
@@ -90,7 +93,7 @@ class Schedule:
         )
 
     def at(self, step: int) -> dict[str, float]:
-        """Learning rate of every group at an optimiser step."""
+        """Group -> learning rate at an optimiser step."""
         return {
             group: learning_rate_at(
                 step,
@@ -103,7 +106,7 @@ class Schedule:
         }
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
-        """Set the rates of a step; returns those of the groups the optimiser has."""
+        """Set the learning rates of a step, and return those of the groups that the optimiser has."""
         rates = self.at(step)
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]]

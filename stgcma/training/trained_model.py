@@ -1,7 +1,7 @@
-"""Weight files that describe themselves: trained weights, and all that is needed to use them, in one file.
+"""Weight files: trained weights and the description of their model in one safetensors file.
 
-A weight file is a safetensors file. It holds the trained parameters and buffers under their own names; the frozen
-backbone is not in it, only its sha256. The metadata entry ``stgcma_model`` is the ``ModelInfo`` as JSON.
+The file holds the trained parameters and buffers under their names. Of the frozen backbone it holds only the sha256.
+The metadata entry ``stgcma_model`` is the ``ModelInfo`` as JSON.
 """
 
 from __future__ import annotations
@@ -28,72 +28,75 @@ from stgcma.tensor_file import decode_tensors, encode_tensors
 FORMAT_VERSION = 1
 METADATA_KEY = "stgcma_model"
 RUN_WEIGHTS = "checkpoints/best.safetensors"
-"""Where a run folder keeps the weights of its selected epoch."""
+"""Path of the weights of the selected epoch in a run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FbankNormalization:
-    """The filter bank that the audio branch reads, and the numbers that normalise it."""
+    """The filter bank that the audio branch reads, and its normalisation."""
 
     name: str
     """A name in ``stgcma.data.fbank.FBANK_SPECS``."""
     mean: float
+    """Of the raw log-mel values."""
     std: float
+    """Of the raw log-mel values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a weight file says of itself."""
+    """The description of the model in a weight file."""
 
     task: str
+    """A name in ``stgcma.tasks.TASKS``."""
     model: ModelConfig
     backbone_sha256: str
-    """``stgcma.models.parameters.frozen_sha256`` of the model before training; empty where nothing is frozen."""
+    """``stgcma.models.parameters.frozen_sha256`` of the model; empty if nothing is frozen."""
     seed: int = 0
-    """Draws the frozen weights where ``model.pretrained`` is ``none``."""
+    """Seed of the frozen weights if ``model.pretrained`` is ``none``."""
     class_names: tuple[str, ...] = ()
     question_words: tuple[str, ...] = ()
-    """The question vocabulary, ``<pad>`` first; question answering only."""
+    """The question vocabulary, ``<pad>`` first. Only for question answering."""
     fbank: FbankNormalization | None = None
-    """None where no audio is read."""
+    """None if no audio is read."""
     dataset: str = ""
     data_digest: str = ""
-    """sha256 of the training shards."""
+    """``ShardManifest.digest`` of the training shards."""
     decoding: dict[str, Any] = field(default_factory=dict)
-    """The preprocessing settings of the training shards; a new clip must be decoded alike."""
+    """The preprocessing settings of the training shards. New clips must be decoded with the same settings."""
     protocol: str = ""
     """``val`` or ``paper``: which split selected these weights."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """``val/<metric>`` and the like, fractions in [0, 1]."""
+    """Fractions in [0, 1] by name, e.g. ``val/accuracy``."""
     run_name: str = ""
     fingerprint: str = ""
-    """Of the run configuration."""
+    """Fingerprint of the run configuration."""
     epoch: int = 0
-    """1-based epoch of these weights; 0 where unknown."""
+    """Epoch of these weights, counted from 1; 0 if unknown."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model ready for use, and what its file says of it."""
+    """A model that is ready for use, its task, and its description."""
 
     model: AudioVisualModel
-    """On the requested device, in eval mode."""
+    """The model on the requested device, in eval mode."""
     task: Task
     info: ModelInfo
 
 
 def encode_model(model: torch.nn.Module, info: ModelInfo) -> bytes:
-    """The weight file of a model's trained state."""
+    """Encode the trained state of a model and its description: the bytes of a weight file."""
     text = json.dumps({"format_version": FORMAT_VERSION, **asdict(info)})
     return encode_tensors(trainable_state_dict(model), {METADATA_KEY: text})
 
 
 def decode_model(data: bytes, where: str) -> tuple[dict[str, Tensor], ModelInfo]:
-    """Trained tensors by name and the description in a weight file.
+    """Decode a weight file into trained tensors by name and the description.
 
     Args:
         data: The whole file.
-        where: Its location, for messages.
+        where: Location of the file, for messages.
 
     Raises:
         CheckpointError: If the file is damaged, was not written by ``encode_model`` or has another format version.
@@ -101,28 +104,28 @@ def decode_model(data: bytes, where: str) -> tuple[dict[str, Tensor], ModelInfo]
     tensors, metadata = decode_tensors(data, where)
     if METADATA_KEY not in metadata:
         raise CheckpointError(
-            f"{where} does not describe its model: the metadata entry {METADATA_KEY!r} is missing. Needed: weights "
-            "that stgcma wrote. stgcma-jobs import reads a checkpoint of the authors' code."
+            f"{where} does not describe its model: the metadata entry {METADATA_KEY!r} is missing. Give a weight "
+            "file of stgcma. stgcma-jobs import converts a checkpoint of the authors' code."
         )
     values = json.loads(metadata[METADATA_KEY])
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{where} has weight format {version}, this release reads {FORMAT_VERSION}. "
+            f"{where} has weight format {version}, but this release reads {FORMAT_VERSION}. "
             "Read it with the release that wrote it."
         )
     return tensors, from_mapping(ModelInfo, values, f"The description in {where}")
 
 
 def save(model: AudioVisualModel, task: Task, path: str | Path, **facts: Any) -> None:
-    """Write the trained weights of a model to a file that describes itself; ``load`` reads it.
+    """Write the trained weights of a model and its description to a file that ``load`` reads.
 
     Args:
-        model: Built by ``build_model(task)``, its frozen weights in float32.
-        task: What it was trained on.
-        path: A local file, by convention ``*.safetensors``. It is replaced at once.
-        facts: Other fields of ``ModelInfo``. Where ``model.pretrained`` is ``none``, ``seed`` must be the number that
-            ``torch.manual_seed`` was given before the model was built.
+        model: From ``build_model(task)``, with frozen weights in float32.
+        task: Task of the model.
+        path: A local file, by convention ``*.safetensors``. It is replaced atomically.
+        facts: Other fields of ``ModelInfo``. If ``model.pretrained`` is ``none``, ``seed`` must be the number that was
+            passed to ``torch.manual_seed`` before the model was built.
 
     Example:
         >>> import stgcma
@@ -140,15 +143,15 @@ def save(model: AudioVisualModel, task: Task, path: str | Path, **facts: Any) ->
 
 
 def load(source: str, *, device: torch.device | str = "cpu", pretrained: str | None = None) -> TrainedModel:
-    """A trained model from a weight file, its frozen backbone included.
+    """Load a trained model, frozen backbone included.
 
     Args:
-        source: A weight file, or a run folder, whose selected weights are meant; a local path or an ``s3://`` URI.
-        device: Where the model is placed.
-        pretrained: Backbone weights to use instead of ``model.pretrained`` as it was in training, such as a local copy.
+        source: A weight file, or a run folder with selected weights: a local path or an ``s3://`` URI.
+        device: Device of the model.
+        pretrained: Backbone weights, such as a local copy, to use instead of ``model.pretrained`` of the file.
 
     Raises:
-        CheckpointError: If the file is missing or damaged, or the backbone is not the one it was trained on.
+        CheckpointError: If the file is missing or damaged, or the backbone is not the one of the training.
     """
     data, where = read_first_file(source, ("", RUN_WEIGHTS))
     tensors, info = decode_model(data, where)
@@ -163,8 +166,8 @@ def restore(
     device: torch.device | str = "cpu",
     pretrained: str | None = None,
 ) -> TrainedModel:
-    """The model that a decoded weight file describes; see ``load``."""
-    # The weights hold the grounding layers; the file those began from is not needed any more.
+    """Build the model that a decoded weight file describes, and load its tensors; see ``load``."""
+    # The weights include the grounding layers, so their initial file is not needed.
     config = replace(info.model, grounding_checkpoint=None, pretrained=pretrained or info.model.pretrained)
     task = build_task(info.task, config)
     with torch.random.fork_rng(devices=[]):
@@ -176,15 +179,15 @@ def restore(
 
 
 def require_same_backbone(model: torch.nn.Module, info: ModelInfo, where: str) -> None:
-    """Refuse weights that were trained on another frozen backbone than the model has.
+    """Check that the model has the frozen backbone with which the weights were trained.
 
     Raises:
-        CheckpointError: With both hashes.
+        CheckpointError: If the backbones differ. The message has both hashes.
     """
     found = frozen_sha256(model)
     if found != info.backbone_sha256:
         raise CheckpointError(
-            f"{where} was trained on a frozen {info.model.backbone!r} with sha256 {info.backbone_sha256[:16]}, the "
+            f"{where} was trained on a frozen {info.model.backbone!r} with sha256 {info.backbone_sha256[:16]}, but the "
             f"backbone from pretrained: {info.model.pretrained!r} has {found[:16]}. "
-            "Give the backbone weights it was trained on (pretrained=...)."
+            "Give the backbone weights of the training (pretrained=...)."
         )

@@ -1,4 +1,4 @@
-"""Filter banks, mix-up and segment starts against the reference's numbers and against torchaudio itself."""
+"""Filter banks, mix-up and segment starts against the numbers of the reference and against torchaudio."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def golden() -> dict[str, torch.Tensor]:
     return load_file(FILE)
 
 
-def test_our_filter_banks_are_torchaudios():
+def test_our_filter_banks_equal_those_of_torchaudio():
     report = verify_filter_banks()
     assert report.passed, report.failures()
     assert len(report.checks) == len(FBANK_SPECS)
@@ -49,7 +49,7 @@ def test_the_comparison_with_torchaudio_fails_on_other_numbers(monkeypatch):
 def test_every_reference_fbank_is_reproduced(golden):
     checks = {check.name.removeprefix("output."): check for check in check_audio_frontend(FILE, "cpu")}
     expected = {n for n in golden if not n.startswith("audio.wav_") and not n.endswith("mixup_lambda")}
-    assert set(checks) == expected, "every reference tensor is compared"
+    assert set(checks) == expected, "not every reference tensor was compared"
     assert {name: check.error for name, check in checks.items() if not check.passed} == {}
 
 
@@ -112,7 +112,7 @@ def test_a_batch_of_clips_equals_clip_by_clip(golden):
 
 
 def test_slicing_one_whole_clip_fbank_gives_other_numbers(golden):
-    """The reason for cutting segments first: starts do not lie on the frame grid of the whole clip."""
+    """Segments must be cut first, because their starts do not lie on the frame grid of the whole clip."""
     spec = FBANK_SPECS["clip"]
     fbank, valid_frames = segment_fbanks(golden["audio.wav_10s_int16"], spec, 10)
     whole = kaldi_fbank(centred_waveform(golden["audio.wav_10s_int16"])[None], spec)
@@ -120,7 +120,7 @@ def test_slicing_one_whole_clip_fbank_gives_other_numbers(golden):
     assert relative_l2(fbank[1, :valid_frames], sliced) > 1e-3
 
 
-def test_silence_is_the_constant_floor():
+def test_silence_gives_the_constant_floor():
     fbank, valid_frames = segment_fbanks(torch.zeros(160_000, dtype=torch.int16), FBANK_SPECS["clip"], 10)
     assert fbank[:, :valid_frames].unique().tolist() == pytest.approx([SCALARS["empty_mel_bin_value"]], abs=1e-6)
 
@@ -136,7 +136,7 @@ def test_padding_is_zero_after_normalisation():
     assert (per_clip[1, :, 2:] == 0).all()
 
 
-def test_too_short_for_one_window():
+def test_audio_shorter_than_one_window_is_rejected():
     with pytest.raises(ClipDecodeError, match=r"audio shorter than one analysis window.*400 samples.*got 399"):
         segment_fbanks(torch.zeros(399), FBANK_SPECS["clip"], 10)
     assert fbank_frames(torch.zeros(1, 400), FBANK_SPECS["clip"])[1] == 1
@@ -145,7 +145,7 @@ def test_too_short_for_one_window():
 @pytest.mark.parametrize("name", ["clip", "swin"])
 @pytest.mark.parametrize("lengths", [(160_000, 136_000), (136_000, 160_000), (16_800, 160_000), (160_000, 16_800)])
 def test_mixup_equals_mixing_segment_by_segment(golden, name, lengths):
-    """A fresh weight for each segment: mix whole waveforms, remove the mean, cut, torchaudio; ten times."""
+    """Expected numbers: for every segment, mix the whole waveforms, remove the mean, cut, and run torchaudio."""
     spec, num_segments = FBANK_SPECS[name], 10
     main, other = (golden["audio.wav_10s_int16"], golden["audio.wav_8p5s_int16"].repeat(2))
     main, other = main[: lengths[0]], other[: lengths[1]]

@@ -1,4 +1,4 @@
-"""The segmentation decoder, its losses and metrics, and the whole model against the reference's vectors."""
+"""The segmentation decoder, its losses and metrics, and the whole model against vectors of the reference."""
 
 from pathlib import Path
 

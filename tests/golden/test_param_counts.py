@@ -7,6 +7,8 @@ import pytest
 
 from stgcma.parity.parameter_counts import ROWS, count_rows
 
+pytestmark = pytest.mark.slow
+
 EXPECTED = json.loads((Path(__file__).parent / "param_counts.json").read_text())
 TABLES = sorted({row.table for row in ROWS})
 

@@ -1,4 +1,4 @@
-"""``stgcma-jobs verify`` over every golden file, and over damaged ones: the checks can fail."""
+"""``stgcma-jobs verify`` passes on every golden file and fails on changed ones."""
 
 import json
 from pathlib import Path
@@ -64,13 +64,13 @@ def test_a_wrong_number_is_found(tmp_path, name, change):
 def test_file_without_weights_needs_its_sibling(tmp_path):
     alone = tmp_path / "clip_ave_multimodal.safetensors"
     alone.write_bytes((GOLDEN / alone.name).read_bytes())
-    assert "put that file beside it" in verify_file(alone).error
+    assert "Put that file beside it" in verify_file(alone).error
 
 
 def test_missing_damaged_and_unknown_files_are_failures_with_a_reason(tmp_path):
     assert "does not exist" in verify_file(tmp_path / "none.safetensors").error
     (tmp_path / "bad.safetensors").write_bytes(b"zzz")
-    assert "no golden file: needed .safetensors or .json" in verify_file(tmp_path / "bad.safetensors").error
+    assert "is not a golden file. Give a .safetensors or .json file" in verify_file(tmp_path / "bad.safetensors").error
     (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
     assert "matches no known case" in verify_file(tmp_path / "other.json").error
 

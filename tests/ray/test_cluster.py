@@ -21,8 +21,8 @@ from ray.util import get_node_ip_address
 from jobs.runs.folder import LAST, RunFolder
 from pipelines.config import PreprocessConfig
 from pipelines.preprocess import preprocess
-from pipelines.synthetic.ave_clips import SyntheticConfig
 from pipelines.synthetic.ave_layout import write_synthetic_ave
+from pipelines.synthetic.configs import SyntheticConfig
 from tests.ray.services import ROOT, free_port, service
 from tests.unit.infra.compose_model import read_compose
 

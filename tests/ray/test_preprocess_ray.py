@@ -48,8 +48,8 @@ def finish(process, log):
     return json.loads(output.strip().splitlines()[-1])
 
 
-@pytest.mark.ray
-def test_killed_half_way_then_resumed_with_ray_equals_an_uninterrupted_run(tmp_path):
+def source_of(tmp_path):
+    """Twelve clips of six seconds, one of them broken, and how they are preprocessed."""
     clips = [(f"{number:011d}", ("train", "val", "test")[number % 3]) for number in range(NUM_FILES)]
     source = tmp_path / "ave"
     clip = write_clip(tmp_path / "clip.mp4", seconds=6, frame_rate=25, width=320, height=240)
@@ -58,7 +58,7 @@ def test_killed_half_way_then_resumed_with_ray_equals_an_uninterrupted_run(tmp_p
         shutil.copy(clip, source / "AVE" / f"{video_id}.mp4")
     write_ave(source, clips)
     (source / "AVE" / f"{5:011d}.mp4").write_bytes(b"<html>not found</html>")
-    config = {
+    return {
         "dataset": "ave",
         "source": str(source),
         "output": str(tmp_path / "shards"),
@@ -68,14 +68,23 @@ def test_killed_half_way_then_resumed_with_ray_equals_an_uninterrupted_run(tmp_p
         "failure_budget": 0.3,
     }
 
-    log = tmp_path / "stderr.txt"
-    process = start(config, log)
+
+def wait_for_shards(config, process, log, number):
+    """Until so many shards are finished."""
     states = Path(config["output"], "ave")
     deadline = time.monotonic() + 240
-    while len(list(states.glob("*/_state/*-?????.json"))) < 3:
+    while len(list(states.glob("*/_state/*-?????.json"))) < number:
         assert process.poll() is None, f"the run ended before it could be killed: {log.read_text()[-3000:]}"
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return states
+
+
+@pytest.mark.ray
+def test_killed_half_way_then_resumed_with_ray_equals_an_uninterrupted_run(tmp_path):
+    config, log = source_of(tmp_path), tmp_path / "stderr.txt"
+    process = start(config, log)
+    states = wait_for_shards(config, process, log, 3)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     done = len(list(states.glob("*/_state/*-?????.json")))
@@ -110,3 +119,37 @@ def test_the_time_limit_of_a_clip_holds_in_the_workers_of_ray(tmp_path):
     }
     log = tmp_path / "stderr.txt"
     assert finish(start(config, log), log)["failures"] == ["clip time limit reached"] * 2
+
+
+@pytest.mark.ray
+def test_sigterm_ends_the_command_and_its_workers(tmp_path):
+    """As Kubernetes stops a pod: one signal to the command alone. It leaves no worker and says what comes next."""
+    config, log = source_of(tmp_path), tmp_path / "stderr.txt"
+    command = [sys.executable, "-m", "jobs.cli", "preprocess", "--dataset", "ave", "--fbank", "demo"]
+    command += ["--source", config["source"], "--output", config["output"], "--num-workers", "2"]
+    command += ["--clips-per-shard", "1", "--failure-budget", "0.3"]
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, stderr=stream, stdout=stream, start_new_session=True, cwd=ROOT)
+    wait_for_shards(config, process, log, 1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    assert log.read_text().splitlines()[-1].startswith("Interrupted. Finished shards are kept")
+    assert "SIGABRT" not in log.read_text()
+    deadline = time.monotonic() + 60
+    while alive := processes_of(process.pid):
+        assert time.monotonic() < deadline, f"left behind: {alive}"
+        time.sleep(0.2)
+    assert finish(start(config, log), log)["reused"] >= 1
+
+
+def processes_of(session):
+    """Command lines of the processes that still run in a session."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((folder / "cmdline").read_text().replace("\0", " ")[:120])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found

@@ -21,8 +21,8 @@ from jobs.cli import main
 from jobs.runs.configfile import load_run_config
 from jobs.runs.folder import BEST, LAST, RESULT, RunFolder, open_run
 from pipelines.storage import Storage
-from pipelines.synthetic.ave_clips import SyntheticConfig
 from pipelines.synthetic.ave_layout import write_synthetic_ave
+from pipelines.synthetic.configs import SyntheticConfig
 from stgcma.data.batch import AVBatch
 from stgcma.data.dataset import build_loaders
 from stgcma.errors import ConfigError

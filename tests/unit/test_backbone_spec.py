@@ -1,4 +1,4 @@
-"""Specs: fbanks per task, adapter sizes, widths."""
+"""Specs: filter bank per cut of the sound, adapter sizes, widths."""
 
 from dataclasses import replace
 
@@ -23,8 +23,8 @@ SPEC = BackboneSpec(
 
 
 def test_a_cut_that_is_not_listed_reads_the_default_fbank():
-    assert [SPEC.fbank_for(cut) for cut in ("avs", "ave", "a cut of tomorrow")] == ["swin_avs", "swin", "swin"]
-    with pytest.raises(ConfigError, match="'spec' names no filter bank for sound cut as in 'ave'"):
+    assert [SPEC.fbank_for(cut) for cut in ("avs", "ave", "another")] == ["swin_avs", "swin", "swin"]
+    with pytest.raises(ConfigError, match="'spec' names no filter bank for the cut 'ave'"):
         replace(SPEC, fbank="").fbank_for("ave")
 
 

@@ -1,4 +1,4 @@
-"""What the documents point at exists: cited sections of the method, links and their anchors, paths of files."""
+"""The documents refer to things that exist: sections of the method, links and anchors, paths of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An adaptation in one file and one line: a scale at each block, trained biases. Trained, loaded and reported."""
+"""A new adaptation is one file and one line. This one is trained, loaded and reported: block scales and biases."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from stgcma.models.parameters import count_parameters, trainable_parameters
 from stgcma.training.trained_model import load
 from tests.factories import write_shards
 
+pytestmark = pytest.mark.slow
+
 
 class ScaledBlock(TrainableModule):
-    """The frozen block with its attention scaled by a learned number for each branch."""
+    """The frozen block with a trained scale of its attention for each branch."""
 
     role: str = "scales"
 
@@ -46,7 +48,7 @@ class ScaledAttention(Adaptation):
 
     method: Literal["scaled"] = "scaled"
     start: float = 1.0
-    """The scales before training; 1 computes what the frozen backbone computes."""
+    """Initial scales; with 1 the model computes the frozen backbone."""
 
     def build_block(self, frozen: FrozenBlock, place: BlockPlace) -> nn.Module:
         return ScaledBlock(place, self.start)

@@ -1,4 +1,4 @@
-"""A new backbone: one class and one line in ``FAMILIES``. It is trained and reported without touching a source file."""
+"""A new backbone is one class and one line in ``FAMILIES``. This one is trained and reported."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from stgcma.models.backbones.base import Backbone, FrozenBlock, audio_patch_weig
 from stgcma.models.backbones.weights import download_timm_weights
 from stgcma.models.encoder import build_encoder
 from tests.unit.jobs.helpers import tiny_shards
+
+pytestmark = pytest.mark.slow
 
 # -- the backbone ------------------------------------------------------------------------------------------------------
 
@@ -134,7 +136,7 @@ class ViTBackbone(Backbone):
         return "frozen_audio_patch_embed" if name.startswith("audio_proj") else "frozen_backbone"
 
 
-# -- what it is good for -----------------------------------------------------------------------------------------------
+# -- its use ----------------------------------------------------------------------------------------------------------
 
 RECIPE = """
 name: vit
@@ -165,7 +167,7 @@ def test_the_published_weights_have_its_shapes() -> None:
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
 
 
-def test_fresh_adapters_leave_what_the_library_computes() -> None:
+def test_new_adapters_compute_the_plain_library_model() -> None:
     config = ModelConfig(backbone="vit_demo", pretrained="none", adaptation=STGCMA())
     encoder = build_encoder(config, num_segments=3).eval()
     visual, audio = torch.randn(2, 3, 3, 48, 48), torch.randn(2, 3, 48, 48)

@@ -1,6 +1,6 @@
-"""A dataset is one file and one line: a complete one in this file, from its options to a row of a report.
+"""A new dataset is one file and one line. This one is complete, from its options to a row of a report.
 
-Its annotation kind is ``events``: one class for every segment, the last class is the background.
+Its annotations are ``events``: one class per segment, and the last class is background.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from pipelines.storage import Storage
 from stgcma.data.schema import ClipRow
 from stgcma.errors import ConfigError
 from tests.media import write_clip
+
+pytestmark = pytest.mark.slow
 
 CLASSES = ("bell", "whistle", "background")
 SEGMENTS = 10
@@ -110,7 +112,7 @@ runs: [{name: both}]
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands for the one line in ``pipelines/datasets/__init__.py``."""
+    """Replaces the line in ``pipelines/datasets/__init__.py``."""
     monkeypatch.setitem(DATASETS, "sounds", Sounds())
 
 

@@ -1,4 +1,4 @@
-"""A task in one file and one line: how many seconds of a clip hold an event? Trained, evaluated and reported."""
+"""A new task is one file and one line. This one counts the seconds with an event; it is trained and reported."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from stgcma.models.encoder import AudioVisualEncoder, AVFeatures
 from stgcma.tasks import TASKS, Metric, TaskSpec
 from stgcma.tasks.base import Metrics, Outputs, Task
 from tests.factories import write_shards
+
+pytestmark = pytest.mark.slow
 
 BACKGROUND = 28
 """AVE numbers its events from 0 and background last."""

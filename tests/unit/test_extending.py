@@ -1,4 +1,4 @@
-"""``docs/extending.md``: its examples are the code of ``test_extend_*.py``, and its changes work on the packages."""
+"""The examples in ``docs/extending.md`` equal the code of ``test_extend_*.py``, and its diffs apply to the packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TESTS = {
     "seconds.py": "test_extend_task.py",
     "sounds.py": "test_extend_dataset.py",
 }
-"""Example -> the test that it is copied from."""
+"""Example -> the test with the same code."""
 
 
 def test_the_page_has_a_file_and_an_entry_for_each_registry() -> None:
@@ -34,7 +34,7 @@ def test_the_page_has_a_file_and_an_entry_for_each_registry() -> None:
 
 
 def definitions(code: str) -> list[str]:
-    """Source of the classes, functions and constants of a module in order, a constant with the text that follows it."""
+    """Source of the classes, functions and constants of a module, in order. Constants include the text after them."""
     lines = code.splitlines()
     found: list[str] = []
     for node in ast.parse(code).body:
@@ -68,7 +68,7 @@ def test_an_example_is_the_code_of_its_test(name: str) -> None:
 
 
 def apply_diff(text: str, diff: str) -> str:
-    """``text`` with the changes of a diff that has no line numbers; its other lines must occur in ``text`` once."""
+    """Apply a diff without line numbers to ``text``. The lines that it replaces must occur in ``text`` once."""
     marked = [(line[:1], line[1:]) for line in diff.splitlines()]
     assert {mark for mark, _ in marked} <= {" ", "+", "-"}
     before = "".join(f"{line}\n" for mark, line in marked if mark != "+")
@@ -115,6 +115,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_the_changed_packages_build_what_the_commands_name(changed: Path) -> None:
     lines = PAGE.replace("\\\n", " ").splitlines()
     commands = [line for line in lines if line.startswith("stgcma-jobs train") and "--dry-run" not in line]

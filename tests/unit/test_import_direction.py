@@ -1,6 +1,6 @@
-"""Who may import whom: ``stgcma`` <- ``pipelines`` <- ``jobs``, read from the source of every file.
+"""Imports point one way: ``stgcma`` <- ``pipelines`` <- ``jobs``, and one way between the rooms of a package.
 
-Imports inside functions and under ``TYPE_CHECKING`` count as much as those at the top of a file.
+The test reads the source of every file. Imports in functions and under ``TYPE_CHECKING`` count too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def files_of(package: str) -> list[Path]:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Dotted names of every module a file imports, wherever the statement stands."""
+    """Dotted names of all modules that a file imports, anywhere in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -47,7 +47,7 @@ def third_party(modules: set[str]) -> set[str]:
 
 
 def imports_within(modules: set[str], *prefixes: str) -> set[str]:
-    """Those that are one of the given modules or lie below it."""
+    """Those that are one of the given modules or below one."""
     return {name for name in modules if any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)}
 
 
@@ -93,7 +93,7 @@ ROOMS = (
     "jobs.commands",
     "jobs.cli",
 )
-"""Every folder, and the two files on top of their package. A room imports only rooms above it in this list."""
+"""The rooms: folders, and the two top files of packages. A room may only import rooms above it in this list."""
 
 
 def modules_of(package: str) -> dict[str, Path]:
@@ -106,7 +106,7 @@ MODULES = {name: path for package in PACKAGES for name, path in modules_of(packa
 
 
 def arrows(path: Path) -> set[str]:
-    """The project's own modules that a file imports; ``from package import name`` is an arrow to ``package.name``."""
+    """Modules of the project that a file imports; ``from package import name`` is an arrow to ``package.name``."""
     found = set()
     for name in imported_modules(path):
         while name and name not in MODULES:
@@ -116,12 +116,12 @@ def arrows(path: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    """The room a module is in: the longest entry of ``ROOMS`` that it is or lies below."""
+    """The room of a module: the longest entry of ``ROOMS`` that equals it or is above it."""
     return max((name for name in ROOMS if f"{module}.".startswith(f"{name}.")), key=len)
 
 
 FRONT_DOOR = "stgcma"
-"""``import stgcma`` offers names of every room of the package; nothing in the package imports it."""
+"""The module that offers names of all rooms of its package. No file of the package imports it."""
 
 
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {FRONT_DOOR}))
@@ -134,7 +134,7 @@ def test_the_library_does_not_go_through_its_own_front_door():
     assert not [name for name in modules_of("stgcma") if FRONT_DOOR in arrows(MODULES[name])]
 
 
-def test_every_folder_is_a_room_or_lies_in_one_below_its_package():
+def test_every_folder_belongs_to_a_room():
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in MODULES.values()}
     assert {room(folder) for folder in folders if folder not in PACKAGES} & set(PACKAGES) == set()
 
@@ -156,7 +156,7 @@ def test_no_circle_between_files():
     assert set(order) == set(MODULES)
 
 
-def test_mlflow_is_known_to_the_tracking_of_runs_and_of_sweeps_alone():
+def test_only_the_tracking_of_runs_and_sweeps_imports_mlflow():
     importing = [path for path in files_of("jobs") if imports_within(imported_modules(path), "mlflow")]
     assert [path.relative_to(ROOT).as_posix() for path in sorted(importing)] == [
         "jobs/runs/tracking.py",
@@ -191,8 +191,9 @@ print(sum(parameter.numel() for parameter in model.parameters()) > 0, loaded)
 """
 
 
+@pytest.mark.slow
 def test_the_library_works_where_only_torch_timm_and_open_clip_are_installed():
-    """In a process that cannot import anything else, the loop, the tasks and the loader import and a model is built."""
+    """In a process without the other packages, loop, tasks and loader can be imported, and a model can be built."""
     done = subprocess.run([sys.executable, "-c", BARE_MACHINE], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "True []"

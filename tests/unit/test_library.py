@@ -1,4 +1,4 @@
-"""``import stgcma``: what it offers, that its examples run, and that it costs nothing until it is used."""
+"""``import stgcma`` offers the documented names, imports no torch, and its examples run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import stgcma
 from tests.paths import ROOT
 
 
-def test_every_name_is_there_and_comes_from_where_the_type_checker_is_told():
+def test_every_name_exists_and_comes_from_the_module_that_type_checkers_read():
     assert sorted(stgcma.__all__) == sorted(stgcma._HOME_OF)
     tree = ast.parse((ROOT / "stgcma" / "__init__.py").read_text())
     declared = {
@@ -33,7 +33,7 @@ def test_every_name_is_there_and_comes_from_where_the_type_checker_is_told():
         assert name in dir(stgcma)
 
 
-def test_other_names_are_missing_as_in_any_module():
+def test_other_names_raise_attribute_errors():
     with pytest.raises(AttributeError, match="module 'stgcma' has no attribute 'STGCAM'"):
         _ = stgcma.STGCAM
 

@@ -1,4 +1,4 @@
-"""The wheel as users install it: complete, usable from any folder, and the library with few packages."""
+"""The wheel is complete, works from any folder, and its library needs few packages."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.paths import ROOT
 
 LIBRARY = ("torch", "timm", "open_clip_torch", "safetensors", "pyarrow", "torchvision")
-"""What the library needs; torchvision decodes JPEG."""
+"""Packages that the library needs; torchvision decodes JPEG."""
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as documented, from a copy of the tracked files, with the build tools of this environment."""
+    """The wheel, built as documented from a copy of the packages, with the build tools of this environment."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("stgcma", "pipelines", "jobs"):
         for file in (ROOT / name).rglob("*"):
@@ -46,9 +47,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def requirements(names: tuple[str, ...]) -> set[str]:
-    """Distributions that these need on this machine, themselves included."""
-    from packaging.requirements import Requirement
-
+    """The given distributions and all that they need on this machine."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -64,7 +63,7 @@ def requirements(names: tuple[str, ...]) -> set[str]:
 
 
 def link_packages(names: tuple[str, ...], folder: Path) -> None:
-    """Links in ``folder`` to the top-level files of these distributions and of all that they need."""
+    """Make links in ``folder`` to the top-level files of the given distributions and of all that they need."""
     for name in requirements(names):
         for file in importlib.metadata.files(name) or ():
             top = file.parts[0]
@@ -74,7 +73,7 @@ def link_packages(names: tuple[str, ...], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def library_folder(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel beside links to the packages of ``LIBRARY`` and of what those need; nothing else."""
+    """A folder with the wheel, the packages of ``LIBRARY`` and all that they need, and nothing else."""
     folder = tmp_path_factory.mktemp("library")
     for name in ("stgcma", "pipelines", "jobs"):
         (folder / name).symlink_to(installed / name)
@@ -83,7 +82,7 @@ def library_folder(installed: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def run(folder: Path, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Python that sees the standard library and one folder."""
+    """Run Python with only the standard library and one folder on its path."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-S", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300

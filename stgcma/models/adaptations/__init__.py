@@ -1,4 +1,4 @@
-"""Ways of adapting a frozen backbone, by the name that ``model.adaptation.method`` gives them."""
+"""The registry of adaptation methods. A new method is one file here and one line in ``ADAPTATIONS``."""
 
 from stgcma.models.adaptations.base import Adaptation, BlockPlace, PlainBlock
 from stgcma.models.adaptations.full import FullFinetuning
@@ -10,9 +10,10 @@ ADAPTATIONS: dict[str, type[Adaptation]] = {
     "full": FullFinetuning,
     "none": NoAdaptation,
 }
+"""``model.adaptation.method`` -> its class."""
 
 DEFAULT_METHOD = "stg_cma"
-"""The method of settings that name none."""
+"""The method of settings that do not name one."""
 
 __all__ = [
     "ADAPTATIONS",

@@ -1,9 +1,10 @@
-"""What an adaptation is: a frozen record of its settings that says what is put at each block and what is trained.
+"""The base class of adaptations: frozen settings that say which module each block gets and what is trained.
 
-To add one, subclass ``Adaptation`` in a file of this folder and list the class in ``ADAPTATIONS``. The module that it
-puts at a block is called as ``module(frozen_block, tokens) -> tokens``. It may call ``attend_space``, ``attend_time``
-and ``feed_forward`` of the frozen block as a whole, or their parts (``norm1``, ``to_groups``, ``qkv``,
-``spatial_bias``, ``multi_head_attention``, ``out_proj``) where something goes in between, as with LoRA or prompts.
+To add an adaptation, subclass ``Adaptation`` in a file of this folder and list the class in ``ADAPTATIONS``. The module
+that it builds for a block is called as ``module(frozen_block, tokens) -> tokens``. The module may call
+``attend_space``, ``attend_time`` and ``feed_forward`` of the frozen block. To insert something in between, as LoRA or
+prompts do, it may call their parts instead: ``norm1``, ``to_groups``, ``qkv``, ``spatial_bias``,
+``multi_head_attention``, ``out_proj``.
 
 Shapes: ``B`` clips, ``S`` segments, ``*tokens`` (CLIP ``n``; Swin ``H, W``), ``D`` width.
 """
@@ -23,22 +24,22 @@ from stgcma.models.backbones.base import FrozenBlock
 
 @dataclass(frozen=True, kw_only=True)
 class BlockPlace:
-    """Where a block stands in the encoder."""
+    """The position of a block in the encoder."""
 
     spec: BackboneSpec
     """Geometry of the backbone."""
     stage: int
-    """Stage of the backbone, from 0; CLIP has one."""
+    """Stage of the backbone, from 0. CLIP has one stage."""
     branches: tuple[Branch, ...]
     """Branches whose tokens pass through the block."""
     num_segments: int
     """``S``."""
     drop_path_rate: float
-    """``model.drop_path_rate`` at this depth: 0 at the first block, linear to the full rate at the last."""
+    """Stochastic depth at this block: from 0 in the first block linearly to ``model.drop_path_rate`` in the last."""
 
 
 class PlainBlock(nn.Module):
-    """The frozen block as it is: ``x + MHSA(LN1(x))``, then ``x + FFN(LN2(x))``; no attention over time."""
+    """The frozen block without changes: ``x + MHSA(LN1(x))``, then ``x + FFN(LN2(x))``, and no attention over time."""
 
     def forward(self, frozen: FrozenBlock, x: Tokens) -> Tokens:
         """``{branch: [B, S, *tokens, D]}`` through one block."""
@@ -50,21 +51,25 @@ class PlainBlock(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation(AdaptationConfig):
-    """A way of adapting a frozen backbone. As it stands here nothing is added and nothing is released."""
+    """A way to adapt a frozen backbone. This base class adds nothing and trains only the output norm."""
 
     trains_output_norm: ClassVar[bool] = True
-    """Whether the last LayerNorm of a CLIP backbone is trained (method section 2.3)."""
+    """Whether the final LayerNorm of a CLIP backbone is trained (method section 2.3)."""
 
     @property
     def has_temporal_embedding(self) -> bool:
-        """Whether backbones that have no other sense of time (CLIP) get a trained position over the segments."""
+        """Whether a trained embedding of the segments is added to the tokens of backbones that use one (CLIP)."""
         return False
 
     def build_block(self, frozen: FrozenBlock, place: BlockPlace) -> nn.Module:
-        """The module at one block, ``forward(frozen_block, tokens) -> tokens``.
+        """Build the module for one block, with ``forward(frozen_block, tokens) -> tokens``.
 
-        What it trains belongs in a ``TrainableModule``. It does not own the frozen block, which is given at every call;
-        here only its geometry is read.
+        Trained parameters belong in a ``TrainableModule``. The module must not store the frozen block, which it
+        receives at every call.
+
+        Args:
+            frozen: The block; only its geometry is read here.
+            place: Its position in the encoder.
         """
         return PlainBlock()
 
@@ -72,7 +77,7 @@ class Adaptation(AdaptationConfig):
         """Whether a parameter of the backbone is trained.
 
         Args:
-            module: The layer that holds it, e.g. a ``LayerNorm``.
-            name: Its full name in the backbone, e.g. ``visual.transformer.resblocks.0.ln_1.weight``.
+            module: The layer that holds the parameter, e.g. a ``LayerNorm``.
+            name: Full name of the parameter in the backbone, e.g. ``visual.transformer.resblocks.0.ln_1.weight``.
         """
         return False

@@ -1,4 +1,4 @@
-"""Full fine-tuning: the last scheme of Table 5."""
+"""Full fine-tuning: the last row of Table 5."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stgcma.models.adaptations.base import Adaptation
 
 @dataclass(frozen=True, kw_only=True)
 class FullFinetuning(Adaptation):
-    """Two towers without adapters, nothing shared, every parameter trained; a CLIP tower has a temporal embedding."""
+    """Two separate towers without adapters. All parameters are trained. A CLIP tower has a temporal embedding."""
 
     method: Literal["full"] = "full"
     separate_towers: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""No adaptation: the baseline under every table."""
+"""No adaptation: the baseline of the tables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from stgcma.models.adaptations.base import Adaptation
 
 @dataclass(frozen=True, kw_only=True)
 class NoAdaptation(Adaptation):
-    """The plain frozen backbone, without attention over time. The head is trained, and the last norm of CLIP."""
+    """The plain frozen backbone without attention over time. The head is trained, and the final norm of CLIP."""
 
     method: Literal["none"] = "none"

@@ -17,28 +17,31 @@ from stgcma.errors import ConfigError
 from stgcma.models.adaptations.base import Adaptation, BlockPlace
 from stgcma.models.adapters import AVAdapter, BottleneckAdapter, Fusion, InteractionGates, TemporalBias, Tokens
 from stgcma.models.backbones.base import FrozenBlock
+from stgcma.models.containers import TypedModuleDict
 
 StageMode = Literal["absent", "frozen", "adapted"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class STGCMA(Adaptation):
-    """Where the adapters sit and what flows between the branches (section 3 of the paper, Tables 5 and 7)."""
+    """Settings of STG-CMA: adapters, stages and messages between the branches (Tables 5 and 7 of the paper)."""
 
     method: Literal["stg_cma"] = "stg_cma"
     size: Literal["tiny", "base"] | None = "base"
-    """Preset of bottleneck ratios (``sizes`` of the backbone's spec); None when ``bottleneck_ratios`` is given."""
+    """Preset of bottleneck ratios, a key of ``BackboneSpec.sizes``. Not read if ``bottleneck_ratios`` is given."""
     bottleneck_ratios: tuple[float, ...] | None = None
-    """Free ratios ``hidden_dim / width``: one for CLIP, one per stage for Swin. Overrides ``size``."""
+    """Explicit ratios ``hidden_dim / width``, one for all stages or one per stage. They override ``size``."""
     adapted_branches: BranchChoice = "both"
-    """Which of the running branches get adapters; the other runs the frozen block plus raw temporal attention."""
+    """Which running branches get adapters. The other branch runs the frozen block plus raw attention over time."""
     fusion: Fusion = "both"
-    """Direction of the cross-attention (CAIM): ``audio_to_visual`` keeps only the message into the visual branch."""
+    """Which messages the cross-attention (CAIM) sends. ``audio_to_visual``: only the visual branch receives."""
     temporal_stage: StageMode = "adapted"
-    """``frozen``: raw frozen attention over time is added (Table 7 "x"); ``absent``: no attention over time."""
+    """``frozen``: attention over time without an adapter, as in Table 7; ``absent``: no attention over time."""
     spatial_stage: StageMode = "adapted"
-    """``frozen``: the backbone's own residual without adapter, gates stay registered; ``absent``: no gates either."""
+    """``frozen``: the residual of the backbone without an adapter; the gates remain. ``absent``: the same, and the
+    gates are dropped if both stages are ``absent`` (method section 3.4)."""
     global_stage: StageMode = "adapted"
+    """As ``spatial_stage``."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -58,8 +61,7 @@ class STGCMA(Adaptation):
             )
         if set(self.stage_modes.values()) == {"absent"}:
             problems.append(
-                "model.adaptation has every stage absent, which is the plain backbone. Set model.adaptation: "
-                "{method: none}."
+                "model.adaptation has no stage, which is the plain backbone. Set model.adaptation: {method: none}."
             )
         if problems:
             raise ConfigError(*problems)
@@ -71,11 +73,12 @@ class STGCMA(Adaptation):
 
     @property
     def stage_modes(self) -> dict[str, StageMode]:
+        """Stage -> its mode."""
         return {"temporal": self.temporal_stage, "spatial": self.spatial_stage, "global": self.global_stage}
 
     @property
     def has_gates(self) -> bool:
-        """Gates are registered, even where unused, unless both stages they belong to are absent."""
+        """Whether blocks have gates. Unused gates remain, unless the spatial and the global stage are both absent."""
         return not (self.spatial_stage == self.global_stage == "absent")
 
     @property
@@ -83,7 +86,11 @@ class STGCMA(Adaptation):
         return self.temporal_stage != "absent"
 
     def ratios(self, spec: BackboneSpec) -> tuple[float, ...]:
-        """Bottleneck ratio of every stage of a backbone."""
+        """Bottleneck ratio of every stage of a backbone.
+
+        Raises:
+            ConfigError: If the size is unknown or the number of ratios does not fit.
+        """
         return bottleneck_ratios(spec, self.size, self.bottleneck_ratios)
 
     def check(self, spec: BackboneSpec) -> None:
@@ -95,7 +102,14 @@ class STGCMA(Adaptation):
 
 
 def drop_path(x: Tensor, mask_shape: list[int], rate: float, training: bool) -> Tensor:
-    """Stochastic depth: zero ``x`` where a Bernoulli mask of ``mask_shape`` is 0, rescale the rest by ``1 / keep``."""
+    """Stochastic depth: set ``x`` to zero where a Bernoulli mask is 0, and divide the rest by ``1 - rate``.
+
+    Args:
+        x: Any shape.
+        mask_shape: Shape of the mask; it broadcasts to ``x``.
+        rate: Probability of 0 in the mask.
+        training: False: return ``x`` unchanged.
+    """
     if rate == 0.0 or not training:
         return x
     keep = 1.0 - rate
@@ -103,14 +117,14 @@ def drop_path(x: Tensor, mask_shape: list[int], rate: float, training: bool) -> 
 
 
 class STGCMABlock(nn.Module):
-    """What is trained in one block; the frozen block is given at call time, so the two trees stay apart.
+    """The trained parameters of one block and its three stages. ``forward`` receives the frozen block as an argument.
 
     Args:
-        frozen: The block it adapts; only its geometry is read here.
-        config: Which stages, branches and messages exist.
+        frozen: The block to adapt; only its geometry is read here.
+        config: Stages, branches and messages.
         ratio: ``hidden_dim / width``.
         num_segments: ``S``.
-        drop_path_rate: Rate of the temporal residual.
+        drop_path_rate: Stochastic depth of the temporal residual.
     """
 
     def __init__(
@@ -122,8 +136,8 @@ class STGCMABlock(nn.Module):
         self.attends_time = frozen.has_temporal and config.temporal_stage != "absent"
         self.drop_path_rate = drop_path_rate
 
-        self.temporal_adapters = nn.ModuleDict()
-        self.temporal_bias = nn.ModuleDict()
+        self.temporal_adapters: TypedModuleDict[BottleneckAdapter] = TypedModuleDict()
+        self.temporal_bias: TypedModuleDict[TemporalBias] = TypedModuleDict()
         if self.attends_time:
             for branch in adapted["temporal"]:
                 self.temporal_adapters[branch] = BottleneckAdapter(width, hidden_dim, f"temporal_adapter_{branch}")
@@ -135,13 +149,13 @@ class STGCMABlock(nn.Module):
         self.gates = InteractionGates() if config.has_gates else None
 
     def forward(self, frozen: FrozenBlock, x: Tokens) -> Tokens:
-        """``{branch: [B, S, *tokens, D]}`` through one block."""
+        """Run the tokens ``{branch: [B, S, *tokens, D]}`` through the block; the result has the same shapes."""
         x = self.temporal_stage(frozen, x)
         x = self.spatial_stage(frozen, x)
         return self.global_stage(frozen, x)
 
     def temporal_stage(self, frozen: FrozenBlock, x: Tokens) -> Tokens:
-        """``x + DropPath(T-Adapter(MHSA_time(LN1(x))))``, each branch on its own segments (Eq. 6-7)."""
+        """``x + DropPath(T-Adapter(MHSA_time(LN1(x))))``, each branch by itself (Eq. 6-7)."""
         if not self.attends_time:
             return x
         bias = {branch: self.temporal_bias[branch]() for branch in x if branch in self.temporal_bias}
@@ -155,7 +169,7 @@ class STGCMABlock(nn.Module):
         return out
 
     def spatial_stage(self, frozen: FrozenBlock, x: Tokens) -> Tokens:
-        """``x + AV-Adapter(MHSA(LN1(x)))`` within a frame, or within a window of it (Eq. 8-11)."""
+        """``x + AV-Adapter(MHSA(LN1(x)))`` within a frame or a window of a frame (Eq. 8-11)."""
         groups = self.spatial_adapter(frozen.attend_space(x), self.gates)
         return {branch: value + frozen.from_groups(groups[branch], value) for branch, value in x.items()}
 

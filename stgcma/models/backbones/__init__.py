@@ -1,4 +1,4 @@
-"""Frozen image transformers by family. A new family is one file here and one line in ``FAMILIES``."""
+"""The registry of backbone families. A new family is one file here and one line in ``FAMILIES``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from stgcma.models.backbones.clip_vit import CLIPBackbone
 from stgcma.models.backbones.swin import SwinBackbone
 
 FAMILIES: dict[str, type[Backbone]] = {"clip": CLIPBackbone, "swin": SwinBackbone}
-"""``BackboneSpec.family`` -> its class, which lists the backbones of the family in ``specs``."""
+"""``BackboneSpec.family`` -> its class. ``specs`` of the class lists the backbones of the family."""
 
 
 def backbone_specs() -> dict[str, BackboneSpec]:
-    """Every registered backbone by name."""
+    """Name -> spec of every registered backbone."""
     return {spec.name: spec for family in FAMILIES.values() for spec in family.specs}
 
 
 def backbone_spec(name: str) -> BackboneSpec:
-    """The spec of a backbone name.
+    """The spec of a registered backbone.
 
     Raises:
-        ConfigError: If no family has it; lists the valid names.
+        ConfigError: If no family has this name. The message lists the valid names.
     """
     specs = backbone_specs()
     if name not in specs:
@@ -31,5 +31,5 @@ def backbone_spec(name: str) -> BackboneSpec:
 
 
 def build_backbone(spec: BackboneSpec, config: ModelConfig) -> Backbone:
-    """The backbone of a spec with fresh weights, on the current default device."""
+    """A backbone with random weights, on the current default device."""
     return FAMILIES[spec.family](spec, config)

@@ -1,7 +1,10 @@
-"""What the adapters need to know of a frozen image transformer: one protocol, one shared implementation.
+"""Base classes of frozen backbones: ``FrozenBlock``, the block that adaptations call, and ``Backbone``.
 
-timm's and open_clip's own modules do the work; a ``FrozenBlock`` only decides which tokens attend to each other, and
-is handed both branches at once, so that a GPU runs LayerNorm, QKV, output projection and MLP once for both.
+The layers are those of timm and open_clip. A ``FrozenBlock`` only decides which tokens attend to each other. It
+receives both branches at once, so that a GPU runs LayerNorm, QKV, output projection and MLP once for both.
+
+Shapes: ``B`` clips, ``S`` segments, ``*tokens`` (CLIP ``n``; Swin ``H, W``), ``D`` width, ``G`` groups of ``n`` tokens,
+``h`` heads.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ from stgcma.models.adapters import Tokens
 
 
 def packed(layer: Callable[[Tensor], Tensor], x: Tokens) -> Tokens:
-    """Apply a token-wise layer to both branches: ``{branch: [..., D]} -> {branch: [..., D']}``.
+    """Apply a layer that works on single tokens to both branches: ``{branch: [..., D]} -> {branch: [..., D']}``.
 
-    On a GPU, where a step is bound by kernel launches, both go through in one call; on a CPU the copies this takes cost
-    a tenth of the block, so each branch goes through on its own.
+    A GPU runs both branches in one call, because kernel launches dominate its step time. A CPU runs one call per
+    branch, because concatenating the branches would cost a tenth of the block.
     """
     if len(x) == 1 or not next(iter(x.values())).is_cuda:
         return {branch: layer(value) for branch, value in x.items()}
@@ -37,9 +40,9 @@ def multi_head_attention(qkv: Tensor, num_heads: int, bias: Tensor | None = None
     """Scaled-dot-product attention within groups.
 
     Args:
-        qkv: ``[G, n, 3D]``, query, key and value stacked.
+        qkv: ``[G, n, 3D]``, query, key and value in a row.
         num_heads: ``h``.
-        bias: Added to the logits, ``[P, h, n, n]``; the groups repeat with period ``P`` (windows of a frame).
+        bias: ``[P, h, n, n]``, added to the logits. Group ``g`` uses entry ``g % P`` (the windows of a frame).
 
     Returns:
         ``[G, n, D]``, before the output projection.
@@ -47,7 +50,7 @@ def multi_head_attention(qkv: Tensor, num_heads: int, bias: Tensor | None = None
     groups, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     period = 1 if bias is None else bias.shape[0]
     split = qkv.view(groups // period, period, length, 3, num_heads, width // num_heads)
-    # The period joins the heads, so that one bias broadcasts over all frames instead of being copied per frame.
+    # The period is merged with the heads, so that one bias broadcasts over all frames without copies.
     query, key, value = split.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
     if bias is not None:
         bias = bias.flatten(0, 1).to(query.dtype)
@@ -56,14 +59,14 @@ def multi_head_attention(qkv: Tensor, num_heads: int, bias: Tensor | None = None
 
 
 class FrozenBlock(ABC):
-    """One frozen transformer block as the adapters see it. Holds references, owns no parameters."""
+    """One frozen transformer block as adaptations call it. It only refers to the layers; the ``Backbone`` owns them."""
 
     width: int
     num_heads: int
     has_temporal: bool = True
-    """Whether this block attends over time; in Swin only even blocks do."""
+    """Whether this block attends over time. In Swin only the even blocks do."""
     uses_temporal_bias: bool = False
-    """Swin adds a learned relative bias over time; CLIP has a temporal embedding instead."""
+    """Whether attention over time has a trained relative bias (Swin). CLIP has a temporal embedding instead."""
     norm1: nn.Module
     norm2: nn.Module
     mlp: nn.Module
@@ -71,30 +74,33 @@ class FrozenBlock(ABC):
 
     @abstractmethod
     def qkv(self, x: Tensor) -> Tensor:
-        """``[..., D] -> [..., 3D]``, the attention's input projection."""
+        """Input projection of the attention, ``[..., D] -> [..., 3D]``."""
 
     @abstractmethod
     def to_groups(self, x: Tensor) -> Tensor:
-        """``[B, S, *tokens, D] -> [G, n, D]``: the tokens that attend to each other in space."""
+        """``[B, S, *tokens, D] -> [G, n, D]``: groups of tokens that attend to each other in space."""
 
     @abstractmethod
     def from_groups(self, groups: Tensor, like: Tensor) -> Tensor:
-        """Inverse of ``to_groups``; ``like [B, S, *tokens, D]`` gives the shape."""
+        """The inverse of ``to_groups``; ``like [B, S, *tokens, D]`` supplies the shape."""
 
     def spatial_bias(self) -> Tensor | None:
-        """Relative position bias and shift mask, ``[P, h, n, n]``, or None."""
+        """Bias of the attention in space, ``[P, h, n, n]``, such as relative positions and shift mask, or None."""
         return None
 
     @abstractmethod
     def drop_path_mask(self, x: Tensor) -> list[int]:
-        """Shape of the stochastic-depth mask for ``x [B, S, *tokens, D]``."""
+        """Shape of the mask of stochastic depth for ``x [B, S, *tokens, D]``."""
 
     def attend_time(self, x: Tokens, bias: Tokens) -> Tokens:
         """``MHSA_time(LN1(x))``: every token position is an independent sequence over the ``S`` segments.
 
         Args:
             x: ``{branch: [B, S, *tokens, D]}``.
-            bias: ``{branch: [1, h, S, S]}`` or empty.
+            bias: ``{branch: [1, h, S, S]}``; may be empty.
+
+        Returns:
+            ``{branch: [B, S, *tokens, D]}``.
         """
         projected = packed(lambda tokens: self.qkv(self.norm1(tokens)), x)
         attended: Tokens = {}
@@ -115,31 +121,31 @@ class FrozenBlock(ABC):
         return packed(self.out_proj, attended)
 
     def feed_forward(self, x: Tokens) -> Tokens:
-        """``FFN(LN2(x))``, ``[B, S, *tokens, D]`` per branch."""
+        """``FFN(LN2(x))``: ``{branch: [B, S, *tokens, D]} -> {branch: [B, S, *tokens, D]}``."""
         return packed(lambda tokens: self.mlp(self.norm2(tokens)), x)
 
 
 class Backbone(nn.Module, ABC):
-    """A frozen image transformer with an input layer for each modality: everything that one family owns.
+    """A frozen image transformer with an input layer for each modality. Each family is a subclass.
 
     Args:
         spec: Geometry.
-        config: ``num_heads``, ``audio_patch_weights`` and ``drop_path_rate`` are read where they apply.
+        config: Supplies ``num_heads``, ``audio_patch_weights`` and ``drop_path_rate`` where they apply.
     """
 
     specs: ClassVar[tuple[BackboneSpec, ...]]
     """The backbones of this family."""
     provides: ClassVar[frozenset[str]] = frozenset()
-    """What tasks may require of it, names in ``stgcma.tasks.spec.CAPABILITIES``. ``stage_maps``: its visual tokens are
-    maps ``[B, S, H, W, D]``, one size a stage, for ``AVFeatures.stage_maps``; ``plain_visual``: the method."""
+    """Capabilities that tasks may require, keys of ``stgcma.tasks.spec.CAPABILITIES``. ``stage_maps``: the visual
+    tokens of every stage are maps ``[B, S, H, W, D]``. ``plain_visual``: the class implements this method."""
     uses_temporal_embedding: ClassVar[bool] = False
-    """Whether a trained embedding of the segment is added to the tokens."""
+    """Whether a trained embedding of the segments is added to the tokens."""
     default_audio_patch_weights: ClassVar[Literal["sum", "mean"]]
-    """``ModelConfig.audio_patch_weights`` where the configuration leaves it open."""
+    """Value for ``ModelConfig.audio_patch_weights`` if that is None."""
 
     stages: list[list[FrozenBlock]]
     released: frozenset[str] = frozenset()
-    """Names of its parameters that an adaptation trains; everything else of it is frozen."""
+    """Names of the parameters that the adaptation trains. All others are frozen."""
 
     def __init__(self, spec: BackboneSpec, config: ModelConfig) -> None:
         super().__init__()
@@ -149,10 +155,10 @@ class Backbone(nn.Module, ABC):
     @property
     @abstractmethod
     def pretrained_module(self) -> nn.Module:
-        """The library's own module: weight files hold its state dict."""
+        """The module of the library. Weight files hold its state dict."""
 
     def freeze_except(self, releases: Callable[[nn.Module, str], bool]) -> None:
-        """Freeze all parameters but those for which ``releases(module that holds it, full name)`` is true."""
+        """Freeze all parameters except those for which ``releases(layer, full name)`` is true."""
         self.requires_grad_(False)
         self.released = frozenset(
             name for name, _ in self.named_parameters() if releases(self.get_submodule(name.rpartition(".")[0]), name)
@@ -161,22 +167,22 @@ class Backbone(nn.Module, ABC):
             self.get_parameter(name).requires_grad_(True)
 
     def convert_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of any release -> names of ``pretrained_module``, without the entries it does not have."""
+        """A published state dict -> the names of ``pretrained_module``, without entries that it does not have."""
         return state
 
     def download_weights(self, tag: str) -> dict[str, Tensor]:
-        """Fetch the state dict of a pretrained tag; called only where the spec has a ``library_name``.
+        """Download the state dict of a pretrained tag. It is called only if the spec has a ``library_name``.
 
         Raises:
-            CheckpointError: If the library has no such tag; lists those it has.
+            CheckpointError: If the library has no such tag. The message lists the tags.
         """
         raise CheckpointError(
-            f"Backbone {self.spec.name!r} downloads no weights, got tag {tag!r}: use builtin, none or a file."
+            f"Backbone {self.spec.name!r} cannot download weights, got tag {tag!r}. Use builtin, none or a file."
         )
 
     @abstractmethod
     def derive_audio_embedding(self) -> None:
-        """Set the audio input layer from the visual one; after (re)loading weights."""
+        """Compute the audio input layer from the visual one. It is called after weights were loaded."""
 
     @abstractmethod
     def embed(self, branch: Branch, inputs: Tensor, temporal: Tensor | None) -> Tensor:
@@ -186,38 +192,46 @@ class Backbone(nn.Module, ABC):
         """
 
     def enter_stage(self, stage: int, x: Tokens) -> Tokens:
-        """What lies between two stages, such as Swin's patch merging."""
+        """The layer in front of a stage, such as the patch merging of Swin."""
         return x
 
     @abstractmethod
     def finish(self, x: Tensor, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
-        """Last block's output -> (normalised tokens ``[B, S, *tokens, D]``, pooled ``[B, S, D]``)."""
+        """Output of the last block -> (normalised tokens ``[B, S, *tokens, D]``, pooled ``[B, S, D]``).
+
+        ``norm`` is the trained output norm; None: the norm of the backbone.
+        """
 
     def take_output_norm(self) -> nn.Module | None:
-        """Hand over the final norm if it is trained (CLIP), leaving the backbone without it."""
+        """Remove and return the final norm if it is trained (CLIP); None: the backbone keeps it."""
         return None
 
     @abstractmethod
     def drop_branch(self, branch: Branch) -> None:
-        """Delete the input layer of one modality: a tower of its own (full fine-tuning)."""
+        """Delete the input layer of one modality, in a tower of one branch (full fine-tuning)."""
 
     def plain_visual(self, frames: Tensor) -> Tensor:
-        """Frames ``[N, 3, H, W]`` through the unadapted backbone: final tokens ``[N, h, w, D]``, without gradient."""
+        """Frames ``[N, 3, H, W]`` through the backbone without adaptation: tokens ``[N, h, w, D]``, no gradient.
+
+        Raises:
+            ConfigError: If the family does not implement it.
+        """
         raise ConfigError(
             f"Backbone {self.spec.name!r} does not provide plain_visual. Choose a backbone whose family does."
         )
 
     def frozen_role(self, name: str) -> str:
-        """Line of the parameter count for one of its parameters; begins with ``frozen_``."""
+        """Line of the parameter count for one parameter of the backbone. It begins with ``frozen_``."""
         return "frozen_backbone"
 
     @property
     def blocks(self) -> list[FrozenBlock]:
+        """The blocks of all stages in order."""
         return [block for stage in self.stages for block in stage]
 
 
 def check_input(branch: Branch, inputs: Tensor, expected: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` unless the trailing dimensions are those the backbone reads."""
+    """Raise ``ValueError`` if the trailing dimensions of an input are not those that the backbone reads."""
     if inputs.ndim != 2 + len(expected) or tuple(inputs.shape[2:]) != expected:
         kind = "frames [B, S, 3, H, W]" if branch == "visual" else "fbank [B, S, T, F]"
         raise ValueError(f"The {branch} branch reads {kind} with {list(expected)} last, got {list(inputs.shape)}.")
@@ -226,7 +240,7 @@ def check_input(branch: Branch, inputs: Tensor, expected: tuple[int, ...]) -> No
 def audio_patch_weight(conv_weight: Tensor, reduction: str) -> Tensor:
     """RGB patch kernel ``[D, 3, p, p]`` -> one-channel kernel ``[D, 1, p, p]``.
 
-    ``sum`` is what the reference's CLIP does, ``mean`` what the paper says; they differ by a factor of three.
+    The reference uses ``sum`` for CLIP; the paper says ``mean`` (method section 2.1). They differ by a factor of three.
     """
     reduced = conv_weight.sum(1, keepdim=True)
     return reduced / conv_weight.shape[1] if reduction == "mean" else reduced

@@ -1,10 +1,11 @@
-"""CLIP's image transformer (open_clip) with a second input layer for fbanks (method section 2)."""
+"""The image transformer of CLIP (open_clip) with a second input layer for filter banks (method section 2)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
@@ -22,7 +23,7 @@ class CLIPSpec(BackboneSpec):
 
     family: str = "clip"
     quick_gelu: bool = True
-    """OpenAI's weights need ``x * sigmoid(1.702 x)``."""
+    """Whether the activation is ``x * sigmoid(1.702 x)`` instead of GELU. OpenAI's weights need it."""
 
 
 SPECS = (
@@ -69,10 +70,11 @@ SPECS = (
 
 
 def audio_positions(positions: Tensor, time_cells: int, mel_cells: int) -> Tensor:
-    """CLIP's positional table ``[1 + G*G, D]`` -> the audio one ``[1 + time_cells * mel_cells, D]``.
+    """Positional table of CLIP ``[1 + g * g, D]`` -> that of the audio tokens ``[1 + time_cells * mel_cells, D]``.
 
-    A centred window of the ``G x G`` map is cropped (resized bilinearly along an axis where the fbank grid is larger)
-    and flattened as (mel, time), while the tokens are laid out (time, mel): the reference's own order, kept for parity.
+    The table is a centred window of the ``g x g`` map, resized bilinearly along an axis on which the audio grid is
+    larger. The window is flattened as (mel, time) although the tokens are ordered (time, mel), as in the reference
+    (method section 2.1).
     """
     side = round((positions.shape[0] - 1) ** 0.5)
     table = positions[1:].reshape(side, side, -1)
@@ -88,7 +90,7 @@ def audio_positions(positions: Tensor, time_cells: int, mel_cells: int) -> Tenso
 
 
 class CLIPBlock(FrozenBlock):
-    """One ``ResidualAttentionBlock``; space is all tokens of a frame, the class token included."""
+    """One ``ResidualAttentionBlock``. All tokens of a frame attend to each other, the class token included."""
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
         self.attention = block.attn
@@ -112,9 +114,9 @@ class CLIPBlock(FrozenBlock):
 
 
 class CLIPBackbone(Backbone):
-    """``open_clip.transformer.VisionTransformer`` without its projection, plus the derived audio input layer.
+    """``open_clip.transformer.VisionTransformer`` without its projection, and the derived audio input layer.
 
-    ``ModelConfig.num_heads`` overrides the spec's heads (the reference runs ViT-B/16 with 8).
+    ``ModelConfig.num_heads`` overrides the heads of the spec. The reference runs ViT-B/16 with 8.
     """
 
     specs: ClassVar[tuple[BackboneSpec, ...]] = SPECS
@@ -147,14 +149,12 @@ class CLIPBackbone(Backbone):
         return self.visual
 
     def convert_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The vision tower, on its own or out of the whole model, without its projection."""
+        """A state dict of the vision tower or of the whole model -> the vision tower without its projection."""
         if any(name.startswith("visual.") for name in state):
             state = {name.removeprefix("visual."): v for name, v in state.items() if name.startswith("visual.")}
         return {name: value for name, value in state.items() if name != "proj"}
 
     def download_weights(self, tag: str) -> dict[str, Tensor]:
-        import open_clip
-
         model = self.spec.library_name
         known = open_clip.list_pretrained_tags_by_model(model)
         if tag not in known:

@@ -1,4 +1,4 @@
-"""Swin (timm) with a second input layer for fbanks (method section 3). Layout ``[B, S, H, W, C]`` throughout."""
+"""Swin (timm) with a second input layer for filter banks (method section 3). Tokens are maps ``[B, S, H, W, D]``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from timm.layers import PatchEmbed, to_2tuple
 from timm.models.swin_transformer import (
     SwinTransformer,
     SwinTransformerBlock,
+    SwinTransformerStage,
+    WindowAttention,
     checkpoint_filter_fn,
     window_partition,
     window_reverse,
@@ -22,6 +25,7 @@ from stgcma.errors import ConfigError
 from stgcma.models.adapters import Tokens
 from stgcma.models.backbones.base import Backbone, FrozenBlock, audio_patch_weight, check_input
 from stgcma.models.backbones.weights import download_timm_weights
+from stgcma.models.containers import children_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,18 +85,20 @@ SPECS = (
 
 
 class SwinBlock(FrozenBlock):
-    """One ``SwinTransformerBlock``; space is one (shifted) window, both modalities shifted alike."""
+    """One ``SwinTransformerBlock``. The tokens of a window attend to each other. Both branches shift alike."""
 
     uses_temporal_bias = True
 
     def __init__(self, block: SwinTransformerBlock, index: int) -> None:
+        assert isinstance(block.attn, WindowAttention)
         self.block = block
+        self.attention = block.attn
         self.width = block.dim
         self.num_heads = block.attn.num_heads
         self.has_temporal = index % 2 == 0
         self.norm1, self.norm2 = block.norm1, block.norm2
-        self.qkv_linear, self.out_proj, self.mlp = block.attn.qkv, block.attn.proj, block.mlp
-        height, width = block.input_resolution
+        self.out_proj, self.mlp = block.attn.proj, block.mlp
+        height, width = to_2tuple(block.input_resolution)
         if height % block.window_size[0] or width % block.window_size[1]:
             raise ConfigError(
                 f"Swin needs a resolution that its windows divide, got {height}x{width} with windows "
@@ -100,7 +106,7 @@ class SwinBlock(FrozenBlock):
             )
 
     def qkv(self, x: Tensor) -> Tensor:
-        return self.qkv_linear(x)
+        return self.attention.qkv(x)
 
     def to_groups(self, x: Tensor) -> Tensor:
         x = x.flatten(0, 1)
@@ -118,9 +124,9 @@ class SwinBlock(FrozenBlock):
         return x.view(like.shape)
 
     def spatial_bias(self) -> Tensor:
-        bias = self.block.attn._get_rel_pos_bias()
+        bias = self.attention._get_rel_pos_bias()
         mask = self.block.attn_mask
-        return bias if mask is None else bias + mask.unsqueeze(1)
+        return bias + mask.unsqueeze(1) if isinstance(mask, Tensor) else bias
 
     def drop_path_mask(self, x: Tensor) -> list[int]:
         """One draw per clip and location, shared by its segments, as in the reference."""
@@ -128,10 +134,10 @@ class SwinBlock(FrozenBlock):
 
 
 class SwinBackbone(Backbone):
-    """``timm``'s ``SwinTransformer`` without its head, plus the derived audio patch embedding.
+    """``SwinTransformer`` of timm without its head, and the derived audio input layer.
 
-    ``ModelConfig.drop_path_rate`` is also the stochastic depth of ``plain_visual`` in train mode (negatives of question
-    answering); the adapted path never uses timm's.
+    In train mode ``ModelConfig.drop_path_rate`` also applies to ``plain_visual`` (the negatives of question answering).
+    The adapted blocks do not use the stochastic depth of timm.
     """
 
     specs: ClassVar[tuple[BackboneSpec, ...]] = SPECS
@@ -151,16 +157,26 @@ class SwinBackbone(Backbone):
             drop_path_rate=config.drop_path_rate,
         )
         self.audio_proj = nn.Conv2d(1, spec.width, spec.patch_size, stride=spec.patch_size)
-        self.audio_norm = copy.deepcopy(self.swin.patch_embed.norm)
-        self.stages = [[SwinBlock(b, i) for i, b in enumerate(stage.blocks)] for stage in self.swin.layers]
+        self.audio_norm = copy.deepcopy(self.visual_embedding.norm)
+        self.stages = [
+            [SwinBlock(block, i) for i, block in enumerate(children_of(stage.blocks, SwinTransformerBlock))]
+            for stage in children_of(self.swin.layers, SwinTransformerStage)
+        ]
         self.derive_audio_embedding()
 
     @property
     def pretrained_module(self) -> nn.Module:
         return self.swin
 
+    @property
+    def visual_embedding(self) -> PatchEmbed:
+        """Input layer of the frames."""
+        embedding = self.swin.patch_embed
+        assert isinstance(embedding, PatchEmbed)
+        return embedding
+
     def convert_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The original release merges patches at the end of a stage; classifier and index buffers are left out."""
+        """Rename the patch merging of the original release; drop classifier and index buffers (method section 10)."""
         return {
             name: value
             for name, value in checkpoint_filter_fn(state, self.swin).items()
@@ -172,26 +188,26 @@ class SwinBackbone(Backbone):
 
     @torch.no_grad()
     def derive_audio_embedding(self) -> None:
-        visual = self.swin.patch_embed
+        visual = self.visual_embedding
         self.audio_proj.weight.copy_(audio_patch_weight(visual.proj.weight, self.audio_patch_weights))
-        self.audio_proj.bias.copy_(visual.proj.bias)
+        self.audio_proj.get_parameter("bias").copy_(visual.proj.get_parameter("bias"))
         self.audio_norm.load_state_dict(visual.norm.state_dict())
 
     def embed(self, branch: Branch, inputs: Tensor, temporal: Tensor | None) -> Tensor:
         size = self.spec.image_size
         if branch == "visual":
             check_input(branch, inputs, (3, size, size))
-            tokens = self.swin.patch_embed(inputs.flatten(0, 1))
+            tokens = self.visual_embedding(inputs.flatten(0, 1))
         else:
             check_input(branch, inputs, self.spec.audio_size)
             tokens = self.audio_norm(self.audio_proj(inputs.flatten(0, 1).unsqueeze(1)).permute(0, 2, 3, 1))
         return tokens.unflatten(0, inputs.shape[:2])
 
     def enter_stage(self, stage: int, x: Tokens) -> Tokens:
-        """Patch merging, which timm keeps at the start of every stage but the first."""
+        """Patch merging, which timm runs at the start of every stage except the first."""
         if stage == 0:
             return x
-        merge = self.swin.layers[stage].downsample
+        merge = self.swin.layers[stage].get_submodule("downsample")
         return {branch: merge(value.flatten(0, 1)).unflatten(0, value.shape[:2]) for branch, value in x.items()}
 
     def finish(self, x: Tensor, norm: nn.Module | None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Pretrained weights by tag, local file or not at all; strict, and never by unpickling. Shared by all families."""
+"""Load pretrained weights of any family by tag or from a file. Keys must match exactly. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,19 +18,20 @@ from stgcma.models.backbones.base import Backbone
 BUILTIN_FOLDER = files("stgcma") / "weights"
 
 AUDIO_PREFIX = "stgcma_audio."
-"""In a file of ours: tensors of the audio input layer, where they are not those derived from the visual one."""
+"""Prefix of tensors of the audio input layer in our own files, if they are not derived from the visual one."""
 
 
 def load_pretrained(backbone: Backbone, pretrained: str) -> None:
-    """Load the image transformer's weights and derive the audio input layer from them.
+    """Load the weights of the image transformer and derive the audio input layer from them.
 
     Args:
-        backbone: Freshly built, still owning its final norm.
-        pretrained: ``none``, ``builtin`` (shipped with the package), a ``.safetensors`` / ``.pt`` / ``.pth`` file with
-            the vision tower's or the whole model's state dict, or a tag that the family's library downloads.
+        backbone: A new backbone that still has its final norm.
+        pretrained: ``none``, ``builtin`` (a file of this package), a ``.safetensors``, ``.pt`` or ``.pth`` file with
+            the state dict of the vision tower or of the whole model, or a tag that the library of the family downloads.
 
     Raises:
-        CheckpointError: Unknown tag, no network, damaged file, or keys and shapes of another model.
+        CheckpointError: If the tag is unknown, the download fails, the file is damaged, or the weights belong to
+            another model.
     """
     if pretrained == "none":
         return
@@ -51,7 +53,7 @@ def _read(backbone: Backbone, pretrained: str) -> dict[str, Tensor]:
         path = Path(str(BUILTIN_FOLDER / f"{spec.name}.safetensors"))
         if not path.exists():
             raise CheckpointError(
-                f"No weights ship for backbone {spec.name!r}. "
+                f"No weights are included for backbone {spec.name!r}. "
                 f"Set model.pretrained to {spec.default_tag!r} or a local file."
             )
         return load_file(path)
@@ -60,27 +62,25 @@ def _read(backbone: Backbone, pretrained: str) -> dict[str, Tensor]:
         return read_weight_file(path)
     if not spec.library_name:
         raise CheckpointError(
-            f"Backbone {spec.name!r} has no pretrained tag {pretrained!r}: use builtin, none or a file."
+            f"Backbone {spec.name!r} has no pretrained tag {pretrained!r}. Use builtin, none or a file."
         )
     try:
         return backbone.download_weights(pretrained)
     except CheckpointError:
         raise
-    except Exception as error:  # hub clients raise many types; all mean the weights did not arrive
+    except Exception as error:  # clients of hubs raise many types; all mean that there are no weights
         raise CheckpointError(
-            f"Could not fetch {spec.library_name} weights {pretrained!r}: {error}\n"
+            f"Could not download the {spec.library_name} weights {pretrained!r}: {error}\n"
             "Check the network, or download the file elsewhere and set model.pretrained to its path."
         ) from error
 
 
 def download_timm_weights(library_name: str, tag: str) -> dict[str, Tensor]:
-    """State dict of ``<library_name>.<tag>`` without its classifier, for families built on timm.
+    """State dict of timm's ``<library_name>.<tag>`` without its classifier.
 
     Raises:
-        CheckpointError: If timm has no such weights; lists those it has.
+        CheckpointError: If timm has no such weights. The message lists those it has.
     """
-    import timm
-
     name = f"{library_name}.{tag}"
     if not timm.is_model_pretrained(name):
         known = timm.list_models(f"{library_name}.*", pretrained=True)
@@ -89,10 +89,10 @@ def download_timm_weights(library_name: str, tag: str) -> dict[str, Tensor]:
 
 
 def read_weight_file(path: Path) -> dict[str, Tensor]:
-    """Tensors of a ``.safetensors`` or torch file, unwrapped from ``state_dict``, ``model`` and ``module.``.
+    """Tensors of a ``.safetensors`` or torch file. Wrappers ``state_dict``, ``model`` and ``module.`` are removed.
 
     Raises:
-        CheckpointError: Missing or damaged file, or one that could only be read by executing code from it.
+        CheckpointError: If the file is missing or damaged, or holds code.
     """
     if not path.exists():
         raise CheckpointError(f"Weight file {path} does not exist. Give an existing file, a pretrained tag, or none.")
@@ -101,10 +101,10 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
             state: Mapping = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many types for a damaged or code-carrying file
+    except Exception as error:  # torch and safetensors raise many types for files that are damaged or hold code
         raise CheckpointError(
-            f"{path} cannot be read as plain tensors: {error}\nNeeded: a .safetensors file, or a torch file that holds "
-            "only tensors (OpenAI's TorchScript archives carry code: use the tag 'openai' or convert them)."
+            f"{path} cannot be read as plain tensors: {error}\nGive a .safetensors file, or a torch file of tensors "
+            "alone. OpenAI's TorchScript archives hold code: use the tag 'openai', or convert them."
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
@@ -125,12 +125,12 @@ def _check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], spec: Ba
             f"{len(keys)} {what}, e.g. {keys[:3]}"
             for what, keys in (
                 ("missing", missing),
-                ("not of this model", unexpected),
+                ("unknown", unexpected),
                 ("of another shape", shapes),
             )
             if keys
         ]
         raise CheckpointError(
             f"Weights {source!r} do not fit backbone {spec.name!r} ({spec.library_name or 'own geometry'}): "
-            f"{'; '.join(lines)}.\nGive weights of that architecture, or choose the backbone they belong to."
+            f"{'; '.join(lines)}.\nGive weights of this architecture, or choose the backbone to which they belong."
         )

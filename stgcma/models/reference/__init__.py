@@ -1,1 +1,1 @@
-"""Parameter names of the reference implementation <-> ours, for the encoder and each task's head."""
+"""Parameter names of the reference implementation -> ours, for the encoder and the heads."""

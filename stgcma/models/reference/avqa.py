@@ -1,4 +1,4 @@
-"""Reference names of the question-answering head <-> ours (both ways, see ``reference.py``)."""
+"""Parameter names of the question-answering head: reference -> ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GROUNDING_NAMES: dict[str, str] = {
     "fc3": "match_layers.2",
     "fc4": "match_layers.3",
 }
-"""Layers that a grounding checkpoint holds, under the names that MUSIC-AVQA, LAVISH and DG-SCT share."""
+"""Layers of a grounding checkpoint: the names that MUSIC-AVQA, LAVISH and DG-SCT share -> ours."""
 
 _OTHER_NAMES: dict[str, str] = {
     "yb_fc_v": "grounding.visual_projection",
@@ -31,11 +31,9 @@ _OTHER_NAMES: dict[str, str] = {
     "fc_ans": "answer",
 }
 
+_HEAD_NAMES = _OTHER_NAMES | {theirs: f"grounding.{ours}" for theirs, ours in GROUNDING_NAMES.items()}
+
 AVQA_HEAD_RULES: list[tuple[str, str]] = [
-    (f"avqatask_{theirs}.{{rest}}", f"head.{ours}.{{rest}}")
-    for theirs, ours in [
-        *_OTHER_NAMES.items(),
-        *((theirs, f"grounding.{ours}") for theirs, ours in GROUNDING_NAMES.items()),
-    ]
+    (f"avqatask_{theirs}.{{rest}}", f"head.{ours}.{{rest}}") for theirs, ours in _HEAD_NAMES.items()
 ]
-"""``avqatask_linear11`` and ``12`` belong to the visual attention, ``21`` and ``22`` to the audio attention."""
+"""Pairs (reference, ours) in the template form of ``stgcma/models/reference/encoder.py``."""

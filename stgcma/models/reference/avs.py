@@ -1,4 +1,4 @@
-"""The reference's parameter names of the segmentation decoder; its scales count from 1, ours from 0."""
+"""Parameter names of the segmentation decoder: reference -> ours. The reference counts scales from 1, we from 0."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Parameter names of the reference implementation -> ours.
+"""Parameter names of the encoder and of the AVE head: reference -> ours.
 
-With them its checkpoints can be imported and its golden vectors checked. Each rule is a pair of templates: ``{n}``
-stands for a number, ``{rest}`` for the remainder of the name. The reference's two confusing names are undone here:
-Swin's ``S_Adapter2`` is the spatial adapter, its ``S_Adapter`` the global one, while CLIP's ``S_Adapter`` is spatial.
+The rules serve to import checkpoints of the reference and to check its golden vectors. Each rule is a pair of templates
+(reference, ours): ``{n}`` stands for a number, ``{rest}`` for the remainder of the name. Two names of the reference are
+misleading: in Swin, ``S_Adapter2`` is the spatial adapter and ``S_Adapter`` the global one; in CLIP, ``S_Adapter`` is
+the spatial one.
 """
 
 from __future__ import annotations
@@ -35,14 +36,11 @@ def _adapter_rules(block: str, ours: str, names: Mapping[str, str]) -> list[Rule
 
 
 _EVENT_HEAD: list[Rule] = [
-    (f"mlp_head.{theirs}.{{rest}}", f"head.layers.{ours}.{{rest}}")
-    for theirs, ours in (
-        (0, 0),
-        (1, 1),
-        (2, 3),
-    )
+    ("mlp_head.0.{rest}", "head.layers.0.{rest}"),
+    ("mlp_head.1.{rest}", "head.layers.1.{rest}"),
+    ("mlp_head.2.{rest}", "head.layers.3.{rest}"),
 ]
-"""Both branches: Linear 0 and Linear 2 (ours 3, after activation and dropout). One branch: LayerNorm 0, Linear 1."""
+"""Two branches: linear layers 0 and 2; ours is 3, after activation and dropout. One branch: LayerNorm and linear."""
 
 _CLIP_BLOCK, _OUR_CLIP_BLOCK = "transformer.resblocks.{n}", "encoder.stages.0.{n}"
 CLIP_RULES: list[Rule] = [
@@ -86,7 +84,7 @@ SWIN_RULES: list[Rule] = [
     *AVS_DECODER_RULES,
     *AVQA_HEAD_RULES,
 ]
-"""timm keeps patch merging at the start of a stage, the reference at the end of the one before."""
+"""timm has patch merging at the start of a stage, the reference at the end of the stage before."""
 
 RULES: dict[str, list[Rule]] = {"clip": CLIP_RULES, "swin": SWIN_RULES}
 
@@ -102,20 +100,24 @@ def _translate(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
 
 
 def to_ours(name: str, rules: list[Rule]) -> str:
-    """Reference name -> ours. Raises ``CheckpointError`` for a name no rule knows."""
+    """Reference name -> ours.
+
+    Raises:
+        CheckpointError: If no rule matches the name.
+    """
     translated = _translate(name, rules)
     if translated is None:
         raise CheckpointError(
-            f"{name!r} is no parameter name of the reference implementation's models. "
+            f"{name!r} is not a parameter name of the reference implementation. "
             "Give a state dict with its names (see stgcma/models/reference/encoder.py)."
         )
     return translated
 
 
 def import_state(state: Mapping[str, Tensor], rules: list[Rule]) -> dict[str, Tensor]:
-    """A reference state dict under our names.
+    """A state dict of the reference under our names.
 
-    Its 3-D Swin patch kernels lose their temporal axis of size 1, its 1x1x1 convolutions become matrices.
+    The 3-D patch kernels of Swin lose their temporal axis of size 1. 1x1x1 convolutions become matrices.
     """
     out = {}
     for name, value in state.items():

@@ -1,4 +1,4 @@
-"""One draw per clip, the published order of operations, and draws that follow the published distributions."""
+"""Augmentation: one draw per clip, the published order of operations and the published distributions."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def test_the_published_order_gives_the_same_numbers():
     noise = got[..., ~outside]
     assert abs(noise.mean()) < 0.2
     assert abs(noise.std() - 1) < 0.2
-    assert not torch.equal(noise[0], noise[1]), "one box for the clip, fresh noise for every frame"
+    assert not torch.equal(noise[0], noise[1]), "the frames share the box, but not the noise"
 
 
-def test_all_frames_of_a_clip_are_treated_alike():
+def test_all_frames_of_a_clip_get_the_same_operations():
     same = FRAMES[:1].expand(3, -1, -1, -1)
     for draw in draws(20, replace(CONFIG, erase_probability=0.0)):
         first, *others = augment_frames(same, draw, SIZE, IMAGENET_MEAN, IMAGENET_STD)
         assert all(torch.equal(first, other) for other in others)
 
 
-def test_a_draw_is_applied_without_any_global_generator():
+def test_applying_a_draw_uses_no_global_generator():
     draw = replace(PLAIN, ops=(ImageOp("Rotate", 20.0),), erase=Box(1, 1, 8, 8), noise_seed=11)
     torch.manual_seed(0)
     first = augment_frames(FRAMES, draw, SIZE, IMAGENET_MEAN, IMAGENET_STD)
@@ -79,7 +79,7 @@ def test_without_a_fitting_crop_the_largest_central_one_is_taken(height, width, 
     assert {draw.crop for draw in draws(20, config, height, width)} == {crop}
 
 
-def test_erasures_fit_and_come_as_often_as_configured():
+def test_erasures_fit_and_have_the_configured_frequency():
     boxes = [draw.erase for draw in draws(3000)]
     found = [box for box in boxes if box is not None]
     assert len(found) / len(boxes) == pytest.approx(0.25, abs=0.03)

@@ -1,4 +1,4 @@
-"""Batches say what they hold and refuse what does not fit together."""
+"""Batches print their shapes and reject tensors that do not fit together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stgcma.data.batch import AVBatch, MaskTargets
 from tests.factories import tiny_batch
 
 
-def test_a_batch_prints_shapes_and_moves_as_one():
+def test_a_batch_prints_its_shapes_and_moves_all_its_tensors():
     batch = tiny_batch(num_clips=2, num_segments=3)
     assert repr(batch) == ("AVBatch(2 clips, {'frames': [2, 3, 3, 48, 48], 'fbank': [2, 3, 48, 48]}, EventTargets)")
     moved = batch.to("meta")
@@ -22,7 +22,7 @@ def test_a_batch_prints_shapes_and_moves_as_one():
     assert moved.frames is None
 
 
-def test_tensors_of_other_clips_or_ranks_are_refused():
+def test_tensors_with_another_rank_or_number_of_clips_are_rejected():
     with pytest.raises(ValueError, match=r"frames needs rank 5 with 2 clips first, got \[3, 4, 3, 8, 8\]"):
         AVBatch(clip_ids=("a", "b"), frames=torch.zeros(3, 4, 3, 8, 8), fbank=None)
     with pytest.raises(ValueError, match=r"fbank needs rank 4"):

@@ -1,4 +1,4 @@
-"""The loader: the same batches at any number of workers and processes, after a resume, and only what is needed read."""
+"""The loader gives the same batches with any number of workers and processes and after a resume."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def same(left: list[AVBatch], right: list[AVBatch]) -> bool:
 
 
 def joined(batches: tuple[AVBatch, ...]) -> AVBatch:
-    """The global batch of one step from its shares."""
+    """Join the shares of the workers into the global batch of a step."""
     return AVBatch(
         clip_ids=tuple(itertools.chain.from_iterable(b.clip_ids for b in batches)),
         frames=torch.cat([b.frames for b in batches]),
@@ -74,7 +74,7 @@ def test_shapes_counts_and_targets(root):
             assert labels.tolist() == tiny_row(int(clip_id.split(":")[1]), METADATA).event_labels.tolist()
 
 
-def test_two_workers_together_see_what_one_sees(root):
+def test_two_workers_together_get_the_batches_of_one(root):
     alone = list(loader(root).epoch(1))
     together = zip(*(loader(root, rank=rank, world_size=2).epoch(1) for rank in range(2)), strict=True)
     assert same([joined(shares) for shares in together], alone)
@@ -102,7 +102,7 @@ def test_epochs_and_seeds_differ(root):
     assert not same(first, list(loader(root, optim=replace(OPTIM, seed=8)).epoch(0)))
 
 
-def test_more_shards_or_another_batch_leave_the_augmentation_of_a_clip(root, tmp_path):
+def test_the_augmentation_of_a_clip_does_not_depend_on_shards_or_batch_size(root, tmp_path):
     write_shards(tmp_path, metadata=METADATA, splits={"train": 8}, rows_per_shard=8)
     clips = []
     for where, optim in ((root, OPTIM), (str(tmp_path), replace(OPTIM, batch_size=4))):
@@ -113,7 +113,7 @@ def test_more_shards_or_another_batch_leave_the_augmentation_of_a_clip(root, tmp
     assert all(torch.equal(x, y) for c in clips[0] for x, y in zip(clips[0][c], clips[1][c], strict=True))
 
 
-def test_evaluation_is_the_plain_transform_of_every_clip_once(root):
+def test_evaluation_gives_every_clip_once_without_augmentation(root):
     evaluation = loader(root, "test", train=False)
     batches = list(evaluation.epoch(0))
     assert [b.clip_ids for b in batches] == [
@@ -133,7 +133,7 @@ def test_evaluation_is_the_plain_transform_of_every_clip_once(root):
     assert seen == [clip_id for batch in batches for clip_id in batch.clip_ids]
 
 
-def test_a_training_example_is_what_its_draws_say(root):
+def test_a_training_example_equals_its_draws_applied_by_hand(root):
     training = loader(root)
     context, config = training.reader.context, AugmentConfig()
     mixed_clips = 0
@@ -154,7 +154,7 @@ def test_a_training_example_is_what_its_draws_say(root):
     assert 0 < mixed_clips < 24
 
 
-def test_one_modality_reads_nothing_of_the_other(root, monkeypatch):
+def test_a_single_branch_does_not_read_the_other_modality(root, monkeypatch):
     columns: set[str] = set()
     original = store_module.ShardStore._value
     monkeypatch.setattr(
@@ -195,11 +195,11 @@ def test_limits_and_switched_off_augmentation(root):
     assert torch.equal(unit.fbank, again.fbank)
 
 
-def test_shards_that_do_not_fit_say_why(root, tmp_path):
+def test_errors_for_shards_that_do_not_fit_say_why(root, tmp_path):
     with pytest.raises(ShardMismatchError, match=r"of spec 'demo'.*reads \[3, 224, 224\] of spec 'swin'"):
         loader(root, reading={"fbank": "swin"})
     loader(root, reading={"fbank": "swin"}, branches=("visual",))
-    with pytest.raises(ShardMismatchError, match=r"The task reads masks, the shards of 'ave' store events"):
+    with pytest.raises(ShardMismatchError, match=r"The task reads masks, but the shards of 'ave' store events"):
         loader(root, reading={"reader": MaskReader, "annotation": "masks"})
     write_shards(tmp_path / "silent", metadata=replace(METADATA, stores_waveform=False), splits={"train": 2})
     with pytest.raises(ShardMismatchError, match="no waveforms, which audio mix-up needs"):

@@ -1,4 +1,4 @@
-"""AVSBench shards -> batches: frames and masks at the size of the backbone, unaugmented, aligned with each other."""
+"""The reader of AVSBench resizes frames and masks alike to the size of the backbone and augments nothing."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_augmentation_is_refused(tmp_path):
         loader_of(tmp_path, augment=True)
 
 
-def test_clips_with_masks_of_other_frames_do_not_share_a_batch(tmp_path):
+def test_clips_with_masks_of_different_frames_cannot_share_a_batch(tmp_path):
     write(tmp_path)
     reader = loader_of(tmp_path).reader
     one, other = reader.example((0, 0)), reader.example((0, 1))

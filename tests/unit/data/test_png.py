@@ -1,4 +1,4 @@
-"""One-bit PNG files: other programs read them, and other files are refused."""
+"""One-bit PNG files round-trip, also with other programs, and other files are rejected."""
 
 import io
 

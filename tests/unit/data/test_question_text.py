@@ -1,4 +1,4 @@
-"""Question files: the word rules, vocabularies in order of appearance, malformed entries, the real files."""
+"""Question files: word rules, vocabularies, malformed entries, and the real files."""
 
 import json
 
@@ -13,8 +13,6 @@ from stgcma.data.question_text import (
     conflicting_answers,
     parse_questions,
     question_words,
-    questions_from_table,
-    questions_to_table,
 )
 from stgcma.errors import ConfigError, DatasetLayoutError
 from tests.shared_data import shared_dir
@@ -51,7 +49,7 @@ def test_word_rule(content, values, expected):
     assert question_words(content, values) == tuple(expected.split())
 
 
-def test_an_entry_becomes_a_question_and_survives_storage():
+def test_an_entry_becomes_a_question():
     questions = parse_questions(json.dumps([entry(), entry(question_deleted=1), entry(question_id=11)]), "f")
     assert [q.question_id for q in questions] == [10, 11]
     assert questions[0] == Question(
@@ -61,7 +59,6 @@ def test_an_entry_becomes_a_question_and_survives_storage():
         words=("Is", "the", "guzheng", "louder", "than", "the", "piano"),
         answer="yes",
     )
-    assert questions_from_table(questions_to_table(questions)) == questions
 
 
 @pytest.mark.parametrize(
@@ -70,14 +67,14 @@ def test_an_entry_becomes_a_question_and_survives_storage():
         ('[{"video_id": ', r"f is not valid json \(line 1"),
         ('{"a": 1}', "needs a list of questions, got dict"),
         ('["x"]', "f, entry 0: needs an object"),
-        (json.dumps([{k: v for k, v in entry().items() if k != "anser"}]), "no field anser"),
+        (json.dumps([{k: v for k, v in entry().items() if k != "anser"}]), "needs the fields anser"),
         (
             json.dumps([entry(), entry(question_id=9, templ_values="[]")]),
             r"entry 1 \(question 9\): 2 placeholders but 0",
         ),
         (json.dumps([entry(type='"Audio"')]), "'type' needs a list of two"),
         (json.dumps([entry(type="Audio")]), r"entry 0 \(question 10\)"),
-        (json.dumps([entry(question_content="a " * 20 + "b?", templ_values="[]")]), "1 to 14 words are needed, got 21"),
+        (json.dumps([entry(question_content="a " * 20 + "b?", templ_values="[]")]), "needs 1 to 14 words, got 21"),
     ],
 )
 def test_malformed_files_name_the_entry(text, message):
@@ -99,7 +96,7 @@ def test_vocabulary_is_in_order_of_first_appearance():
     assert ids == [1, 7, 8, 6, 9] + [0] * (MAX_WORDS - 5)
 
 
-def test_unknown_words_at_prediction_name_near_ones():
+def test_errors_for_unknown_words_name_similar_ones():
     vocabulary = QuestionVocabulary(words=(PAD, "Is", "there", "a", "guzheng", "sound"), answers=("yes",))
     with pytest.raises(ConfigError, match=r"'guzeng' \(did you mean guzheng\?\)"):
         vocabulary.encode(("Is", "there", "a", "guzeng", "sound"))
@@ -133,7 +130,7 @@ def test_the_updated_files_have_no_conflicts():
     assert conflicting_answers(questions) == {}
 
 
-def test_the_answers_of_the_known_part_of_training_are_published_ones():
+def test_the_answers_of_the_available_training_questions_are_published():
     published = (shared_dir() / "annotations" / "music_avqa" / "ans_vocab.txt").read_text().strip().split("\n")
     answers = build_vocabulary(real("avqa-train_fake")).answers
     assert len(published) == 42

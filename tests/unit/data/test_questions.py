@@ -1,4 +1,4 @@
-"""The question reader over real shards: every question once an epoch, grouped by video, negatives of other videos."""
+"""The question reader: every question once per epoch, grouped by video, with negatives from other videos."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ def loader(root, split="train", *, train=True, optim=OPTIM, rank=0, world_size=1
     return build_loaders(config, optim, SPEC, READING, [split], training=train, **options)[split]
 
 
-def test_every_training_question_comes_once_an_epoch_with_its_own_video(root):
+def test_an_epoch_gives_every_training_question_once_with_its_video(root):
     built = loader(root, optim=replace(OPTIM, batch_size=1))
     assert len(built) == 7
     seen = []
@@ -61,7 +61,7 @@ def test_every_training_question_comes_once_an_epoch_with_its_own_video(root):
     assert [b.clip_ids for b in built.epoch(0)] != [b.clip_ids for b in built.epoch(1)]
 
 
-def test_words_and_answers_are_the_vocabulary_of_the_manifest(root):
+def test_ids_of_words_and_answers_follow_the_manifest(root):
     built = loader(root, optim=replace(OPTIM, batch_size=1))
     words, answers = built.manifest.question_words, built.manifest.class_names
     expected = {q.question_id: q for q in tiny_questions(7, "train")}
@@ -74,7 +74,7 @@ def test_words_and_answers_are_the_vocabulary_of_the_manifest(root):
         assert answers[answer] == question.answer
 
 
-def test_batches_group_questions_and_say_how_many_the_step_has(root):
+def test_batches_group_questions_by_video_and_count_those_of_the_step(root):
     for batch in loader(root).epoch(0):
         targets = batch.targets
         counts = torch.bincount(targets.video_index, minlength=2).tolist()
@@ -101,7 +101,7 @@ def test_a_resumed_epoch_continues_with_the_same_batches(root):
 
 
 def test_stored_negatives_are_frames_of_other_videos(tmp_path):
-    """Each video has one flat grey per video, so every negative names its video."""
+    """Every video has its own grey level, so a negative shows its video."""
     write_question_shards(tmp_path, num_videos=5, num_segments=SEGMENTS, grey_of_video=lambda number: 30 * number)
     seen = set()
     for epoch in range(12):
@@ -126,7 +126,7 @@ def test_the_denser_grid_is_used_where_it_is_stored(tmp_path):
     assert torch.allclose(greys, torch.full_like(greys, 200 / 255), atol=0.02)
 
 
-def test_negatives_from_the_batch_name_another_video(root):
+def test_negatives_from_the_batch_are_frames_of_another_video(root):
     for batch in loader(root, negatives="batch").epoch(0):
         targets = batch.targets
         assert targets.negatives is None
@@ -137,14 +137,14 @@ def test_negatives_from_the_batch_name_another_video(root):
         assert second.max() < SEGMENTS
 
 
-def test_evaluation_asks_everything_in_order_without_negatives(root):
+def test_evaluation_gives_all_questions_in_order_without_negatives(root):
     batches = [b for rank in (0, 1) for b in loader(root, "test", train=False, rank=rank, world_size=2).epoch(0)]
     ids = [number for batch in batches for number in batch.targets.question_ids]
     assert ids == sorted(q.question_id for q in tiny_questions(7, "test"))
     assert all(batch.targets.negatives is None and batch.targets.loss_questions is None for batch in batches)
 
 
-def test_unknown_answers_stay_in_evaluation_as_minus_one_and_leave_training(root, tmp_path, caplog):
+def test_unknown_answers_are_minus_one_in_evaluation_and_left_out_of_training(root, tmp_path, caplog):
     entry = {"question_id": 1, "type": '["Audio", "Counting"]', "question_content": "Is a video old?"}
     entries = [
         {**entry, "video_id": "video0001", "anser": "yes"},
@@ -163,7 +163,7 @@ def test_unknown_answers_stay_in_evaluation_as_minus_one_and_leave_training(root
         assert "answers (purple) are not in the vocabulary" in caplog.text
 
 
-def test_unknown_words_are_read_as_padding_in_evaluation_and_refused_in_training(root, tmp_path, caplog):
+def test_unknown_words_are_padding_in_evaluation_and_an_error_in_training(root, tmp_path, caplog):
     entry = {
         "video_id": "video0001",
         "question_id": 1,
@@ -181,9 +181,9 @@ def test_unknown_words_are_read_as_padding_in_evaluation_and_refused_in_training
         loader(root, questions=str(tmp_path))
 
 
-def test_a_cap_on_questions_splits_a_video_into_units(root):
+def test_a_limit_on_questions_splits_a_video_into_units(root):
     built = loader(root, questions_per_video=1, optim=replace(OPTIM, batch_size=1))
-    assert built.num_clips == built.reader.num_questions == 13
+    assert built.num_clips == 13
     assert all(len(batch.targets.question_ids) == 1 for batch in built.epoch(0))
 
 
@@ -197,7 +197,7 @@ def test_one_branch_reads_one_modality_and_no_negatives(root):
 def test_settings_that_leave_no_negatives_and_missing_questions_are_errors(root, tmp_path):
     with pytest.raises(ConfigError, match="at least 2 videos there"):
         loader(root, negatives="batch", world_size=2)
-    with pytest.raises(ConfigError, match="Unset questions_per_video"):
+    with pytest.raises(ConfigError, match=r"Unset data.questions_per_video"):
         loader(root, negatives="batch", questions_per_video=1)
     with pytest.raises(ConfigError, match="has no avqa-val"):
         loader(root, "val", questions=str(tmp_path))
@@ -214,5 +214,5 @@ def test_grounding_reads_every_video_once_and_draws_negatives_in_evaluation_too(
     for first, second in zip(*batches, strict=True):
         assert first.targets.negatives.shape == (len(first), SEGMENTS, 3, 24, 24)
         assert torch.equal(first.targets.negatives, second.targets.negatives)
-    with pytest.raises(ConfigError, match="set negatives: stored for task grounding"):
+    with pytest.raises(ConfigError, match=r"Set data.negatives: stored for task grounding"):
         build_loaders(replace(config, negatives="batch"), OPTIM, SPEC, reading, ["train"], training=True)["train"]

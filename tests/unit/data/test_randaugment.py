@@ -1,4 +1,4 @@
-"""timm's RandAugment with one draw per clip: the same arguments, the same pixels, only less of them."""
+"""RandAugment has the arguments and pixels of timm, but one draw per clip and only the pixels of the crop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data.auto_augment import (
-    LEVEL_TO_ARG,
-    NAME_TO_OP,
-    rand_augment_choices,
-)
+from timm.data.auto_augment import LEVEL_TO_ARG, NAME_TO_OP, rand_augment_choices
 
 from stgcma.config import AugmentConfig
 from stgcma.data.randaugment import ARGUMENTS, FILL, GEOMETRIC, ImageOp, apply_ops, draw_ops
@@ -30,7 +26,7 @@ def by_timm(op: ImageOp, image: Image.Image) -> Image.Image:
 
 
 def whole_frames_then_crop(ops, crop) -> torch.Tensor:
-    """What timm does, frame by frame at full size."""
+    """The result of timm, frame by frame at full size."""
     top, left, height, width = crop
     results = []
     for frame in FRAMES:
@@ -41,13 +37,13 @@ def whole_frames_then_crop(ops, crop) -> torch.Tensor:
     return torch.stack(results)
 
 
-def test_the_operations_are_timms_increasing_ones_in_their_order():
+def test_operations_are_the_increasing_ones_of_timm_in_order():
     assert list(ARGUMENTS) == rand_augment_choices("original", increasing=True)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("magnitude", [0.0, 0.31, 5.0, 7.0, 9.99, 10.0])
-def test_arguments_equal_timms(name, magnitude):
+def test_arguments_equal_those_of_timm(name, magnitude):
     level_function = LEVEL_TO_ARG[name]
     if level_function is None:
         assert ARGUMENTS[name] is None
@@ -60,7 +56,7 @@ def test_arguments_equal_timms(name, magnitude):
 
 
 def random_case(seed: int) -> tuple[tuple[ImageOp, ...], tuple[int, int, int, int]]:
-    """A chain of operations and a crop, edges and single pixels included."""
+    """A chain of operations and a crop, which may be at an edge or a single pixel."""
     rng = np.random.default_rng(seed)
     ops = draw_ops(replace(CONFIG, randaugment_probability=0.8), rng)
     height, width = int(rng.integers(1, HEIGHT + 1)), int(rng.integers(1, WIDTH + 1))
@@ -68,7 +64,7 @@ def random_case(seed: int) -> tuple[tuple[ImageOp, ...], tuple[int, int, int, in
 
 
 def test_the_region_equals_cropping_whole_frames():
-    """Exact where nothing moves; where something moves, one of many values may be truncated to the next below."""
+    """Equal without geometric operations. With them, a few values may differ by one grey level."""
     differing = compared = moved = 0
     for ops, crop in map(random_case, range(150)):
         got, expected = apply_ops(FRAMES, ops, crop), whole_frames_then_crop(ops, crop)
@@ -82,8 +78,8 @@ def test_the_region_equals_cropping_whole_frames():
 
 @pytest.mark.parametrize("name", sorted(GEOMETRIC))
 @pytest.mark.parametrize("level", [-1.0, -0.63, 0.0, 0.47, 1.0])
-def test_a_moved_region_is_the_region_of_the_moved_frame(name, level):
-    """Regions at borders, in the middle, of one pixel; only rotated ones may be truncated to the next grey level."""
+def test_a_region_of_a_geometric_operation_equals_the_crop_of_the_whole_frame(name, level):
+    """Regions at borders, in the middle and of one pixel. Only after a rotation may values differ by one grey level."""
     op = ImageOp(name, ARGUMENTS[name](abs(level), 1 if level >= 0 else -1))
     for crop in ((0, 0, HEIGHT, WIDTH), (0, 0, 5, 9), (HEIGHT - 3, WIDTH - 4, 3, 4), (12, 20, 11, 13), (20, 0, 1, 1)):
         got, expected = apply_ops(FRAMES, [op], crop).int(), whole_frames_then_crop([op], crop).int()
@@ -101,7 +97,7 @@ def test_each_operation_changes_pixels_as_timm_does(name, sign):
     assert not torch.equal(got, FRAMES)
 
 
-def test_sharpening_twice_in_a_crop_looks_at_the_surroundings():
+def test_sharpening_twice_reads_pixels_around_the_crop():
     ops = [ImageOp("SharpnessIncreasing", 1.6)] * 2
     crop = (10, 10, 12, 12)
     inside_only = apply_ops(FRAMES[:, 10:22, 10:22], ops, (0, 0, 12, 12))

@@ -1,4 +1,4 @@
-"""Orders are pure functions of (seed, epoch), whatever the number of workers and wherever a run starts."""
+"""The order of units depends only on (seed, epoch), not on the number of workers or the first step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def global_batches(world_size: int, epoch: int = 3, start_step: int = 0) -> list
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 6])
-def test_any_number_of_workers_sees_the_same_global_batches(world_size):
+def test_global_batches_do_not_depend_on_the_number_of_workers(world_size):
     assert global_batches(world_size) == global_batches(1)
 
 
@@ -28,7 +28,7 @@ def test_an_epoch_is_a_permutation_without_its_incomplete_batch():
     assert seen == epoch_order(23, 5, 3)[:18].tolist()
 
 
-def test_a_resumed_epoch_goes_on_with_the_next_step():
+def test_a_resumed_epoch_continues_with_the_next_step():
     assert global_batches(2, start_step=2) == global_batches(2)[2:]
 
 
@@ -37,7 +37,7 @@ def test_orders_differ_between_epochs_and_seeds():
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 11])
-def test_evaluation_sees_every_unit_once(world_size):
+def test_evaluation_gives_every_unit_once(world_size):
     samplers = [EvalSampler(7, 2, r, world_size) for r in range(world_size)]
     batches = [list(sampler.batches()) for sampler in samplers]
     assert [number for worker in batches for batch in worker for _, number in batch] == list(range(7))
@@ -46,7 +46,7 @@ def test_evaluation_sees_every_unit_once(world_size):
     assert list(samplers[0].batches(0, 1)) == batches[0][1:]
 
 
-def test_batches_that_cannot_be_dealt_out_are_refused():
+def test_batches_that_workers_cannot_share_are_rejected():
     with pytest.raises(ConfigError, match=r"got 3 clips for 2 workers. Set optim.batch_size to a multiple of 2"):
         TrainSampler(10, 3, seed=0, world_size=2)
     with pytest.raises(ConfigError, match="batch_size: 8 exceeds the 5 training clips"):

@@ -74,7 +74,7 @@ def test_another_split_in_place_of_this_one_is_refused(tmp_path):
     manifest = write_shards(tmp_path, splits={"train": 3, "test": 3}, **SMALL)
     test, train = shard(tmp_path, manifest, "test"), shard(tmp_path, manifest)
     train.write_bytes(test.read_bytes())
-    with pytest.raises(ShardMismatchError, match=rf"{train.name} has \d+ bytes, its manifest says \d+"):
+    with pytest.raises(ShardMismatchError, match=rf"{train.name} has \d+ bytes, but its manifest says \d+"):
         read_all(tmp_path, manifest)
     entry = replace(manifest.splits["train"][0], size_bytes=test.stat().st_size)
     same_size = replace(manifest, splits={**manifest.splits, "train": (entry,)})
@@ -92,5 +92,5 @@ def test_another_shard_of_equal_size_is_refused(tmp_path):
     entry = write_shard([changed], raw, tmp_path / "b/ave/tiny0000", other.splits["train"][0].path)
     assert entry.size_bytes == manifest.splits["train"][0].size_bytes
     shutil.copy(shard(tmp_path / "b", other), shard(tmp_path / "a", manifest))
-    with pytest.raises(ShardMismatchError, match=r"It holds rows with digest \w{12}, its manifest says \w{12}"):
+    with pytest.raises(ShardMismatchError, match=r"It holds rows with digest \w{12}, but its manifest says \w{12}"):
         read_all(tmp_path / "a", manifest)

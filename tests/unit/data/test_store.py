@@ -1,4 +1,4 @@
-"""Rows by number, whatever the shards look like, read lazily and column by column."""
+"""Rows by number: independent of the sharding, read lazily and column by column."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_store(root, **options) -> ShardStore:
     return ShardStore(str(root), manifest)
 
 
-def test_clips_are_numbered_by_id_however_they_are_sharded(tmp_path):
+def test_the_numbering_of_clips_does_not_depend_on_the_sharding(tmp_path):
     few = open_store(tmp_path / "few", splits={"train": 7}, rows_per_shard=7)
     many = open_store(tmp_path / "many", splits={"train": 7}, rows_per_shard=2)
     assert few.clip_ids("train") == many.clip_ids("train") == [f"clip{k:04d}:{k}" for k in range(7)]
@@ -38,7 +38,7 @@ def test_clips_are_numbered_by_id_however_they_are_sharded(tmp_path):
 
 
 def spy_on_batches(monkeypatch):
-    """(row group, columns) of every column read that begins, and the rows read in all."""
+    """Two lists that grow: (row group, columns) of every read that starts, and the row counts of the batches read."""
     begun, rows = [], []
     original = pq.ParquetFile.iter_batches
 
@@ -52,7 +52,7 @@ def spy_on_batches(monkeypatch):
     return begun, rows
 
 
-def test_only_the_columns_asked_for_are_read(tmp_path, monkeypatch):
+def test_only_the_requested_columns_are_read(tmp_path, monkeypatch):
     store = open_store(tmp_path)
     store.clip_ids("val")
     begun, _ = spy_on_batches(monkeypatch)
@@ -61,7 +61,7 @@ def test_only_the_columns_asked_for_are_read(tmp_path, monkeypatch):
     assert (row.frames, row.waveform, row.fbanks) == ((), None, {})
 
 
-def test_a_row_is_decoded_up_to_itself_and_no_row_twice(tmp_path, monkeypatch):
+def test_rows_are_decoded_up_to_the_requested_one_and_only_once(tmp_path, monkeypatch):
     store = open_store(tmp_path, splits={"train": 12}, rows_per_shard=12)
     store.clip_ids("train")
     _, rows = spy_on_batches(monkeypatch)
@@ -71,7 +71,7 @@ def test_a_row_is_decoded_up_to_itself_and_no_row_twice(tmp_path, monkeypatch):
         assert waveform.tolist() == tiny_row(number, METADATA).waveform.tolist()
 
 
-def test_neighbours_come_from_the_cache_and_the_cache_stays_small(tmp_path, monkeypatch):
+def test_neighbours_come_from_the_cache_and_its_size_is_limited(tmp_path, monkeypatch):
     store = open_store(tmp_path, splits={"train": 12}, rows_per_shard=3)
     store.clip_ids("train")
     begun, rows = spy_on_batches(monkeypatch)
@@ -89,7 +89,7 @@ def test_neighbours_come_from_the_cache_and_the_cache_stays_small(tmp_path, monk
     assert len(small._cache) == 2
 
 
-def test_a_read_that_failed_can_be_tried_again(tmp_path, monkeypatch):
+def test_a_failed_read_can_be_repeated(tmp_path, monkeypatch):
     store = open_store(tmp_path, splits={"train": 4}, rows_per_shard=4)
     original, failures = pq.ParquetFile.iter_batches, [OSError(104, "connection reset")]
 
@@ -110,7 +110,7 @@ def test_a_read_that_failed_can_be_tried_again(tmp_path, monkeypatch):
     assert waveform.tolist() == tiny_row(3, METADATA).waveform.tolist()
 
 
-def test_a_store_travels_without_open_files(tmp_path):
+def test_a_pickled_store_has_no_open_files(tmp_path):
     store = open_store(tmp_path)
     row = store.row("test", 1, ALL)
     copy = pickle.loads(pickle.dumps(store))
@@ -120,7 +120,7 @@ def test_a_store_travels_without_open_files(tmp_path):
 
 
 def test_a_remote_filesystem_is_read_through_pyarrow(tmp_path, monkeypatch):
-    """Any URI goes through ``pyarrow.fs``: here a folder mounted as a remote one."""
+    """Any URI is read through ``pyarrow.fs``; here a folder stands for a remote place."""
     local = open_store(tmp_path / "bucket")
     clip_ids = local.clip_ids("train")
     remote = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
@@ -137,7 +137,7 @@ def test_a_remote_filesystem_is_read_through_pyarrow(tmp_path, monkeypatch):
     assert store.row("train", 4, ALL) == local.row("train", 4, ALL)
 
 
-def test_what_is_missing_or_changed_is_named(tmp_path):
+def test_missing_and_changed_files_are_named(tmp_path):
     store = open_store(tmp_path, splits={"train": 4})
     with pytest.raises(ShardMismatchError, match=r"no split 'test'; it has: train"):
         store.clip_ids("test")
@@ -145,7 +145,7 @@ def test_what_is_missing_or_changed_is_named(tmp_path):
     first = folder / store.manifest.splits["train"][0].path
     entries = tuple(replace(entry, num_rows=9) for entry in store.manifest.splits["train"])
     wrong_count = replace(store.manifest, splits={"train": entries})
-    with pytest.raises(ShardMismatchError, match=r"part-00000-of-00002.parquet has 3 rows, its manifest says 9"):
+    with pytest.raises(ShardMismatchError, match=r"part-00000-of-00002.parquet has 3 rows, but its manifest says 9"):
         ShardStore(str(tmp_path), wrong_count).row("train", 0, ALL)
     other = replace(store.manifest, metadata=replace(METADATA, fbank_dtype="float32"))
     with pytest.raises(
@@ -156,11 +156,11 @@ def test_what_is_missing_or_changed_is_named(tmp_path):
     first.write_bytes(first.read_bytes()[:-100])
     with pytest.raises(
         ShardMismatchError,
-        match=rf"{first.name} has {size - 100} bytes, its manifest says {size}. Run .* --verify",
+        match=rf"{first.name} has {size - 100} bytes, but its manifest says {size}. Run .* --verify",
     ):
         ShardStore(str(tmp_path), store.manifest).row("train", 0, ALL)
     first.unlink()
-    with pytest.raises(ShardMismatchError, match=r"listed in the manifest but missing.*makes only what is missing"):
+    with pytest.raises(ShardMismatchError, match=r"listed in the manifest but missing.*makes only the missing files"):
         ShardStore(str(tmp_path), store.manifest).row("train", 0, ALL)
 
 
@@ -195,22 +195,21 @@ def test_an_index_that_is_missing_damaged_or_of_another_run_is_named(tmp_path):
     store = open_store(tmp_path, splits={"train": 4})
     index = tmp_path / "ave" / METADATA.fingerprint / "index.parquet"
     good = index.read_bytes()
-    for damaged in (good[:-20], bytes([*good[:50], good[50] ^ 1, *good[51:]])):
-        index.write_bytes(damaged)
-        with pytest.raises(ShardMismatchError, match=r"index.parquet is damaged.* Run the same stgcma-jobs"):
-            ShardStore(str(tmp_path), store.manifest).num_clips("train")
+    index.write_bytes(good[:-20])
+    with pytest.raises(ShardMismatchError, match=r"index.parquet is damaged .* with --verify"):
+        ShardStore(str(tmp_path), store.manifest).num_clips("train")
     write_index(index.parent, {"train": [["clip0003:3", "clip0002:2", "clip0001:1"], ["clip0000:0"]]})
-    with pytest.raises(ShardMismatchError, match="or of another manifest"):
+    with pytest.raises(ShardMismatchError, match=r"index.parquet holds values with digest .* with --verify"):
         ShardStore(str(tmp_path), store.manifest).num_clips("train")
     index.unlink()
-    with pytest.raises(ShardMismatchError, match=r"index.parquet is missing. Run the same stgcma-jobs preprocess"):
+    with pytest.raises(ShardMismatchError, match=r"index.parquet is listed in the manifest but missing.* --verify"):
         ShardStore(str(tmp_path), store.manifest).num_clips("train")
 
 
 def test_a_row_that_is_not_where_the_index_says_is_refused(tmp_path):
     store = open_store(tmp_path, splits={"train": 4})
     folder = tmp_path / "ave" / METADATA.fingerprint
-    sha256 = write_index(folder, {"train": [["clip0001:1", "clip0000:0", "clip0002:2"], ["clip0003:3"]]})
-    swapped = ShardStore(str(tmp_path), replace(store.manifest, index_sha256=sha256))
+    digest = write_index(folder, {"train": [["clip0001:1", "clip0000:0", "clip0002:2"], ["clip0003:3"]]})
+    swapped = ShardStore(str(tmp_path), replace(store.manifest, tables={"index.parquet": digest}))
     with pytest.raises(ShardMismatchError, match="has clip 'clip0001:1' where the index says 'clip0000:0'"):
         swapped.row("train", 0, ("clip_id",))

@@ -7,6 +7,7 @@ import torch
 
 from stgcma.models import adapters
 from stgcma.models.adapters import AVAdapter, BottleneckAdapter, InteractionGates, TemporalBias, cross_attend
+from stgcma.models.backbones import base
 
 G, NV, NA, D, R = 3, 5, 7, 12, 4
 
@@ -31,7 +32,7 @@ def hidden(adapter, x):
 
 
 def expected_output(module, x, alpha, beta):
-    """Eq. 2-5 by hand; alpha and beta gate the message into the visual and the audio branch."""
+    """Eq. 2-5 by hand. alpha gates the message into the visual branch, beta that into the audio branch."""
     visual, audio = module.adapters["visual"], module.adapters["audio"]
     hv, ha = hidden(visual, x["visual"]), hidden(audio, x["audio"])
     to_visual = torch.softmax(hv @ ha.transpose(1, 2), -1) @ ha
@@ -83,7 +84,7 @@ def test_messages_flow_only_in_the_allowed_direction(fusion, moves_visual, moves
     assert (not torch.equal(base["audio"], other_visual["audio"])) == moves_audio
 
 
-def test_branch_without_adapter_passes_through_and_sends_nothing():
+def test_a_branch_without_adapter_is_unchanged_and_sends_no_message():
     module = randomise(AVAdapter(D, R, ("visual",), "both", "spatial"))
     x = make_inputs()
     out = module(x, randomise(InteractionGates()))
@@ -104,7 +105,7 @@ def test_fused_and_explicit_cross_attention_agree_in_value_and_gradient(monkeypa
     torch.testing.assert_close(torch.autograd.grad(fused.square().sum(), (query, context)), expected)
 
 
-def test_cross_attend_names_both_shapes():
+def test_cross_attend_rejects_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match=r"query \[2, 3, 4\] and context \[2, 3, 5\].*must share the bottleneck ratio"):
         cross_attend(torch.zeros(2, 3, 4), torch.zeros(2, 3, 5))
 
@@ -120,8 +121,7 @@ def test_temporal_bias_is_indexed_by_query_minus_key():
 
 
 def test_packed_layers_equal_layers_applied_per_branch(monkeypatch):
-    """The GPU path of ``packed``, run here on the CPU."""
-    from stgcma.models.backbones import base
+    """Run the GPU path of ``packed`` on the CPU."""
 
     class OnGPU(torch.Tensor):
         is_cuda = True

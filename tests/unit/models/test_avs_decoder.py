@@ -1,4 +1,4 @@
-"""The segmentation decoder: sizes, published parameter counts, and decoding only the wanted segments."""
+"""The segmentation decoder: sizes, published parameter counts, and decoding of single segments."""
 
 import pytest
 import torch
@@ -61,13 +61,13 @@ def test_decoding_one_segment_gives_the_same_logits_and_gradients():
         torch.testing.assert_close(gradient, expected)
 
 
-def test_segments_come_in_the_order_asked_for():
+def test_segments_are_decoded_in_the_given_order():
     decoder = tiny_decoder().eval()
     maps, audio = tiny_inputs()
     torch.testing.assert_close(decoder(maps, audio, torch.tensor([3, 1])), decoder(maps, audio)[:, [3, 1]])
 
 
-def test_residual_skip_carries_the_rectified_input_and_leaves_its_argument_alone():
+def test_residual_skip_carries_the_rectified_input_and_does_not_change_the_argument():
     unit = ResidualUnit(3)
     x = torch.randn(1, 3, 5, 5)
     before = x.clone()

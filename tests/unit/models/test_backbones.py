@@ -1,4 +1,4 @@
-"""The registry of backbones, and that nothing outside a family's file asks which family it is."""
+"""The registry of backbones; only the file of a family knows the family."""
 
 import inspect
 import re
@@ -19,8 +19,8 @@ def config_of(name):
     return ModelConfig(backbone=name, pretrained="none", adaptation=NoAdaptation())
 
 
-def test_no_source_file_asks_for_a_family():
-    """What differs between families is a method or a class variable of ``Backbone``."""
+def test_no_other_file_tests_for_a_family():
+    """Differences between families belong in methods and class variables of ``Backbone``."""
     classes = "|".join(family.__name__ for family in FAMILIES.values())
     question = re.compile(rf"\.family\s*(==|!=|(not )?in\b)|(isinstance|issubclass)\([^)]*\b({classes})\b")
     own = {Path(inspect.getfile(family)) for family in FAMILIES.values()}
@@ -37,7 +37,7 @@ def test_every_spec_names_the_family_that_lists_it():
     assert len(backbone_specs()) == sum(len(family.specs) for family in FAMILIES.values())
 
 
-def test_a_family_is_found_once_it_is_registered(monkeypatch):
+def test_a_family_is_found_after_it_was_registered(monkeypatch):
     family = FAMILIES["swin"]
     monkeypatch.delitem(FAMILIES, "swin")
     with pytest.raises(ConfigError, match="Unknown backbone 'swin_base'; choose one of: clip_vit_b16"):
@@ -46,7 +46,7 @@ def test_a_family_is_found_once_it_is_registered(monkeypatch):
     assert backbone_spec("swin_base").family == "swin"
 
 
-def test_capabilities_are_what_the_backbones_have():
+def test_backbones_have_the_capabilities_that_they_declare():
     for name in ("clip_vit_demo", "swin_demo"):
         backbone = build_backbone(backbone_spec(name), config_of(name))
         if "plain_visual" in backbone.provides:
@@ -61,12 +61,12 @@ def test_capabilities_are_what_the_backbones_have():
     [
         ("clip_vit_b16", "imagenet", "no pretrained tag 'imagenet'; open_clip knows: .*openai"),
         ("swin_large", "nope", "timm has no weights .*ms_in22k"),
-        ("clip_vit_b16", "builtin", "No weights ship for backbone 'clip_vit_b16'"),
+        ("clip_vit_b16", "builtin", "No weights are included for backbone 'clip_vit_b16'"),
         ("clip_vit_b16", "missing.safetensors", "missing.safetensors does not exist"),
-        ("swin_demo", "ms_in22k", "'swin_demo' has no pretrained tag 'ms_in22k': use builtin, none or a file"),
+        ("swin_demo", "ms_in22k", "'swin_demo' has no pretrained tag 'ms_in22k'. Use builtin, none or a file"),
     ],
 )
-def test_unknown_weights_list_what_there_is(backbone, pretrained, message):
+def test_errors_for_unknown_weights_say_what_there_is(backbone, pretrained, message):
     with torch.device("meta"):
         built = build_backbone(backbone_spec(backbone), config_of(backbone))
     with pytest.raises(CheckpointError, match=message):

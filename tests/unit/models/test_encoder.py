@@ -1,10 +1,13 @@
-"""The adapted encoder against the libraries' own forward passes, stage by stage and variant by variant."""
+"""The adapted encoder against the forward passes of the libraries, for every stage and variant."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from stgcma.config import AdaptationConfig, ModelConfig
+from stgcma.data.batch import AVBatch
 from stgcma.errors import CheckpointError, ConfigError
 from stgcma.models.adaptations import STGCMA, NoAdaptation
 from stgcma.models.adaptations.stg_cma import drop_path
@@ -22,7 +25,7 @@ FAMILIES = ["clip", "swin"]
 
 
 def plain_features(built, frames):
-    """What open_clip / timm compute for the frames on their own."""
+    """Pooled features of the frames from open_clip or timm."""
     backbone, flat = built.backbone, frames.flatten(0, 1)
     if built.spec.family == "swin":
         return backbone.swin.forward_features(flat).mean((1, 2))
@@ -45,7 +48,7 @@ def test_freshly_built_model_computes_the_plain_backbone(family, fields):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_frozen_temporal_stage_is_not_the_plain_backbone(family):
-    """Raw attention over time is added: the row of Table 7 that collapses."""
+    """It adds raw attention over time, as the first row of Table 7."""
     built, x = encoder(family, temporal_stage="frozen", spatial_stage="absent", global_stage="absent"), inputs(family)
     with torch.no_grad():
         pooled = built(**x).pooled["visual"].flatten(0, 1)
@@ -72,7 +75,7 @@ def test_stage_switched_off_equals_zero_up_projections(family, stage):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_temporal_stage_by_hand(family):
-    """Eq. 6-7 for the first block: every token position is its own sequence over the segments."""
+    """Eq. 6-7 for the first block: every token position is a sequence over the segments."""
     built, x = encoder(family, random_adapters=True), inputs(family)
     block, adapted = built.backbone.blocks[0], built.stages[0][0]
     with torch.no_grad():
@@ -108,7 +111,7 @@ def test_single_branch_equals_that_branch_without_interaction(family, branch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_adapted_branch_leaves_the_other_the_raw_temporal_residual(family):
+def test_the_branch_that_is_not_adapted_keeps_the_raw_temporal_residual(family):
     adapted = encoder(family, random_adapters=True, adapted_branches="visual")
     raw = encoder(family, temporal_stage="frozen", spatial_stage="frozen", global_stage="frozen")
     own = raw.state_dict()
@@ -118,7 +121,7 @@ def test_one_adapted_branch_leaves_the_other_the_raw_temporal_residual(family):
         torch.testing.assert_close(adapted(**x).pooled["audio"], raw(**x).pooled["audio"])
 
 
-def test_swin_maps_come_before_merging_and_the_last_after_the_norm():
+def test_swin_maps_are_taken_before_merging_and_the_last_after_the_norm():
     built = encoder("swin")
     features = built(**inputs("swin"))
     assert [list(m.shape) for m in features.stage_maps] == [[2, S, 8, 8, 8], [2, S, 4, 4, 16]]
@@ -132,7 +135,7 @@ def test_swin_attends_over_time_in_even_blocks_only():
 
 
 @pytest.mark.parametrize(("family", "shape"), [("clip", [1, 1, 5, 1]), ("swin", [2, 1, 8, 8, 1])])
-def test_drop_path_draws_as_the_reference(family, shape):
+def test_drop_path_masks_have_the_shapes_of_the_reference(family, shape):
     built, x = encoder(family), inputs(family)
     tokens = built.embed("visual", x["visual"])
     assert built.backbone.blocks[0].drop_path_mask(tokens) == shape
@@ -150,7 +153,7 @@ def test_drop_path_rates_rise_linearly():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_step_changes_every_adapter_and_no_frozen_bit(family):
+def test_one_step_changes_every_trained_and_no_frozen_value(family):
     torch.manual_seed(0)
     config = model_config(num_classes=4)
     model = build_model(build_task("ave", config), spec=SPECS[family], num_segments=S)
@@ -159,8 +162,6 @@ def test_one_step_changes_every_adapter_and_no_frozen_bit(family):
     for parameter in own.values():
         torch.nn.init.normal_(parameter, std=0.1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    from stgcma.data.batch import AVBatch
-
     x = inputs(family)
     batch = AVBatch(clip_ids=("a", "b"), frames=x["visual"], fbank=x["audio"])
     optimiser = torch.optim.Adam(own.values(), lr=1e-2)
@@ -179,7 +180,7 @@ def test_backbone_module_called_adapter_stays_frozen():
 
 
 def test_loading_reads_the_state_of_the_model_once(monkeypatch):
-    """On a GPU every reading would wait for the device."""
+    """On a GPU every read of the state waits for the device."""
     built = encoder("clip")
     state = trainable_state_dict(built)
     calls = []
@@ -228,7 +229,7 @@ def test_local_weight_files_load_and_wrong_ones_say_what_differs(tmp_path):
 
 
 def test_swin_file_of_the_original_release_loads(tmp_path):
-    """Its patch merging sits at the end of a stage; a classifier and index buffers come along."""
+    """The file has patch merging at the end of a stage, a classifier and index buffers."""
     donor = encoder("swin", seed=3)
     state = {}
     for name, value in donor.backbone.swin.state_dict().items():
@@ -255,26 +256,24 @@ def test_inputs_of_the_wrong_size_say_what_was_needed():
         built(visual=x["visual"], audio=x["audio"].transpose(2, 3))
     with pytest.raises(ValueError, match="built for 3 segments"):
         built(visual=x["visual"][:, :2], audio=x["audio"])
-    with pytest.raises(ValueError, match="audio branch runs but its input is None"):
+    with pytest.raises(ValueError, match="audio branch runs, but its input is None"):
         built(visual=x["visual"])
 
 
-def test_an_adaptation_that_is_none_of_the_registered_kind_is_refused():
+def test_a_config_that_is_not_an_adaptation_is_rejected():
     config = model_config(adaptation=AdaptationConfig(method="stg_cma"))
     with pytest.raises(ConfigError, match=r"needs one of stgcma\.models\.adaptations, such as STGCMA"):
         build_encoder(config, num_segments=S, spec=CLIP)
 
 
-def test_windows_that_do_not_divide_the_image_are_refused():
-    from dataclasses import replace
-
+def test_windows_that_do_not_divide_the_image_are_rejected():
     with pytest.raises(ConfigError, match="windows divide, got 8x8 with windows 3x3"):
         build_encoder(model_config(), num_segments=S, spec=replace(SWIN, window_size=3))
 
 
-def test_eight_heads_differ_from_the_backbone_own_heads():
+def test_the_number_of_heads_changes_the_output_but_not_the_parameters():
     x = inputs("clip")
-    twelve, eight = encoder("clip"), encoder("clip", num_heads=2)
+    four, two = encoder("clip"), encoder("clip", num_heads=2)
     with torch.no_grad():
-        assert not torch.allclose(twelve(**x).pooled["visual"], eight(**x).pooled["visual"], atol=1e-4)
-    assert count_parameters(twelve) == count_parameters(eight)
+        assert not torch.allclose(four(**x).pooled["visual"], two(**x).pooled["visual"], atol=1e-4)
+    assert count_parameters(four) == count_parameters(two)

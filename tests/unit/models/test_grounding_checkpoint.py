@@ -1,4 +1,4 @@
-"""Pre-trained grounding layers under the names other projects use, and files that are not that."""
+"""Grounding layers are read under the names of other projects, and other files are rejected."""
 
 import pickle
 
@@ -21,7 +21,7 @@ def grounding(variant, seed=0):
 
 
 def foreign_state(source, prefix):
-    """What MUSIC-AVQA writes: its own names, and layers of ResNet that nobody needs."""
+    """A state dict as MUSIC-AVQA writes it: its own names, and ResNet layers that are not used."""
     own = source.state_dict()
     state = {
         f"{prefix}{theirs}.{kind}": own[f"{ours}.{kind}"]
@@ -34,7 +34,7 @@ def foreign_state(source, prefix):
 
 @pytest.mark.parametrize("prefix", ["module.", "", "avqatask_"])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_known_names_are_loaded_whatever_their_prefix(tmp_path, prefix, suffix):
+def test_known_names_are_loaded_with_any_prefix(tmp_path, prefix, suffix):
     source, target = grounding("b_released", 1), grounding("b_released", 2)
     file = tmp_path / f"main_grounding_gen_best{suffix}"
     state = {name: value.contiguous() for name, value in foreign_state(source, prefix).items()}
@@ -55,7 +55,7 @@ def test_a_variant_without_the_expansion_skips_it(tmp_path):
     assert not any("audio_expansion" in name for name in loaded)
 
 
-def test_our_own_files_bring_the_projections_too(tmp_path):
+def test_our_own_files_also_hold_the_projections(tmp_path):
     source, target = grounding("b_lavish", 1), grounding("b_lavish", 2)
     save_file(source.state_dict(), tmp_path / "grounding.safetensors")
     assert load_grounding(target, tmp_path / "grounding.safetensors") == sorted(source.state_dict())
@@ -67,7 +67,7 @@ class Payload:
         return (print, ("executed",))
 
 
-def test_bad_files_are_refused_and_nothing_in_them_runs(tmp_path, capsys):
+def test_bad_files_are_rejected_and_their_code_is_not_run(tmp_path, capsys):
     target = grounding("l")
     with pytest.raises(CheckpointError, match="pretrain-grounding"):
         load_grounding(target, tmp_path / "none.pt")
@@ -75,11 +75,11 @@ def test_bad_files_are_refused_and_nothing_in_them_runs(tmp_path, capsys):
     with pytest.raises(CheckpointError, match=r"combine.weight \[8, 16\] \(needs \[12, 24\]\)"):
         load_grounding(target, tmp_path / "width.pt")
     torch.save({"other.weight": torch.zeros(2)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="holds no grounding layer; known names are fc_a1"):
+    with pytest.raises(CheckpointError, match=r"holds no grounding layer. Known names are fc_a1"):
         load_grounding(target, tmp_path / "other.pt")
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Payload()))
     (tmp_path / "noise.safetensors").write_bytes(b"not weights at all")
-    for name in ("evil.pt", "noise.safetensors"):
-        with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    for name, problem in (("evil.pt", "cannot be read as weights"), ("noise.safetensors", "is not a complete")):
+        with pytest.raises(CheckpointError, match=problem):
             load_grounding(target, tmp_path / name)
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""The question encoder's two starts: as published, and one that keeps words over the pads behind them."""
+"""The two initialisations of the question encoder: as published, and one that keeps words over the padding."""
 
 import torch
 
@@ -6,11 +6,11 @@ from stgcma.models.question import QuestionEncoder
 
 OBJECTS = range(2, 8)
 QUESTIONS = torch.tensor([[9, 10, word, 11] + [0] * 10 for word in OBJECTS])
-"""Four words, one of them different, and ten pads."""
+"""Questions that differ in one of four words, with ten positions of padding."""
 
 
 def share_of_words(*, remembers_words):
-    """Of the variance of question vectors, what tells questions that differ in one word apart; mean of ten starts."""
+    """Share of the variance of question vectors that comes from the word that differs; mean of ten seeds."""
     shares = []
     for seed in range(10):
         torch.manual_seed(seed)
@@ -19,12 +19,12 @@ def share_of_words(*, remembers_words):
     return sum(shares) / len(shares)
 
 
-def test_words_outweigh_the_pads_behind_them_only_where_asked_for():
+def test_words_outweigh_the_padding_only_with_remembers_words():
     assert share_of_words(remembers_words=False) < 0.01
     assert share_of_words(remembers_words=True) > 0.1
 
 
-def test_pads_bring_nothing_but_are_still_trained():
+def test_padding_starts_at_zero_and_is_trained():
     encoder = QuestionEncoder(12, 32, remembers_words=True)
     assert not encoder.embedding.weight[0].any()
     encoder(QUESTIONS).sum().backward()

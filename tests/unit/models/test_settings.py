@@ -1,4 +1,4 @@
-"""Plain values -> dataclasses: an adaptation by its method, nested records, all problems at once."""
+"""Plain values become dataclasses: adaptations by method, nested records, all problems at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Trials:
 
 
 @pytest.mark.parametrize("method", ADAPTATIONS)
-def test_what_asdict_and_json_made_comes_back_equal(method):
+def test_values_round_trip_through_asdict_and_json(method):
     model = ModelConfig(**MODEL, adaptation=ADAPTATIONS[method](branches="audio"))
     trials = Trials(
         optims=(OptimConfig(epochs=2, batch_size=1, learning_rate=1e-3, average_epochs=(1, 2)),), model=model
@@ -31,7 +31,7 @@ def test_what_asdict_and_json_made_comes_back_equal(method):
     assert from_mapping(Trials, {"optims": [], "model": None}, "trials") == Trials(optims=())
 
 
-def test_stg_cma_is_meant_where_no_method_is_named():
+def test_stg_cma_is_the_default_method():
     assert from_mapping(ModelConfig, MODEL, "m").adaptation == STGCMA()
     assert from_mapping(ModelConfig, {**MODEL, "adaptation": {"size": "tiny"}}, "m").adaptation == STGCMA(size="tiny")
     plain = {"method": "none", "branches": "visual"}
@@ -48,7 +48,7 @@ def test_stg_cma_is_meant_where_no_method_is_named():
         (
             {"method": "full", "size": "base", "fusion": "none", "temporal": 1},
             [
-                "adaptation: method full does not have size, fusion (stg_cma does). Remove what it does not have, or "
+                "adaptation: method full does not have size, fusion (stg_cma does). Remove these fields, or "
                 "replace the whole section: --set 'adaptation={method: full}', in an ablation set: {adaptation: "
                 "{method: full}}.",
                 "adaptation.temporal: no such field; fields here: method, branches.",
@@ -56,7 +56,7 @@ def test_stg_cma_is_meant_where_no_method_is_named():
         ),
     ],
 )
-def test_methods_and_fields_that_do_not_exist(adaptation, lines):
+def test_unknown_methods_and_fields_are_reported(adaptation, lines):
     with pytest.raises(ConfigError) as caught:
         from_mapping(ModelConfig, {**MODEL, "adaptation": adaptation}, "m")
     assert caught.value.problems == tuple(lines)

@@ -1,4 +1,4 @@
-"""TPAVI collapsed over space equals the published product over all pairs of positions."""
+"""TPAVI equals the published product over all pairs of positions."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def module():
 
 
 def direct_form(module, maps, audio):
-    """Method section 4, step 3, word for word: the attention matrix over all S*H*W positions, no softmax."""
+    """Method section 4, step 3, literally: the matrix over all S*H*W positions, without softmax."""
     batch, segments, height, width, channels = maps.shape
     x = maps.reshape(batch, -1, channels)
     a = F.linear(audio, module.align.weight, module.align.bias)
@@ -54,13 +54,13 @@ def test_equals_the_direct_form_with_all_gradients(module, training):
         torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_starts_as_a_layer_norm_of_the_maps():
+def test_a_new_module_is_a_layer_norm_of_the_maps():
     module = TPAVI(channels=8, audio_dim=4)
     maps, audio = torch.randn(2, 5, 3, 3, 8), torch.randn(2, 5, 4)
     torch.testing.assert_close(module(maps, audio), F.layer_norm(maps, (8,)))
 
 
-def test_one_segments_sound_reaches_every_segment_of_its_clip_only(module):
+def test_the_sound_of_a_segment_reaches_all_segments_of_its_clip_and_no_other_clip(module):
     module.eval()
     maps, audio = torch.randn(2, 5, 3, 3, 12).double(), torch.randn(2, 5, 7).double()
     changed = audio.clone()

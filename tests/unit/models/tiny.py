@@ -1,4 +1,4 @@
-"""The smallest CLIP and Swin geometries that exercise everything: shifted windows, clamping, class tokens."""
+"""Small CLIP and Swin geometries that cover all cases: shifted windows, clamped windows, class tokens."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The settings of a run: whose options it takes, and what becomes part of its fingerprint."""
+"""The settings of a run: which options it accepts, and what enters its fingerprint."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def test_options_are_the_defaults_of_the_record_unless_given() -> None:
 @pytest.mark.parametrize("record", [AVEOptions, DatasetOptions])
 def test_options_of_another_dataset_are_refused(record: type[DatasetOptions]) -> None:
     config = replace(CONFIG, options=MusicAVQAOptions(extra_frames=60))
-    with pytest.raises(ConfigError, match=rf"dataset ave need {record.__name__}, got MusicAVQAOptions\(.*=60\)"):
+    with pytest.raises(ConfigError, match=rf"dataset ave must be {record.__name__}, got MusicAVQAOptions\(.*=60\)"):
         config.options_as(record)
 
 
 def test_preprocessing_refuses_them_before_it_reads_the_source() -> None:
-    with pytest.raises(ConfigError, match="dataset ave need AVEOptions"):
+    with pytest.raises(ConfigError, match="dataset ave must be AVEOptions"):
         preprocess(replace(CONFIG, source="absent", options=MusicAVQAOptions()))
 
 

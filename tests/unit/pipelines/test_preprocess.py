@@ -1,4 +1,4 @@
-"""The whole graph in process: complete, resumable, never mixed, and honest about what was lost."""
+"""Preprocessing without Ray: complete, resumable, never mixed; every lost clip is reported."""
 
 import json
 import shutil
@@ -15,12 +15,15 @@ from pipelines.preprocess import preprocess
 from pipelines.progress import LogReporter
 from pipelines.shards.decoder import DecodingProcess
 from pipelines.shards.digest import RowsDigest
-from stgcma.data.index import decode_index
+from stgcma.data.fbank import SAMPLE_RATE
+from stgcma.data.index import SplitIndex
 from stgcma.data.manifest import find_manifests
-from stgcma.data.schema import SAMPLE_RATE, ShardMetadata, decode_rows
+from stgcma.data.schema import ShardMetadata, decode_rows
 from stgcma.data.store import ShardStore
 from stgcma.errors import DatasetLayoutError, FailureBudgetExceededError
 from tests.media import write_ave, write_clip
+
+pytestmark = pytest.mark.slow
 
 CLIPS = [
     ("-aaaaaaaaaa", "train"),
@@ -127,9 +130,9 @@ def check_index(result):
     """Every row of every shard is where the index says, and the index says nothing else."""
     store, listed = ShardStore(str(Path(result.uri).parents[1]), result.manifest), []
     for split, entries in result.manifest.splits.items():
-        places = decode_index(Path(result.uri, "index.parquet").read_bytes(), split)
+        places = SplitIndex.of(pq.read_table(f"{result.uri}/index.parquet"), split).places
         assert store.clip_ids(split) == sorted(store.clip_ids(split))
-        for number, (shard, group, row) in enumerate(places.places.tolist()):
+        for number, (shard, group, row) in enumerate(places.tolist()):
             file = pq.ParquetFile(f"{result.uri}/{entries[shard].path}")
             stored = file.read_row_group(group, columns=["clip_id"])["clip_id"][row].as_py()
             assert stored == store.clip_ids(split)[number] == store.row(split, number, ("clip_id",)).clip_id
@@ -143,10 +146,11 @@ def test_the_index_says_where_every_row_lies_and_is_made_again(config):
     index = Path(result.uri, "index.parquet")
     good = index.read_bytes()
     index.write_bytes(good[:-1])
-    assert preprocess(replace(config, clips_per_shard=4)).nothing_to_do
+    repaired = preprocess(replace(config, clips_per_shard=4))
+    assert repaired.repairs == ("index.parquet was not what the shards and settings say. It is written anew.",)
     assert index.read_bytes() == good
     index.unlink()
-    assert preprocess(replace(config, clips_per_shard=4)).nothing_to_do
+    assert preprocess(replace(config, clips_per_shard=4)).made_shards == 0
     assert index.read_bytes() == good
 
 
@@ -247,7 +251,7 @@ def test_limit_and_default_filter_banks(config):
     assert result.manifest.metadata.fbank_specs == ("clip", "swin")
 
 
-def test_budget_stops_the_job_with_a_table_and_a_larger_one_accepts(config, source, tmp_path):
+def test_the_budget_stops_the_job_with_a_table_and_a_larger_one_does_not(config, source, tmp_path):
     own = copy_of(source, tmp_path)
     (own / "AVE" / "eeeeeeeeeee.mp4").write_bytes(b"")
     write_clip(own / "AVE" / "ddddddddddd.mp4", seconds=10, audio_codec=None)
@@ -256,7 +260,7 @@ def test_budget_stops_the_job_with_a_table_and_a_larger_one_accepts(config, sour
     with pytest.raises(FailureBudgetExceededError) as error:
         preprocess(config)
     message = str(error.value)
-    for part in ("1 of 5 of train (20.0%)", "1 of 1 of val", "1 of 2 of test", "empty file", "no audio stream"):
+    for part in ("1 of 5 in train (20.0%)", "1 of 1 in val", "1 of 2 in test", "empty file", "no audio stream"):
         assert part in message
     assert "media file missing" in message
     assert "larger --failure-budget" in message
@@ -301,7 +305,7 @@ def test_full_disk_stops_the_run_and_leaves_no_half_file(config, monkeypatch):
     assert not list(Path(config.output).rglob("*.parquet*"))
 
 
-def test_rows_share_one_time_line(config):
+def test_frames_and_sound_of_a_row_share_one_timeline(config):
     for row in all_rows(preprocess(config)):
         assert len(row.waveform) == round(row.duration_seconds * SAMPLE_RATE)
         assert row.duration_seconds == pytest.approx(10.0, abs=0.01)
@@ -314,7 +318,7 @@ def test_clips_of_another_length_are_counted_and_noted(config, tmp_path):
     for video_id, seconds in (("aaaaaaaaaaa", 12), ("bbbbbbbbbbb", 8), ("ccccccccccc", 20)):
         write_clip(root / "AVE" / f"{video_id}.mp4", seconds=seconds)
     result = preprocess(replace(config, source=str(root), failure_budget=1.0))
-    assert [(f.clip_id, f.reason) for f in result.failures] == [("ccccccccccc:2", "clip of another length")]
+    assert [(f.clip_id, f.reason) for f in result.failures] == [("ccccccccccc:2", "clip length differs")]
     assert {row.clip_id: row.source.length_note for row in all_rows(result)} == {
         "aaaaaaaaaaa:0": "cut from 12.00 s",
         "bbbbbbbbbbb:1": "filled up from 8.00 s",

@@ -16,6 +16,8 @@ from tests.media import write_ave
 from tests.paths import ROOT
 from tests.s3_server import s3_server
 
+pytestmark = pytest.mark.slow
+
 
 def exercise(storage):
     """The same assertions for every kind of storage."""
@@ -61,7 +63,7 @@ def interrupt_an_upload(storage, monkeypatch):
 
 
 def lock_twice(storage):
-    """Only one holds a lock at a time; when it is free again, the next one gets it."""
+    """Only one block holds a lock at a time; after it, the next one gets the lock."""
     with storage.lock("a/only.lock") as first, storage.lock("a/only.lock") as second:
         assert (first, second) == (True, not storage.is_local)
     with storage.lock("a/only.lock") as third:
@@ -150,5 +152,5 @@ def test_command_reads_defaults_and_prints_json(tmp_path):
     assert failed.returncode == 1
     assert failed.stdout == ""
     assert "empty file" in failed.stderr
-    assert "1 of 1 of val (100.0%)" in failed.stderr
+    assert "1 of 1 in val (100.0%)" in failed.stderr
     assert run("--channel-mode", "right").returncode == 2

@@ -1,4 +1,4 @@
-"""Answer accuracy by type: sums that merge, unknown answers wrong, group averages over questions."""
+"""Answer accuracy by type: sums merge, unknown answers are wrong, groups are means over questions."""
 
 import json
 
@@ -21,7 +21,7 @@ TYPES = {
 
 
 def part(rows):
-    """rows: (type, answer, predicted)."""
+    """Outputs and a batch from rows of (type, answer, predicted answer)."""
     answers = torch.tensor([answer for _, answer, _ in rows])
     logits = torch.zeros(len(rows), 4)
     for row, (_, _, predicted) in enumerate(rows):
@@ -57,7 +57,7 @@ def test_types_groups_and_overall_by_hand():
     )
 
 
-def test_parts_and_workers_give_what_one_batch_gives():
+def test_the_result_does_not_depend_on_batches_and_workers():
     whole = AnswerAccuracy(detailed=True)
     whole.update(*part(ROWS))
     first, second = AnswerAccuracy(detailed=True), AnswerAccuracy(detailed=True)

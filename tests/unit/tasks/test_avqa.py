@@ -1,4 +1,4 @@
-"""The answering task on a tiny Swin: one encode a video, the same loss and gradients as one encode a question."""
+"""The answering task on a tiny Swin. Encoding a video once gives the loss and gradients of the published loop."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def task_of(variant="l", head=HEAD, adaptation=None, **fields):
 
 
 def model_of(task, seed=0):
-    """Every trained parameter random, so that no path is hidden by a zero."""
+    """A model with random trained parameters, so that no zero hides a path."""
     torch.manual_seed(seed)
     model = build_model(task, spec=SPEC, num_segments=S)
     for parameter in trainable_parameters(model).values():
@@ -80,7 +80,7 @@ def grouped_batch(negatives="stored"):
 
 
 def ungrouped(batch):
-    """The published loop: every question brings its own copy of the video."""
+    """The batch of the published loop: every question has its own copy of the video."""
     index = batch.targets.video_index
     return AVBatch(
         clip_ids=tuple(f"{batch.clip_ids[v]}{q}" for q, v in enumerate(index.tolist())),
@@ -106,7 +106,7 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize("variant", ["b_lavish", "b_released", "l"])
-def test_one_encode_a_video_gives_the_loss_and_gradients_of_one_a_question(variant):
+def test_encoding_a_video_once_gives_the_same_loss_and_gradients(variant):
     task = task_of(variant)
     model = model_of(task)
     batch = grouped_batch()
@@ -118,7 +118,7 @@ def test_one_encode_a_video_gives_the_loss_and_gradients_of_one_a_question(varia
     assert len(grouped[1]) == len(trainable_parameters(model))
 
 
-def test_negatives_from_the_batch_equal_the_same_frames_given_as_stored():
+def test_negatives_from_the_batch_equal_the_same_stored_frames():
     task = task_of()
     model = model_of(task)
     batch = grouped_batch("batch")
@@ -154,7 +154,7 @@ def test_two_workers_average_to_the_gradient_of_one():
     assert_same(((parts[0][0] + parts[1][0]) / 2, mean), whole)
 
 
-def test_negatives_touch_the_match_loss_and_no_answer():
+def test_negatives_change_the_match_loss_and_no_answer():
     task = task_of()
     model = model_of(task).eval()
     batch = grouped_batch()
@@ -193,7 +193,7 @@ def test_loss_is_answer_plus_half_match_by_hand():
     assert torch.allclose(match_loss(outputs, targets), match)
 
 
-def test_looking_weighs_unit_vectors_by_their_similarity_to_the_sound():
+def test_look_weights_unit_vectors_by_their_similarity_to_the_sound():
     grounding = model_of(task_of("b_lavish")).head.grounding
     tokens, audio = torch.randn(3, 6, 8), torch.randn(3, 8)
     expected = []
@@ -207,7 +207,7 @@ def test_looking_weighs_unit_vectors_by_their_similarity_to_the_sound():
 
 
 @pytest.mark.parametrize("branch", ["visual", "audio"])
-def test_one_branch_answers_without_the_other_and_has_nothing_to_match(branch):
+def test_one_branch_answers_without_the_other_and_without_match_logits(branch):
     task = task_of(branches=branch, adapted_branches=branch)
     model = model_of(task)
     batch = grouped_batch()
@@ -219,7 +219,7 @@ def test_one_branch_answers_without_the_other_and_has_nothing_to_match(branch):
     assert model.head.role == "avqa_head"
 
 
-def test_scores_are_kept_a_question_with_repeated_ids_apart():
+def test_scores_of_repeated_question_ids_are_kept_apart():
     batch = grouped_batch()
     batch = replace(batch, targets=replace(batch.targets, question_ids=(7, 7, 7, 8, 8)))
     logits = F.one_hot(batch.targets.answers, 5).float()
@@ -234,7 +234,7 @@ def test_scores_are_kept_a_question_with_repeated_ids_apart():
     }
 
 
-def test_a_vocabulary_larger_than_the_model_names_the_setting():
+def test_errors_for_a_larger_vocabulary_name_the_setting():
     model = model_of(task_of())
     batch = grouped_batch()
     with pytest.raises(ShardMismatchError, match=r"model.answer_head.num_words: 13"):
@@ -243,7 +243,7 @@ def test_a_vocabulary_larger_than_the_model_names_the_setting():
         model(replace(batch, targets=replace(batch.targets, num_answers=6)))
 
 
-def test_models_that_cannot_answer_are_refused():
+def test_models_that_cannot_answer_are_rejected():
     with pytest.raises(ConfigError, match=r"frozen backbone alone, which model\.adaptation\.method: full does not"):
         build_model(task_of(adaptation=FullFinetuning()), spec=SPEC, num_segments=S, device="meta")
     clip = CLIPSpec(

@@ -1,4 +1,4 @@
-"""Learning on a tiny scale: what is seen, what is heard, and whether they agree, each asked in its own words."""
+"""A tiny model learns to answer about the picture, about the sound, and whether they agree."""
 
 import pytest
 import torch
@@ -9,6 +9,8 @@ from stgcma.models.adaptations import STGCMA
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
 from stgcma.tasks import build_model, build_task
+
+pytestmark = pytest.mark.slow
 
 SPEC = SwinSpec(
     name="tiny",
@@ -25,10 +27,10 @@ KINDS = (("Visual", "Counting"), ("Audio", "Counting"), ("Audio-Visual", "Existe
 
 
 def batch_of(seed, videos):
-    """Question k in words of its own: is the picture bright, is the sound loud, do they agree?
+    """Three questions per video, each a repeated word: is the picture bright, is the sound loud, do they agree?
 
-    The words fill all positions: an LSTM forgets a short question over the pads behind it, and would need far more
-    steps than a test has.
+    The words fill all positions, because the LSTM forgets a short question over the padding and would need many more
+    steps.
     """
     generator = torch.Generator().manual_seed(seed)
     seen, heard = torch.randint(2, (2, videos), generator=generator)
@@ -81,7 +83,7 @@ def accuracies_after_training(branches):
         ("audio", ("audio",), ("visual", "audio_visual")),
     ],
 )
-def test_each_question_is_learned_by_who_can_know(branches, known, unknown):
+def test_branches_learn_the_questions_that_they_can_answer(branches, known, unknown):
     accuracies = accuracies_after_training(branches)
     assert all(accuracies[group] > 0.95 for group in known), accuracies
     assert all(accuracies[group] < 0.65 for group in unknown), accuracies

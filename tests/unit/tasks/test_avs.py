@@ -1,4 +1,4 @@
-"""The segmentation task on a tiny Swin: frames with a mask are decoded, the loss is theirs, wrong models refused."""
+"""The segmentation task on a tiny Swin: decoded frames, loss, scores, and models that are rejected."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_decodes_the_frames_that_have_a_mask_and_all_without_targets(model):
     torch.testing.assert_close(first, all_frames[:, :1])
 
 
-def test_training_moves_every_part_that_the_loss_depends_on(model):
+def test_every_part_that_the_loss_depends_on_gets_a_gradient(model):
     model.train()
     model.zero_grad()
     for interaction in model.head.decoder.interactions:
@@ -76,7 +76,7 @@ def test_training_moves_every_part_that_the_loss_depends_on(model):
     assert without == {n for n in parameters if n.startswith("head.decoder.fusions.3.lateral_unit")}
 
 
-def test_loss_is_the_cross_entropy_of_probabilities_with_the_logarithm_cut():
+def test_loss_is_the_cross_entropy_with_a_clamped_logarithm():
     logits = torch.tensor([[[[0.0, 30.0], [-200.0, 200.0]]]])
     masks = torch.tensor([[[[1.0, 1.0], [1.0, 0.0]]]])
     # log 2; about 0; and two pixels whose probability is exactly 0 or 1 on the wrong side: 100 each
@@ -109,7 +109,7 @@ def test_loss_stays_in_float32_under_autocast():
         ),
     ],
 )
-def test_models_it_cannot_segment_with_are_refused(spec, adaptation, message):
+def test_models_that_cannot_segment_are_rejected(spec, adaptation, message):
     with pytest.raises(ConfigError, match=message):
         build_model(task_of(**adaptation), device="meta", spec=spec)
 

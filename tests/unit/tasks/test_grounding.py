@@ -1,4 +1,4 @@
-"""Grounding pre-training: the match branch on frozen features learns, and its layers fit the answering head."""
+"""Grounding pre-training: the match branch learns on frozen features, and nothing else is trained."""
 
 from dataclasses import replace
 
@@ -12,6 +12,8 @@ from stgcma.models.adaptations import NoAdaptation
 from stgcma.models.backbones.swin import SwinSpec
 from stgcma.models.parameters import trainable_parameters
 from stgcma.tasks import build_model, build_task
+
+pytestmark = pytest.mark.slow
 
 SPEC = SwinSpec(
     name="tiny",
@@ -36,7 +38,7 @@ S = 2
 
 
 def batch_of(seed, videos=8):
-    """Bright frames are loud: the sound's level is that of its own frames, negatives have the opposite one."""
+    """Videos whose sound has the level of their frames; negatives have the opposite level."""
     generator = torch.Generator().manual_seed(seed)
     level = torch.randint(2, (videos, 1, 1, 1), generator=generator).float() * 2 - 1
     noise = torch.randn(videos, S, 3, 32, 32, generator=generator) * 0.1
@@ -53,7 +55,7 @@ def batch_of(seed, videos=8):
     )
 
 
-def test_the_layers_learn_to_match_and_nothing_else_is_trained():
+def test_the_grounding_layers_learn_to_match_and_nothing_else_is_trained():
     torch.manual_seed(0)
     task = build_task("grounding", CONFIG)
     model = build_model(task, spec=SPEC, num_segments=S).train()

@@ -1,4 +1,4 @@
-"""What tasks need of a model, and what the refusals say."""
+"""What tasks need from a model, and the messages of the errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stgcma.tasks.requirements import require_model
 
 @pytest.mark.parametrize("backbone", backbone_specs())
 @pytest.mark.parametrize("task", TASKS)
-def test_maps_are_what_swin_provides(task, backbone):
+def test_tasks_that_need_maps_accept_swin_and_reject_clip(task, backbone):
     config = ModelConfig(backbone=backbone, pretrained="none", adaptation=STGCMA())
     if task != "ave" and backbone.startswith("clip"):
         with pytest.raises(ConfigError, match=f"Task '{task}' needs .* which backbone '{backbone}' does not provide"):
@@ -31,7 +31,7 @@ def test_maps_are_what_swin_provides(task, backbone):
         ("avqa", FullFinetuning(), "which model.adaptation.method: full does not have"),
     ],
 )
-def test_an_adaptation_that_leaves_something_out_is_refused(task, adaptation, message):
+def test_an_adaptation_without_what_the_task_needs_is_rejected(task, adaptation, message):
     config = ModelConfig(backbone="swin_demo", pretrained="none", adaptation=adaptation)
     with pytest.raises(ConfigError, match=message):
         require_model(TASKS[task], config, backbone_spec("swin_demo"))

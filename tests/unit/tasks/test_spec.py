@@ -1,4 +1,4 @@
-"""The records of the tasks: consistent, importable on use, and free of torch until then."""
+"""The records of the tasks are consistent, and do not import torch before they are used."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from stgcma.tasks.base import Task
 from tests.paths import ROOT
 
 
-def test_naming_a_task_imports_no_torch():
+def test_the_registry_imports_no_torch():
     code = "import sys, stgcma.tasks; print(list(stgcma.tasks.TASKS), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['ave', 'avs', 'avqa', 'grounding'] False"
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_what_a_record_names_exists(name):
+def test_everything_that_a_record_names_exists(name):
     task = TASKS[name]
     assert task.name == name
     assert issubclass(pkgutil.resolve_name(task.implementation), Task)
@@ -45,12 +45,12 @@ def test_unknown_names_list_the_valid_ones():
         TASKS["avs"].metric("iou")
 
 
-def test_columns_are_called_by_title_or_by_name():
+def test_headings_come_from_the_title_or_the_name():
     assert [metric.heading for metric in TASKS["avs"].metrics] == ["mIoU", "F-score", "IoU, pooled"]
     assert TASKS["avqa"].metric("audio_visual/counting").heading == "audio-visual counting"
 
 
-def test_values_per_class_are_told_from_those_of_the_split():
+def test_values_per_class_are_separated_from_those_of_the_split():
     by_number = {"accuracy": 0.5, "accuracy/class_00": 0.25, "accuracy/class_02": 0.75}
     assert TASKS["ave"].split_by_class(by_number, ("bell", "dog")) == (
         {"accuracy": 0.5},

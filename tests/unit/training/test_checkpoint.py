@@ -1,4 +1,4 @@
-"""Checkpoints: everything comes back, nothing is unpickled, damage and mistaken files are named."""
+"""Checkpoints: the whole state is restored, nothing is unpickled, and wrong files are rejected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from stgcma.errors import CheckpointError
 from stgcma.models.adaptations import STGCMA
 from stgcma.models.parameters import trainable_parameters, trainable_state_dict
 from stgcma.tasks import build_model, build_task
-from stgcma.training.checkpoint import LoopState, decode, encode_run, load_run
+from stgcma.tensor_file import decode_tensors, encode_tensors
+from stgcma.training.checkpoint import METADATA_KEY, LoopState, decode, encode_run, load_run
 from stgcma.training.engine import Precision, WeightAverage, train_one_epoch
 from stgcma.training.optim import Schedule, build_optimizer
 from tests.factories import tiny_batch
@@ -53,7 +54,7 @@ def run():
     return trained()
 
 
-def test_everything_comes_back(run):
+def test_the_whole_state_is_restored(run):
     model, optimizer, average = run
     tensors, state = decode(encode_run(*run, replace(STATE, average_count=1)), "here")
     assert state == replace(STATE, average_count=1)
@@ -71,8 +72,8 @@ def test_everything_comes_back(run):
     assert mean.count == 1
 
 
-def test_loaded_state_is_our_own_memory(run):
-    """Adam updates its moments in place, which must not reach into the file's buffer."""
+def test_loaded_state_does_not_share_memory_with_the_file(run):
+    """Adam updates its moments in place, which must not change the decoded tensors."""
     tensors, state = decode(encode_run(*run, STATE), "here")
     other, fresh, mean = trained(seed=1, steps=0)
     load_run(other, fresh, mean, tensors, state)
@@ -83,19 +84,19 @@ def test_loaded_state_is_our_own_memory(run):
     assert torch.equal(tensors[key], before)
 
 
-def test_the_state_is_plain_json_exact_to_the_last_bit(run):
+def test_the_loop_state_is_restored_to_the_last_bit(run):
     state = replace(STATE, best_metric=1 / 3, loss_sum=0.1 + 0.2, scaler={"scale": 65536.0, "_growth_tracker": 3})
     assert decode(encode_run(*run, state), "here")[1] == state
 
 
 @pytest.mark.parametrize("keep", [0, 5, 2000, -1])
-def test_cut_off_files(run, keep):
+def test_truncated_files_are_rejected(run, keep):
     data = encode_run(*run, STATE)
     with pytest.raises(CheckpointError, match=r"last.safetensors is not a complete safetensors .* Delete it to start"):
         decode(data[:keep], "last.safetensors")
 
 
-def test_a_pickle_is_refused_not_loaded():
+def test_a_pickle_is_rejected_and_not_loaded():
     class Bomb:
         def __reduce__(self):
             return (pytest.fail, ("unpickled",))
@@ -104,15 +105,17 @@ def test_a_pickle_is_refused_not_loaded():
         decode(pickle.dumps(Bomb()), "received.pt")
 
 
-def test_files_of_other_programs_and_versions(run):
+def test_files_of_other_programs_and_versions_are_rejected(run):
     foreign = save({"weight": torch.ones(2)}, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"other\.safetensors is not a checkpoint of a run"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors carries no sha256 .*stgcma did not write it"):
         decode(foreign, "other.safetensors")
-    data = encode_run(*run, STATE)
-    future = data.replace(b'{\\"format_version\\": 1', b'{\\"format_version\\": 9')
-    assert future != data
-    with pytest.raises(CheckpointError, match="has checkpoint format 9, this release reads 1"):
-        decode(future, "new.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors is not a checkpoint of a run"):
+        decode(encode_tensors({"weight": torch.ones(2)}, {}), "other.safetensors")
+    tensors, metadata = decode_tensors(encode_run(*run, STATE), "here")
+    future = {METADATA_KEY: metadata[METADATA_KEY].replace('"format_version": 1', '"format_version": 9')}
+    assert future != metadata
+    with pytest.raises(CheckpointError, match="has checkpoint format 9, but this release reads 1"):
+        decode(encode_tensors(tensors, future), "new.safetensors")
 
 
 def test_a_checkpoint_of_another_model_names_what_differs(run):
@@ -125,7 +128,7 @@ def test_a_checkpoint_of_another_model_names_what_differs(run):
         load_run(fewer, optimizer, average, tensors, state)
 
 
-def test_optimizer_state_that_fits_no_parameter(run):
+def test_optimizer_state_that_fits_no_parameter_is_rejected(run):
     model, optimizer, average = run
     tensors, state = decode(encode_run(*run, STATE), "here")
     key = next(name for name in tensors if name.startswith("optimizer/exp_avg_sq/"))

@@ -1,4 +1,4 @@
-"""The loops: what one step does, what stays frozen, what is random, what several workers share."""
+"""The loops: one step, frozen weights, randomness, precision, and several workers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def snapshot(model):
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def test_a_step_moves_everything_trained_and_nothing_frozen():
+def test_training_changes_all_trained_and_no_frozen_weights():
     model, task, config, optimizer = setup()
     before = snapshot(model)
     batches = [tiny_batch(seed=s) for s in range(3)]
@@ -75,7 +75,7 @@ def test_a_step_moves_everything_trained_and_nothing_frozen():
 
 
 def test_steps_equal_plain_torch_adam():
-    """Two steps against the textbook loop: same loss, L2 inside Adam, rates of the schedule."""
+    """Two steps against a plain loop: same losses, L2 penalty in Adam, learning rates of the schedule."""
     batches = [tiny_batch(seed=s) for s in range(2)]
     model, task, config, optimizer = setup(weight_decay=1e-2, head_learning_rate=1e-4)
     losses = []
@@ -100,17 +100,17 @@ def test_steps_equal_plain_torch_adam():
         adam.step()
         assert loss.item() == pytest.approx(losses[step], rel=1e-6)
     for name, parameter in parameters.items():
-        # a step moves a weight by 1e-3; the fused kernel rounds otherwise than the loop over tensors
+        # a step changes a weight by 1e-3; the fused kernel rounds differently from the loop over tensors
         torch.testing.assert_close(parameter, trainable_parameters(model)[name], rtol=1e-5, atol=5e-7)
 
 
-def test_randomness_depends_on_the_step_alone():
+def test_randomness_depends_on_the_step_only():
     batches = [tiny_batch(seed=s) for s in range(4)]
     whole, task, config, optimizer = setup()
     train(whole, task, config, optimizer, batches)
     halves, _, _, optimizer = setup()
     train(halves, task, config, optimizer, batches[:2], steps_per_epoch=4)
-    torch.rand(7)  # what happens between the sessions does not matter
+    torch.rand(7)  # draws between the sessions do not matter
     train(halves, task, config, optimizer, batches[2:], steps_per_epoch=4, start_step=2)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, halves.state_dict()[name]), name
@@ -164,7 +164,7 @@ def slice_batch(batch, start, stop):
     )
 
 
-def test_a_cpu_computes_in_fp32_and_says_so(caplog):
+def test_a_cpu_computes_in_fp32_and_logs_it(caplog):
     with caplog.at_level("INFO", logger="stgcma.training.engine"):
         precision = Precision.choose("fp16", "cpu")
     assert precision.autocast_dtype is None
@@ -196,13 +196,13 @@ def test_frozen_matrices_are_stored_in_bf16_only_under_bf16_autocast():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the error is about machines without a GPU")
-def test_a_gpu_that_is_not_there():
+def test_a_missing_gpu_is_an_error():
     assert resolve_device("auto").type == "cpu"
     with pytest.raises(ConfigError, match=r"torch sees no GPU here\. Use auto or cpu"):
         resolve_device("cuda")
 
 
-def test_weight_average_is_the_plain_mean():
+def test_the_weight_average_is_the_mean():
     average = WeightAverage()
     for value in (1.0, 2.0, 6.0):
         average.add({"w": torch.full((2,), value), "n": torch.tensor(int(value))})
@@ -211,14 +211,14 @@ def test_weight_average_is_the_plain_mean():
     assert average.mean()["n"].item() == 6
 
 
-def test_average_does_not_alias_the_live_weights():
+def test_the_weight_average_does_not_share_memory_with_the_model():
     average, live = WeightAverage(), torch.ones(2)
     average.add({"w": live})
     live += 5
     assert torch.equal(average.mean()["w"], torch.ones(2))
 
 
-def test_without_a_process_group_everything_is_local():
+def test_without_a_process_group_there_is_one_worker():
     values = [torch.ones(2)]
     distributed.average_(values)
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
@@ -249,10 +249,11 @@ def _two_workers(rank: int, rendezvous: str, out: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
     other = mp.get_context("spawn").Process(target=_two_workers, args=(1, str(tmp_path / "rendezvous"), str(tmp_path)))
     other.start()
-    _two_workers(0, str(tmp_path / "rendezvous"), str(tmp_path))  # this process is the other worker
+    _two_workers(0, str(tmp_path / "rendezvous"), str(tmp_path))  # this process is the first worker
     other.join(120)
     assert other.exitcode == 0
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
@@ -288,6 +289,7 @@ print("TRAINED")
 """
 
 
+@pytest.mark.slow
 def test_trains_without_ray_and_mlflow():
     done = subprocess.run([sys.executable, "-c", TRAIN_WITHOUT_THE_REST], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

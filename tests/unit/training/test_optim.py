@@ -35,7 +35,7 @@ def test_schedule_equals_the_reference(name):
         assert schedule.at(step)["adapters"] == pytest.approx(value, rel=1e-12), step
 
 
-def test_schedule_ends():
+def test_first_and_last_steps_of_the_schedule():
     at = {step: learning_rate_at(step, base=1.0, minimum=0.1, warmup_steps=4, total_steps=10) for step in range(10)}
     assert at[0] == 0.0
     assert at[3] == at[4] == 1.0
@@ -49,7 +49,7 @@ def model_of(adaptation: AdaptationConfig):
     return build_model(build_task("ave", config))
 
 
-def test_groups_partition_what_is_trained():
+def test_every_trained_parameter_is_in_one_group():
     model = model_of(STGCMA())
     groups = parameter_groups(model)
     names = [name for members in groups.values() for name in members]

@@ -1,4 +1,4 @@
-"""Weight files describe themselves: the model comes back from the file alone, and never on another backbone."""
+"""A model is restored from its weight file alone, and only with the backbone of its training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from stgcma.models.adaptations import STGCMA
 from stgcma.models.parameters import frozen_sha256, trainable_parameters, trainable_state_dict
 from stgcma.models.settings import from_mapping
 from stgcma.tasks import build_model, build_task
+from stgcma.tensor_file import decode_tensors, encode_tensors
 from stgcma.training.trained_model import (
+    METADATA_KEY,
     RUN_WEIGHTS,
     FbankNormalization,
     ModelInfo,
@@ -33,7 +35,7 @@ CONFIG = ModelConfig(
 
 
 def trained_model(seed: int = 0) -> tuple[torch.nn.Module, ModelInfo]:
-    """A model whose trained tensors are all random, on random frozen weights drawn from ``seed``."""
+    """A model with random trained tensors, and random frozen weights drawn from ``seed``."""
     torch.manual_seed(seed)
     model = build_model(build_task("ave", CONFIG))
     sha256 = frozen_sha256(model)
@@ -54,7 +56,7 @@ def trained_model(seed: int = 0) -> tuple[torch.nn.Module, ModelInfo]:
     return model.eval(), info
 
 
-def test_a_file_alone_gives_the_model_back(tmp_path):
+def test_a_model_is_restored_from_the_file_alone(tmp_path):
     model, info = trained_model(seed=3)
     file = tmp_path / "weights.safetensors"
     file.write_bytes(encode_model(model, info))
@@ -68,7 +70,7 @@ def test_a_file_alone_gives_the_model_back(tmp_path):
         assert torch.equal(loaded.model(batch)["logits"], model(batch)["logits"])
 
 
-def test_a_run_folder_means_its_selected_weights(tmp_path):
+def test_a_run_folder_stands_for_its_selected_weights(tmp_path):
     model, info = trained_model()
     file = tmp_path / RUN_WEIGHTS
     file.parent.mkdir()
@@ -76,7 +78,7 @@ def test_a_run_folder_means_its_selected_weights(tmp_path):
     assert load(str(tmp_path)).info == info
 
 
-def test_the_file_holds_nothing_frozen():
+def test_the_file_holds_no_frozen_weights():
     model, info = trained_model()
     tensors, described = decode_model(encode_model(model, info), "here")
     assert tensors.keys() == trainable_state_dict(model).keys()
@@ -84,7 +86,7 @@ def test_the_file_holds_nothing_frozen():
     assert described == info
 
 
-def test_another_backbone_is_refused_with_both_hashes(tmp_path):
+def test_another_backbone_is_rejected_with_both_hashes(tmp_path):
     model, info = trained_model(seed=0)
     file = tmp_path / "weights.safetensors"
     file.write_bytes(encode_model(model, replace(info, seed=1)))
@@ -94,7 +96,7 @@ def test_another_backbone_is_refused_with_both_hashes(tmp_path):
         load(str(file))
 
 
-def test_the_hash_sees_every_frozen_value_and_no_trained_one():
+def test_the_hash_depends_on_frozen_values_only():
     model, _ = trained_model()
     before = frozen_sha256(model)
     with torch.no_grad():
@@ -108,25 +110,28 @@ def test_the_hash_sees_every_frozen_value_and_no_trained_one():
     ("data", "message"),
     [
         (b"", "is not a complete safetensors file"),
-        (save({"weight": torch.ones(2)}), "does not describe its model.* stgcma-jobs import"),
+        (save({"weight": torch.ones(2)}), "carries no sha256 .* stgcma-jobs import"),
+        (encode_tensors({"weight": torch.ones(2)}, {}), "does not describe its model.* stgcma-jobs import"),
     ],
 )
-def test_files_that_are_not_weight_files(tmp_path, data, message):
+def test_other_files_are_rejected(tmp_path, data, message):
     file = tmp_path / "weights.safetensors"
     file.write_bytes(data)
     with pytest.raises(CheckpointError, match=message):
         load(str(file))
 
 
-def test_files_of_another_release():
+def test_files_of_another_release_are_rejected():
     model, info = trained_model()
-    data = encode_model(model, info).replace(b'{\\"format_version\\": 1', b'{\\"format_version\\": 9')
-    with pytest.raises(CheckpointError, match="weight format 9, this release reads 1"):
+    tensors, metadata = decode_tensors(encode_model(model, info), "here")
+    text = metadata[METADATA_KEY].replace('"format_version": 1', '"format_version": 9')
+    data = encode_tensors(tensors, {METADATA_KEY: text})
+    with pytest.raises(CheckpointError, match="weight format 9, but this release reads 1"):
         decode_model(data, "new.safetensors")
     with pytest.raises(ConfigError, match=r"new\.safetensors has 1 problem\n  taste: no such field"):
         from_mapping(ModelInfo, {**asdict(info), "taste": 1}, "new.safetensors")
 
 
-def test_what_is_there_is_said_when_there_are_no_weights(tmp_path):
-    with pytest.raises(CheckpointError, match="Needed: a weight file, or a folder that holds checkpoints/best"):
+def test_a_folder_without_weights_is_rejected(tmp_path):
+    with pytest.raises(CheckpointError, match="Give a weight file, or a folder that holds checkpoints/best"):
         load(str(tmp_path))

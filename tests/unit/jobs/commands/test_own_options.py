@@ -81,7 +81,7 @@ def test_help_shows_the_options_by_dataset(capsys: pytest.CaptureFixture[str]) -
     shown = " ".join(capsys.readouterr().out.split())
     assert "Options of dataset ave: --labels <str> annotations," in shown
     assert "Options of dataset music-avqa: --questions <str> Folder of the questions" in shown
-    assert "none. [default: 0]" in shown
+    assert "0 for none. [default: 0]" in shown
     assert "Datasets without options of their own: avs-s4, avs-ms3" in shown
 
 

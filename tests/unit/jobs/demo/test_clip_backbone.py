@@ -22,6 +22,8 @@ from pipelines.synthetic.render import COLORS, FRAME_SIZE, Look, Still, render_s
 from pipelines.synthetic.scenes import SceneObject
 from stgcma.models.backbones.weights import load_pretrained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stills() -> Stills:

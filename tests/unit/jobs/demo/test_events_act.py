@@ -8,7 +8,8 @@ import numpy as np
 
 from jobs.demo.events_act import chance_accuracy, events_act
 from jobs.demo.runner import load_comparison
-from pipelines.synthetic.ave_clips import SyntheticConfig, make_plan
+from pipelines.synthetic.ave_clips import make_plan
+from pipelines.synthetic.configs import SyntheticConfig
 from tests.unit.jobs.demo.helpers import make_report
 
 WORSE, SAME, BETTER = (-0.3, -0.34, -0.26), (-0.01, -0.03, 0.01), (0.2, 0.1, 0.3)

@@ -11,6 +11,8 @@ from jobs.demo.pretraining import NO_OBJECT, NUM_KINDS, fresh_backbone, normalis
 from jobs.demo.swin_backbone import BACKBONE, Stills, SwinPretraining, attribute_labels, cell_labels, make_stills
 from stgcma.models.backbones.weights import load_pretrained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stills() -> Stills:

@@ -18,7 +18,7 @@ SIZES = {"num_train": 6, "num_val": 1, "num_test": 1, "seed": 3}
 def test_avsbench_is_written_in_the_chosen_layout(layout: str, tmp_path: Path) -> None:
     config = synthetic_set(f"avs-{layout}").build(**SIZES)
     assert (config.layout, config.seed, config.split_sizes) == (layout, 3, {"train": 6, "val": 1, "test": 1})
-    synthesize(config, str(tmp_path), dataset=f"avs-{layout}")
+    synthesize(config, str(tmp_path))
     assert (tmp_path / f"{layout}_meta_data.csv").exists()
 
 

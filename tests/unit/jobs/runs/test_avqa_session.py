@@ -17,11 +17,13 @@ from jobs.runs.folder import open_run
 from jobs.runs.grounding import pretrain_grounding
 from jobs.runs.plan import resolve
 from jobs.runs.session import train_run
-from pipelines.synthetic.ave_clips import write_mp4
+from pipelines.synthetic.mp4 import write_mp4
 from stgcma.errors import CheckpointError, ClipDecodeError, ConfigError, RunFailedError
 from stgcma.tasks import build_model, build_task
 from stgcma.training import checkpoint
 from tests.factories import tiny_questions, write_question_shards
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from stgcma.errors import ConfigError
 from tests.factories import tiny_metadata, write_shards
 from tests.unit.jobs.helpers import tiny_config, tiny_shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):

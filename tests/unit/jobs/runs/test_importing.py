@@ -103,7 +103,7 @@ def test_another_backbone_is_refused(clip: Reference, tmp_path: Path):
         ({"module.mlp_head.2.bias": None}, r"1 trained tensors missing \['head.layers.3.bias'\]"),
         ({"module.mlp_head.2.bias": torch.zeros(7)}, r"1 of another shape \['head.layers.3.bias: file \[7\]"),
         ({"module.class_embedding": None}, r"does not hold the whole frozen backbone \(1 tensors missing"),
-        ({"module.who.knows": torch.zeros(1)}, "'who.knows' is not a parameter name|'who.knows' is no parameter name"),
+        ({"module.who.knows": torch.zeros(1)}, "'who.knows' is not a parameter name"),
     ],
 )
 def test_what_is_refused(clip: Reference, tmp_path: Path, change: dict[str, torch.Tensor | None], message: str):

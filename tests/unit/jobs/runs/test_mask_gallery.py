@@ -21,6 +21,8 @@ from stgcma.errors import ConfigError
 from stgcma.models.backbones import backbone_spec
 from stgcma.tasks import TASKS
 
+pytestmark = pytest.mark.slow
+
 SPEC = backbone_spec("swin_demo")
 TRUTH = torch.zeros(8, 8)
 TRUTH[:4, :4] = 1

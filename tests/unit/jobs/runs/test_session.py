@@ -30,6 +30,8 @@ from tests.factories import write_shards
 from tests.paths import ROOT
 from tests.unit.jobs.helpers import CLASS_NAMES, tiny_config, tiny_shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):

@@ -32,6 +32,8 @@ from jobs.runs.tracking import (
 from stgcma.errors import ConfigError
 from tests.unit.jobs.helpers import tiny_config, tiny_shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -27,6 +27,8 @@ from tests.paths import ROOT
 from tests.unit.jobs import fake_training
 from tests.unit.jobs.tables.test_ablation import GOOD, RECIPE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def table(tmp_path):

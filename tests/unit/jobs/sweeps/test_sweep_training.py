@@ -24,6 +24,8 @@ from stgcma.errors import ConfigError
 from tests.paths import ROOT
 from tests.unit.jobs.helpers import tiny_shards
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 name: tiny
 task: ave

@@ -21,6 +21,8 @@ from stgcma.models.parameters import count_parameters
 from stgcma.tasks import build_model, build_task
 from tests.factories import tiny_batch
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "clip": backbone_spec("clip_vit_demo"),
     "swin": SwinSpec(

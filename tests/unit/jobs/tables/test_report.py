@@ -14,17 +14,22 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from jobs.runs.evaluation import read_per_clip
+from jobs.runs.folder import RunFolder
 from jobs.sweeps.sweep import run_sweep
 from jobs.tables.ablation import load_ablation
 from jobs.tables.intervals import bootstrap_difference, bootstrap_over_clips
-from jobs.tables.report import SEEDS, SEEDS_AND_CLIPS, Report, _over_seeds, collect
+from jobs.tables.report import PER_CLIP, SEEDS, SEEDS_AND_CLIPS, Report, _over_seeds, as_json, collect
 from jobs.tables.report_files import FORMATS, render, write_reports
 from jobs.tables.report_formats import blocks, gaps, millions, percent, remarks
 from jobs.tables.report_plots import pictures
 from stgcma.errors import ConfigError
+from stgcma.tensor_file import encode_tensors
 from tests.paths import ROOT
 from tests.unit.jobs import fake_training
 from tests.unit.jobs.tables.test_ablation import RECIPE
+
+pytestmark = pytest.mark.slow
 
 TABLE = """
 name: small
@@ -255,3 +260,59 @@ def test_files_are_written_with_pictures_beside_the_markdown(complete, tmp_path)
 def test_numbers_as_printed():
     assert (percent(0.8333), percent(-0.012, signed=True), percent(None)) == ("83.3", "-1.2", "–")
     assert (millions(20_117_581), millions(61_199), millions(None)) == ("20.1", "0.061", "–")
+
+
+def refused_report(folder: Path, damage) -> Report:
+    """A complete table whose row without interaction was damaged in seed 1."""
+    report = make(folder)
+    (name,) = [trial.run_name for trial in report.rows[1].trials if trial.seed == 1]
+    damage(RunFolder(str(folder / "runs" / name)))
+    return collect(report.ablation, str(folder / "runs"))
+
+
+def change_metric(folder: RunFolder) -> None:
+    result = folder.read_json("result.json")
+    result["metrics"]["test/accuracy"] += 0.01
+    folder.write_json("result.json", result)
+
+
+def change_score(folder: RunFolder) -> None:
+    ids, scores = read_per_clip(folder, "test")
+    scores["correct"][0] = 1 - scores["correct"][0]
+    folder.write(PER_CLIP, encode_tensors(scores, {"clip_ids": json.dumps(ids)}))
+
+
+def flip_bit(folder: RunFolder) -> None:
+    data = bytearray(folder.read(PER_CLIP))
+    data[-5] ^= 1
+    folder.write(PER_CLIP, bytes(data))
+
+
+def copy_result(folder: RunFolder) -> None:
+    result = folder.read_json("result.json")
+    folder.write_json("result.json", {**result, "fingerprint": "0" * 10, "run_name": "another-0000000000"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (change_metric, r"says test/accuracy 0\.\d{6}, the scores of its clips in \S+ give 0\.\d{6}"),
+        (change_score, r"says test/accuracy 0\.\d{6}, the scores of its clips in \S+ give 0\.\d{6}"),
+        (flip_bit, r"per_clip.safetensors is damaged"),
+        (copy_result, r"is the result of another run, another-0000000000"),
+        (lambda folder: folder.write("result.json", b'{"run_name"'), r"result.json is not JSON"),
+        (lambda folder: folder.write_json("result.json", {"run_name": "x"}), r"result.json is damaged: it has no"),
+    ],
+    ids=["metric", "score", "bit", "other run", "torn", "keys"],
+)
+def test_a_result_that_contradicts_its_clips_is_refused_and_the_other_rows_are_shown(tmp_path, damage, problem):
+    report = refused_report(tmp_path, damage)
+    assert [len(row.trials) for row in report.rows] == [3, 2, 3]
+    (status,) = report.rows[1].missing
+    assert (status.state, status.seed) == ("refused", 1)
+    assert re.search(problem, status.message)
+    assert gaps(report) == (f"none: seed 1 refused: {status.message}",)
+    assert report.fill_command == "", "a sweep would not run it"
+    for name in ("md", "html", "latex"):
+        assert "none: seed 1 refused" in render(report, name)
+    assert as_json(report)["rows"][1]["missing"] == {1: status.message}

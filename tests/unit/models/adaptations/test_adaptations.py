@@ -1,4 +1,4 @@
-"""What holds for every entry of the registry, and for whatever an adaptation releases."""
+"""The registry of adaptations, and the parameters of the backbone that adaptations release."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAMILIES = ["clip", "swin"]
 
 @dataclass(frozen=True, kw_only=True)
 class Biases(Adaptation):
-    """Every bias of the backbone, the tables of relative positions excepted."""
+    """Releases every bias of the backbone, but not the tables of relative positions."""
 
     method: Literal["biases"] = "biases"
 
@@ -36,13 +36,15 @@ class Biases(Adaptation):
 
 @dataclass(frozen=True, kw_only=True)
 class Norms(Adaptation):
+    """Releases every LayerNorm of the backbone."""
+
     method: Literal["norms"] = "norms"
 
     def releases(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, nn.LayerNorm)
 
 
-def test_names_are_those_of_the_classes():
+def test_names_equal_the_methods_of_the_classes():
     assert DEFAULT_METHOD in ADAPTATIONS
     for name, cls in ADAPTATIONS.items():
         assert cls.__dataclass_fields__["method"].default == name
@@ -61,7 +63,7 @@ def test_a_plain_block_is_an_stg_cma_block_without_adapters(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("adaptation", [Biases(), Norms()], ids=["biases", "norms"])
-def test_exactly_what_is_released_gets_a_gradient(family, adaptation):
+def test_only_released_parameters_get_a_gradient(family, adaptation):
     built = encoder(family, adaptation=adaptation)
     sum(tokens.square().sum() for tokens in built(**inputs(family)).pooled.values()).backward()
     with_gradient = {name for name, p in built.named_parameters() if p.grad is not None}
@@ -74,7 +76,7 @@ def test_exactly_what_is_released_gets_a_gradient(family, adaptation):
 
 
 def test_numbers_of_released_parameters():
-    """Per block of width D: 11 D biases, 4 D in norms; besides CLIP's pre-norm."""
+    """A block of width D has 11 D biases and 4 D parameters in norms. CLIP has a norm before the blocks too."""
     roles = count_parameters(encoder("clip", adaptation=Biases())).by_role
     assert roles["released_backbone"] == 2 * 11 * 32 + 32
     roles = count_parameters(encoder("clip", adaptation=Norms())).by_role
@@ -85,7 +87,7 @@ def test_numbers_of_released_parameters():
     assert count.total == count_parameters(encoder("swin", adaptation=NoAdaptation())).total
 
 
-def test_released_parameters_are_saved_and_loaded_and_are_no_part_of_the_frozen_backbone():
+def test_released_parameters_are_saved_and_do_not_count_as_frozen():
     built, other = encoder("clip", adaptation=Biases()), encoder("clip", adaptation=Biases())
     before = frozen_sha256(built)
     with torch.no_grad():

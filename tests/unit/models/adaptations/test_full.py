@@ -1,4 +1,4 @@
-"""Full fine-tuning: towers that share nothing."""
+"""Full fine-tuning trains separate towers."""
 
 from __future__ import annotations
 

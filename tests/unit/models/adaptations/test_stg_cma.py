@@ -1,4 +1,4 @@
-"""Settings of STG-CMA that contradict each other."""
+"""Settings of STG-CMA: contradictions are rejected, and ratios fit the backbone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stgcma.models.backbones import backbone_spec
         ),
     ],
 )
-def test_what_is_refused(fields, message):
+def test_contradictions_are_rejected(fields, message):
     with pytest.raises(ConfigError, match=message):
         STGCMA(**fields)
 

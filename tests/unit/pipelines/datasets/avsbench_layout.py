@@ -1,4 +1,4 @@
-"""A tiny AVSBench in the official layout: 32 x 32 frames whose red channel names the second, one tone per clip."""
+"""A tiny AVSBench in the official layout: 32 x 32 frames whose red channel tells the second, one tone per clip."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None) -> None:
 
 
 def write_wav(path: Path, seconds: float = 5.0, channels: int = 1, sample_rate: int = SAMPLE_RATE) -> None:
-    """440 Hz in every channel."""
+    """Write a 440 Hz tone in every channel."""
     path.parent.mkdir(parents=True, exist_ok=True)
     time = np.arange(round(seconds * sample_rate)) / sample_rate
     tone = (8000 * np.sin(2 * np.pi * 440 * time)).astype(np.int16)
@@ -46,7 +46,7 @@ def write_wav(path: Path, seconds: float = 5.0, channels: int = 1, sample_rate: 
 
 
 def write_video(path: Path, seconds: int = 5, rate: int = 8, size: tuple[int, int] = (48, 64)) -> None:
-    """An mp4 whose frame ``i`` has red ``20 + 40 * (i // rate)`` in its last half of the second, 0 before; 440 Hz."""
+    """An mp4 with a 440 Hz tone; red is 0 in the first half of each second and ``20 + 40 * second`` in the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=rate, options={"crf": "4", "preset": "veryfast"})
@@ -67,7 +67,7 @@ def write_video(path: Path, seconds: int = 5, rate: int = 8, size: tuple[int, in
 
 
 def write_s4(root: Path, clips: list[tuple[str, int, str, str]]) -> Path:
-    """``(name, start, category, split)`` lines and all their files; returns the data folder."""
+    """Write the lines ``(name, start, category, split)`` and all their files; return the data folder."""
     lines = ["name,start,category,split", *(f"{n},{s},{c},{split}" for n, s, c, split in clips)]
     root.mkdir(parents=True, exist_ok=True)
     (root / "s4_meta_data.csv").write_text("\n".join(lines) + "\n")
@@ -83,7 +83,7 @@ def write_s4(root: Path, clips: list[tuple[str, int, str, str]]) -> Path:
 
 
 def write_ms3(root: Path, clips: list[tuple[str, str]]) -> Path:
-    """``(id, split)`` lines and all their files; returns the data folder."""
+    """Write the lines ``(id, split)`` and all their files; return the data folder."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "ms3_meta_data.csv").write_text("\n".join(["video_id,split", *map(",".join, clips)]) + "\n")
     data = root / "ms3_data"

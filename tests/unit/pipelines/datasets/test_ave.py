@@ -1,4 +1,4 @@
-"""The official annotation files, their variants, and what is said about them."""
+"""The official annotation files, their variants, and the notes about them."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ def listing(root, **options):
 
 @pytest.fixture
 def official(tmp_path):
-    """The official lists in a folder of their own, without media."""
+    """A folder with the official lists but no media, and the folder with all official files."""
     source = shared_dir() / "annotations" / "ave"
     for name in ("Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
@@ -143,7 +143,7 @@ def test_media_come_before_side_files_of_the_same_name(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin1"])
-def test_annotations_in_other_encodings_are_read_or_named(tmp_path, encoding):
+def test_annotations_in_other_encodings_are_read_or_refused(tmp_path, encoding):
     root = write_ave(tmp_path, categories=("Glocke à Paris",), audio_codec=None, seconds=0.2)
     for name in ("Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt"):
         (root / name).write_text((root / name).read_text(), encoding=encoding)
@@ -173,7 +173,7 @@ def test_layout_errors_say_what_is_needed(tmp_path):
         listing(tmp_path)
     write_ave(tmp_path, audio_codec=None, seconds=0.2)
     (tmp_path / "testSet.txt").write_text("Bark&nobody&good&0&1")
-    with pytest.raises(DatasetLayoutError, match=r"not in Annotations\.txt, the first is of 'nobody'"):
+    with pytest.raises(DatasetLayoutError, match=r"not in Annotations\.txt; the first is that of 'nobody'"):
         listing(tmp_path)
     (tmp_path / "testSet.txt").write_text((tmp_path / "trainSet.txt").read_text())
     with pytest.raises(DatasetLayoutError, match="is listed in train and in test"):
@@ -189,7 +189,7 @@ def test_label_file_of_another_dataset_is_refused(tmp_path):
         file["avadataset"] = np.zeros((4143, 10, 29))
     with pytest.raises(DatasetLayoutError, match=r"needs shape \[3, 10, 29\]"):
         listing(tmp_path)
-    with pytest.raises(DatasetLayoutError, match=r"right_labels\.h5, which is not there"):
+    with pytest.raises(DatasetLayoutError, match=r"right_labels\.h5, which does not exist"):
         listing(tmp_path, labels="right_labels.h5")
 
 

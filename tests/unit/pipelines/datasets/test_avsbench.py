@@ -1,4 +1,4 @@
-"""AVSBench layouts -> clips -> rows: columns by name, masks by split, raw videos, short clips, what can be wrong."""
+"""AVSBench layouts -> clips -> rows: columns by name, masks by split, raw videos, short clips, bad input."""
 
 import shutil
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_raw_video_stands_in_for_frames_and_sound(s4):
     path_of(s4, "audio_wav", 3, ".wav").unlink()
     write_video(path_of(s4, "raw_videos", 3, ".mp4"))
     row = row_of(s4, "ddddddddddd")
-    # 15/16 of each second at 8 frames a second is its eighth frame, in the half that carries the colour
+    # at 8 frames per second, 15/16 of a second is its eighth frame, in the half that has the colour
     assert red(row) == pytest.approx([20, 60, 100, 140, 180], abs=4)
     assert row.frame_times_seconds == pytest.approx([s + 7 / 8 for s in range(5)])
     assert (row.frame_height, row.frame_width) == (SIZE, SIZE)
@@ -160,7 +160,7 @@ def test_raw_video_of_another_length_is_another_clip(s4):
     for second in range(1, 6):
         path_of(s4, "visual_frames", 3, f"/ddddddddddd_{second}.png").unlink()
     write_video(path_of(s4, "raw_videos", 3, ".mp4"), seconds=6)
-    with pytest.raises(ClipDecodeError, match=r"mp4 of another length .*6.00 s, the clip has 5 s"):
+    with pytest.raises(ClipDecodeError, match=r"mp4 length differs .*6.00 s, the clip has 5 s"):
         row_of(s4, "ddddddddddd")
 
 
@@ -264,13 +264,13 @@ BAD_INPUT = {
     damage_mask: ("masks", "mask unreadable", "ddddddddddd_2.png"),
     larger_masks: ("masks", "mask size differs from its frame", "40x40, its frame is 32x32"),
     one_larger_mask: ("masks", "masks of different sizes", "ddddddddddd_3.png: 40x40"),
-    misspelt_category: ("masks", "unknown category", "there are: helicopter"),
+    misspelt_category: ("masks", "unknown category", "known categories: helicopter"),
     remove_frame: ("frames", "frame missing", "ddddddddddd_5.png"),
     damage_frame: ("frames", "frame unreadable", "ddddddddddd_2.png"),
     one_larger_frame: ("frames", "frames of different sizes", "ddddddddddd_3.png: 40x40"),
     damaged_video: ("probe", "not a readable media file", "ddddddddddd.mp4"),
-    short_wav: ("audio", "wav of another length", "3.00 s, the clip has 5 s"),
-    long_wav: ("audio", "wav of another length", "10.00 s, the clip has 5 s"),
+    short_wav: ("audio", "wav length differs", "3.00 s, the clip has 5 s"),
+    long_wav: ("audio", "wav length differs", "10.00 s, the clip has 5 s"),
     damaged_wav: ("audio", "wav unreadable", "ddddddddddd.wav"),
     no_wav: ("audio", "wav missing", "ddddddddddd.wav"),
 }
@@ -301,7 +301,7 @@ def test_clip_without_any_file_is_listed_without_size(s4):
         ("-aaaaaaaaaa,0,helicopter,train", "-aaaaaaaaaa,0,helicopter", "line 2: needs 4 values"),
         ("-aaaaaaaaaa,0,helicopter,train", "-aaaaaaaaaa,0,helicopter,dev", "one of train, val, test, got 'dev'"),
         ("-aaaaaaaaaa,0,", "-aaaaaaaaaa,x,", "start needs a whole second in 0..9, got 'x'"),
-        ("-aaaaaaaaaa,0,helicopter", "-aaaaaaaaaa,0,", "category names a folder, got ''"),
+        ("-aaaaaaaaaa,0,helicopter", "-aaaaaaaaaa,0,", "category needs the name of a folder, got ''"),
         ("ccccccccccc", "ddddddddddd", "line 5: clip 'ddddddddddd' is listed twice, in val and test"),
     ],
 )

@@ -1,4 +1,4 @@
-"""AVSBench folders through the whole preprocessing: good clips become rows that train, bad ones failure rows."""
+"""Preprocessing of AVSBench folders: good clips become rows for training, bad ones become failures."""
 
 import collections
 
@@ -18,6 +18,8 @@ from stgcma.errors import FailureBudgetExceededError, ShardMismatchError
 from stgcma.models.backbones import backbone_spec
 from tests.unit.pipelines.datasets.avsbench_layout import mask_pixels, save, write_ms3, write_s4, write_wav
 
+pytestmark = pytest.mark.slow
+
 READING = Reading(reader=MaskReader, annotation="masks", fbank="demo")
 CLIPS = [(f"clip{i:07d}", 0, "dog" if i % 2 else "cat", "train") for i in range(7)] + [
     ("vvvvvvvvvvv", 0, "cat", "val"),
@@ -31,7 +33,7 @@ def config_of(root, **options):
 
 
 def spoil(data):
-    """Five of the seven training clips, each in its own way."""
+    """Damage five of the seven training clips, each in a different way."""
     name = [clip for clip, *_ in CLIPS]
     (data / f"gt_masks/train/cat/{name[0]}/{name[0]}_1.png").unlink()
     save(data / f"gt_masks/train/dog/{name[1]}/{name[1]}_1.png", mask_pixels(0, 40))
@@ -47,7 +49,7 @@ def test_bad_clips_are_counted_by_reason_and_good_ones_train(tmp_path):
     assert reasons == {
         "mask missing": 1,
         "mask size differs from its frame": 1,
-        "wav of another length": 1,
+        "wav length differs": 1,
         "frame unreadable": 1,
         "wav missing": 1,
     }
@@ -86,7 +88,7 @@ def test_training_clips_of_ms3_have_five_masks(tmp_path):
 
 
 def masks_in(data, change):
-    """All mask files in another encoding; ``change`` takes ``[H, W]`` bool."""
+    """Write all mask files in another encoding; ``change`` turns ``[H, W]`` bool into an image."""
     for path in data.glob("gt_masks/**/*.png"):
         change(np.asarray(Image.open(path)) > 0).save(path)
 

@@ -11,15 +11,17 @@ from pipelines.config import PreprocessConfig
 from pipelines.datasets.music_avqa import MusicAVQA, MusicAVQAOptions, find_videos
 from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
-from pipelines.synthetic.ave_clips import write_mp4
+from pipelines.synthetic.mp4 import write_mp4
 from stgcma.config import AugmentConfig, DataConfig, OptimConfig
 from stgcma.data.dataset import build_loaders
-from stgcma.data.question_text import questions_from_table
+from stgcma.data.question_table import questions_from_table
 from stgcma.data.questions import QuestionReader
 from stgcma.data.reader import Reading
 from stgcma.errors import ConfigError, DatasetLayoutError, FailureBudgetExceededError
 from stgcma.models.backbones.swin import SwinSpec
 from tests.shared_data import shared_dir
+
+pytestmark = pytest.mark.slow
 
 REAL, SYNTHETIC = "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"
 SPEC = SwinSpec(
@@ -69,7 +71,7 @@ def video(path, seed, seconds=2):
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
-    """Real and synthetic videos in their two folders, one video without a question."""
+    """Real and synthetic videos in their two folders; one video has no question."""
     root = tmp_path_factory.mktemp("official")
     write_json(root)
     video(root / REAL / "00000002.mp4", 2)
@@ -105,7 +107,7 @@ def test_one_row_a_video_and_questions_beside_the_shards(official, tmp_path):
     assert "waveform" not in table.column_names
     notes = " | ".join(manifest.notes)
     assert "train 3 on 2, val 2 on 1, test 1 on 1" in notes
-    assert "1 videos serve several splits" in notes
+    assert "1 videos have questions in several splits" in notes
     assert "all kept as published: val 1" in notes
     assert "1 test questions have answers that no training question has" in notes
     assert "1 videos have no question" in notes
@@ -151,7 +153,7 @@ def test_lost_videos_are_counted_in_questions(official, tmp_path):
         (source / "videos" / path.name).write_bytes(path.read_bytes())
     (source / "videos" / "00000002.mp4").write_bytes(b"no video")
     (source / "videos" / "va00000003.mp4").unlink()
-    with pytest.raises(FailureBudgetExceededError, match=r"3 of 3 of train \(100.0%\), 2 of 2 of val"):
+    with pytest.raises(FailureBudgetExceededError, match=r"3 of 3 in train \(100.0%\), 2 of 2 in val"):
         preprocess(config(source, tmp_path / "shards"))
     result = preprocess(config(source, tmp_path / "shards", failure_budget=1.0))
     assert {f.clip_id: f.reason for f in result.failures} == {
@@ -171,7 +173,7 @@ def test_videos_are_found_flat_or_in_folders_and_copies_are_an_error(tmp_path):
         "sa00000003": f"{SYNTHETIC}/sa00000003.mp4",
     }
     (tmp_path / SYNTHETIC / "00000002.mp4").write_bytes(b"x")
-    with pytest.raises(DatasetLayoutError, match=rf"1 videos lie in two folders.*{REAL}/00000002.mp4 and"):
+    with pytest.raises(DatasetLayoutError, match=rf"1 videos are in two folders.*{REAL}/00000002.mp4 and"):
         find_videos(Storage(str(tmp_path)))
 
 
@@ -179,7 +181,7 @@ def test_missing_and_malformed_files_say_what_to_do(tmp_path):
     with pytest.raises(DatasetLayoutError, match="in json, data/json, MUSIC-AVQA/data/json"):
         listing(tmp_path)
     write_json(tmp_path, {"test": QUESTIONS["test"]}, folder="data/json")
-    with pytest.raises(DatasetLayoutError, match="not even the other splits"):
+    with pytest.raises(DatasetLayoutError, match=r"avqa-train\.json, even for the other splits"):
         listing(tmp_path)
     (tmp_path / "data" / "json" / "avqa-train.json").write_text('[{"video_id": "1"')
     with pytest.raises(DatasetLayoutError, match=r"avqa-train.json is not valid json"):
@@ -187,7 +189,7 @@ def test_missing_and_malformed_files_say_what_to_do(tmp_path):
 
 
 def test_real_questions_list_each_video_once(tmp_path):
-    """The whole training file is not public here; its synthetic part stands in."""
+    """The full training file is not at hand; the part about synthetic videos stands in."""
     annotations = shared_dir() / "annotations" / "music_avqa" / "json"
     (tmp_path / "json").mkdir()
     for split, name in (("train", "train_fake"), ("val", "val"), ("test", "test")):

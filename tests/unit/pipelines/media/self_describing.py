@@ -1,7 +1,7 @@
-"""Media that carry their own truth: every picture shows its number, the pitch says the second of the sound.
+"""Media that describe themselves: every picture shows its number, and the pitch of the sound tells the second.
 
-A picture is eight upright bars, the bits of its number, white for 1. The tone of second ``k`` has
-``400 + 200 * k`` Hz. FFmpeg's command line (dev extra imageio-ffmpeg) writes them.
+A picture has eight vertical bars, one for each bit of its number; white is 1. The tone of second ``k`` has
+``400 + 200 * k`` Hz. FFmpeg's command line (dev extra imageio-ffmpeg) writes the files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stgcma.data.schema import SAMPLE_RATE, ClipRow
+from stgcma.data.fbank import SAMPLE_RATE
+from stgcma.data.schema import ClipRow
 
 NUM_BITS = 8
 SECONDS = 5
@@ -23,19 +24,19 @@ SECONDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one file is made of the source, and what is allowed to it."""
+    """How one file is made from the source, and how exact it must be."""
 
     container: str
     video: str
-    """Encoder and its options."""
+    """Video encoder and its options."""
     audio: str = "aac"
     order: Sequence[str] = ("0:v", "0:a")
-    """Tracks of the file; ``0:v:small`` is a second, smaller picture that counts the other way round."""
+    """Tracks of the file; ``0:v:small`` is a second, smaller video with inverted bars."""
     rate: int = 10
     cut: float = 0.0
-    """Seconds cut off the beginning without encoding anew: players start there, decoders at the key picture."""
+    """Seconds cut off the beginning without new encoding: players start there, decoders at the key picture before."""
     late: float = 0.0
-    """Seconds that the muxer places pictures late: AVI has no presentation times, and one slot may be empty."""
+    """Seconds by which the muxer may place pictures late: AVI has no presentation times, and a slot may be empty."""
     picture_seconds: float = SECONDS
 
     @property
@@ -57,7 +58,7 @@ def ffmpeg(*arguments: str | Path) -> None:
 
 
 def write_source(path: Path, rate: int) -> Path:
-    """The lossless original: 160 x 96 pixels, mono 44.1 kHz."""
+    """Write the lossless original: 160 x 96 pixels, mono 44.1 kHz."""
     bars = f"if(mod(floor(N/pow(2,floor(X*{NUM_BITS}/W))),2),210,40)"
     picture = f"nullsrc=s=160x96:r={rate}:d={SECONDS},geq=lum='{bars}':cb=128:cr=128,format=yuv420p"
     sound = f"aevalsrc='0.4*sin(2*PI*(400+200*floor(t))*t)':s=44100:d={SECONDS}"
@@ -66,7 +67,7 @@ def write_source(path: Path, rate: int) -> Path:
 
 
 def write(recipe: Recipe, source: Path, folder: Path) -> Path:
-    """The file of a recipe."""
+    """Write the file of a recipe; return its path."""
     path = folder / f"clip.{recipe.container}"
     maps = [word for track in recipe.order for word in ("-map", track.replace(":small", ""))]
     options = ["-c:v", *recipe.video.split(), "-c:a", *recipe.audio.split()]
@@ -98,7 +99,7 @@ def numbers(row: ClipRow) -> list[int]:
 
 
 def sounding_second(waveform: np.ndarray, begin: float, seconds: float) -> float:
-    """The second that the pitch of a stretch says, not rounded; NaN for silence."""
+    """The second that the pitch of a stretch tells, not rounded; NaN for silence."""
     part = waveform[round(begin * SAMPLE_RATE) : round((begin + seconds) * SAMPLE_RATE)].astype(float)
     if part.std() < 50:
         return float("nan")

@@ -1,4 +1,4 @@
-"""16 kHz mono with stated rules: level, channels, timing, length, damage."""
+"""Decoded sound at 16 kHz mono: level, channels, timing, length, damage."""
 
 import av
 import numpy as np
@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from pipelines.media.audio import decode_audio, fit_length
-from pipelines.media.avs_rows import _probe_sound
-from pipelines.media.probing import open_media, probe
+from pipelines.media.probing import open_media, probe, probe_sound
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
 from stgcma.errors import ClipDecodeError
 from tests.media import TONES_HZ, tones, write_clip
@@ -24,7 +23,7 @@ def dominant_hz(samples):
 
 
 def mel_bin_of(frequency, num_bins):
-    """Index of the triangle whose centre is nearest: Kaldi's mel scale from 20 Hz to Nyquist."""
+    """Index of the mel filter with the nearest centre, on Kaldi's mel scale from 20 Hz to Nyquist."""
     low, high, mel = (1127 * np.log(1 + hz / 700) for hz in (20.0, SAMPLE_RATE / 2, frequency))
     return round((mel - low) / ((high - low) / (num_bins + 1)) - 1)
 
@@ -120,7 +119,7 @@ def test_sound_that_starts_late_gets_leading_zeros(tmp_path):
 
 
 def with_times(path, target, move):
-    """A copy of a file whose audio packets have other timestamps."""
+    """A copy of a file in which ``move`` changes the timestamps of audio packets."""
     with av.open(str(path)) as source, av.open(str(target), "w") as copy:
         stream = copy.add_stream_from_template(source.streams.audio[0])
         for packet in source.demux(source.streams.audio[0]):
@@ -132,15 +131,15 @@ def with_times(path, target, move):
 
 
 def sound_of(path):
-    """Of a file without pictures."""
-    return decode_audio(_probe_sound(path, path.name), channel_mode="mean", resample="sinc")
+    """The sound of a file without pictures."""
+    return decode_audio(probe_sound(path, uri=path.name), channel_mode="mean", resample="sinc")
 
 
-def test_holes_are_silence_up_to_a_limit_for_all_together(tmp_path):
+def test_gaps_are_silence_up_to_a_limit_on_their_sum(tmp_path):
     whole = write_clip(tmp_path / "whole.wav", seconds=4, sample_rate=16_000, video_codec=None, audio_codec="pcm_s16le")
     near = with_times(whole, tmp_path / "near.mkv", lambda pts: pts + 20 * 16_000 * (pts > 32_000))
     assert len(sound_of(near)) == pytest.approx(24 * 16_000, abs=2048)
-    far = with_times(whole, tmp_path / "far.mkv", lambda pts: pts + 20 * pts)  # 21 s a second, in small steps
+    far = with_times(whole, tmp_path / "far.mkv", lambda pts: pts + 20 * pts)  # 21 s per second, in small steps
     with pytest.raises(ClipDecodeError, match="audio timestamps jump"):
         sound_of(far)
 

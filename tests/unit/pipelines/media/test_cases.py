@@ -1,4 +1,4 @@
-"""Files that once gave wrong pictures in silence, were lost, or never ended: each with its right answer."""
+"""Files that once silently gave wrong pictures, failed or never finished, each with its right answer."""
 
 import io
 
@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.datasets.ave import CLIP_LENGTH
+from pipelines.datasets.ave import NUM_SECONDS
+from pipelines.media.span import NominalLength
 from stgcma.errors import ClipDecodeError
 from tests.shared_data import shared_dir
 from tests.unit.pipelines.media.helpers import row_of
 from tests.unit.pipelines.media.self_describing import sounding_second
 
+CLIP_LENGTH = NominalLength(seconds=NUM_SECONDS)
 WHOLE = (
     "audio_first.mkv",
     "audio_first.mp4",
@@ -35,7 +37,7 @@ def media():
 
 
 def seconds_shown(row, luma_per_second):
-    """The second that each picture shows, by its luma."""
+    """The second that each picture shows by its luma."""
     luma = [np.asarray(Image.open(io.BytesIO(frame))).mean() / 255 * 219 + 16 for frame in row.frames]
     return (np.array(luma) - 30) / luma_per_second
 
@@ -79,7 +81,7 @@ def test_the_default_one_of_two_pictures_is_read():
 
 
 def test_twenty_seconds_are_not_an_ave_clip():
-    with pytest.raises(ClipDecodeError, match=r"clip of another length .*20.00 s, .* have 10 s"):
+    with pytest.raises(ClipDecodeError, match=r"clip length differs .*20.00 s, .* have 10 s"):
         row_of(media(), "long.mp4", nominal=CLIP_LENGTH)
 
 

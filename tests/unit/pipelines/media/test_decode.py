@@ -1,4 +1,4 @@
-"""Which frames are taken, and that they are the right ones."""
+"""Which frames are taken, and whether they are the right ones."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ from tests.shared_data import shared_dir
 
 @pytest.fixture(params=["selective", "pyav"])
 def decoder(request, monkeypatch):
-    """Each of the decoders alone."""
+    """Runs a test once with each decoder."""
     if request.param != "selective":
         monkeypatch.setattr(decode, "Packets", not_selectable)
     return request.param
@@ -29,7 +29,7 @@ def not_selectable(stream, packets):
 
 
 def own_span(table):
-    """The pictures' own span, whatever the sound does."""
+    """The span of the pictures, without regard to the sound."""
     first, last = float(table.starts[0]), float(table.starts[-1])
     return Span(begin=first, end=table.end_seconds, first=first, last=last)
 
@@ -78,7 +78,7 @@ def test_every_frame_shows_the_colour_of_its_second(tmp_path, decoder):
 
 
 def by_all_decoders(decode_one, path, monkeypatch):
-    """Name -> images, of both decoders and of decord, which reads plain files of this kind exactly."""
+    """Name -> images, for both decoders and for decord, which decodes plain files like these exactly."""
     selective = decode_one()
     with monkeypatch.context() as patch:
         patch.setattr(decode, "Packets", not_selectable)
@@ -134,13 +134,12 @@ def test_real_clips_decode_to_the_same_bits_from_fewer_packets(name, monkeypatch
 
 
 def frames_without_sound(path):
-    """Some of these clips have no audio stream, which is another test's subject."""
+    """Frames of a clip that may have no audio stream, which would be an error elsewhere."""
     with av.open(str(path)) as container:
         video = container.streams.best("video")
         info = SimpleNamespace(
             path=path,
             video_index=video.index,
-            audio_index=video.index,
             video_codec="h264",
             declared_frames=0,
             video_start_seconds=float(video.start_time * video.time_base),
@@ -148,7 +147,7 @@ def frames_without_sound(path):
             frame_rate=float(video.average_rate),
         )
         packets = list(container.demux(video))
-        media = OpenMedia(container, info)
+        media = OpenMedia(container=container, info=info, video=video, audio=None)
         return decode_frames(media, (10,), short_side=2000, packets=packets, span_of=own_span)
 
 

@@ -1,4 +1,4 @@
-"""The probe: what it finds and how it says what is missing."""
+"""The probe: what it finds, and its errors."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_unreadable_files(tmp_path, content, match):
     assert error.value.stage == "probe"
 
 
-def test_missing_streams_are_named(tmp_path):
+def test_missing_streams_are_reported(tmp_path):
     with pytest.raises(ClipDecodeError, match="no audio stream"):
         probe(write_clip(tmp_path / "silent.mp4", audio_codec=None))
     with pytest.raises(ClipDecodeError, match="no video stream"):

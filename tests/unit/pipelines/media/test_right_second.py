@@ -1,4 +1,4 @@
-"""The right picture at the right second: containers x codecs x track orders x cuts x rates, each checked in full."""
+"""The right picture at the right second: containers x codecs x track orders x cuts x rates."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_there_are_enough_combinations_of_different_names():
     "recipe",
     [pytest.param(r, id=r.name, marks=[pytest.mark.slow] * (k % 2)) for k, r in enumerate(RECIPES)],
 )
-def test_every_picture_and_every_sound_is_that_of_its_time(recipe, sources, tmp_path):
+def test_every_picture_and_sound_belongs_to_its_time(recipe, sources, tmp_path):
     path = write(recipe, sources[recipe.rate], tmp_path)
     row = row_of(tmp_path, path.name)
 
@@ -84,7 +84,7 @@ def test_every_picture_and_every_sound_is_that_of_its_time(recipe, sources, tmp_
     assert row.duration_seconds == pytest.approx(length, abs=period + recipe.late + 0.15)
 
     times, shown = np.array(row.frame_times_seconds), np.array(numbers(row))
-    true_times = shown / recipe.rate - recipe.cut  # of what the picture shows, on the clip's own clock
+    true_times = shown / recipe.rate - recipe.cut  # of what the pictures show, on the clip's own clock
     offset = times - true_times
     assert np.ptp(offset) < (1.1 if recipe.container == "avi" else 0.6) * period, (
         "pictures are not in step with their timestamps"

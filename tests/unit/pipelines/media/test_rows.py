@@ -1,4 +1,4 @@
-"""From a media file to a row: real and broken files, and the time line that frames and sound share."""
+"""From a media file to a row: real and broken files, and the timeline that frames and sound share."""
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_late_video_and_late_sound_share_one_clock(tmp_path):
     assert row.source.video_start_seconds == 0
     assert row.source.audio_start_seconds == pytest.approx(1.0, abs=0.03)
     assert not row.waveform[: round(row.source.audio_start_seconds * 16_000) - 200].any()
-    assert row.duration_seconds == pytest.approx(4.0, abs=0.03)  # the last picture stands until the sound ends
+    assert row.duration_seconds == pytest.approx(4.0, abs=0.03)  # the last picture stays until the sound ends
     np.testing.assert_allclose(row.frame_times_seconds, [0.0, 1.9, 2.9], atol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Labels keep their second where picture and sound differ in length, and where the clip differs from its labels."""
+"""Labels keep their second if picture and sound, or the clip and its labels, differ in length."""
 
 import numpy as np
 import pytest
@@ -31,13 +31,13 @@ def test_an_ordinary_clip_lasts_as_long_as_its_pictures(sound_end):
     np.testing.assert_allclose(times, np.linspace(0, 99, 10).astype(int) / 10)
 
 
-def test_the_last_picture_stands_until_the_sound_ends():
+def test_the_last_picture_stays_until_the_sound_ends():
     span, times = grid_of(pictures(0, 5), 10.0, TEN)
     assert (span.end, span.note) == (10, "")
     np.testing.assert_allclose(times, np.minimum(np.linspace(0, 99, 10).astype(int) / 10, 4.9))
 
 
-def test_one_picture_stands_for_all_seconds():
+def test_a_single_picture_stays_for_all_seconds():
     span, times = grid_of(pictures(0, 0.1), 10.0)
     assert span.end == 10
     assert times.tolist() == [0] * 10
@@ -67,12 +67,12 @@ def test_another_length_follows_the_rule_and_is_noted(seconds, length, note):
 
 
 @pytest.mark.parametrize("seconds", [0.5, 4.9, 15.2, 20])
-def test_a_length_that_is_too_far_off_fails_by_name(seconds):
-    with pytest.raises(ClipDecodeError, match=rf"clip of another length .*{seconds:.2f} s, .* have 10 s"):
+def test_a_length_that_is_too_far_off_fails(seconds):
+    with pytest.raises(ClipDecodeError, match=rf"clip length differs .*{seconds:.2f} s, .* have 10 s"):
         grid_of(pictures(0, seconds), seconds, TEN)
 
 
-def test_lengths_that_no_label_counts_may_be_shorter():
+def test_clips_may_be_shorter_if_no_label_counts_seconds():
     nominal = NominalLength(seconds=60, divides_shorter=True)
     assert grid_of(pictures(0, 7), 7, nominal)[0].end == 7
     assert grid_of(pictures(0, 61), 61, nominal)[0].end == 60

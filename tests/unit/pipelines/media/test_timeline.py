@@ -66,13 +66,13 @@ def test_a_decoder_that_agrees_confirms_the_table():
     assert agreed(info_of(), table(0, 1, 2), [0, 1, 2]).pts.tolist() == [0, 1, 2]
 
 
-def test_own_timestamps_count_where_the_table_is_incomplete_and_else_its_order():
+def test_own_timestamps_count_if_the_table_is_incomplete_and_its_order_otherwise():
     assert agreed(info_of(), table(0, 1, 1, complete=False), [0, 1, 2]).pts.tolist() == [0, 1, 2]
     assert agreed(info_of(), table(0, 1, 2), [1, 0, 2]).pts.tolist() == [0, 1, 2]
     assert agreed(info_of(), table(0, 1, 2), [None, None, None]).pts.tolist() == [0, 1, 2]
 
 
-def test_pictures_that_are_never_shown_are_known_of_some_codecs_only():
+def test_only_some_codecs_may_hide_pictures():
     assert agreed(info_of(video_codec="vp8"), table(0, 1, 2, 3), [0, 1, 3]).pts.tolist() == [0, 1, 3]
     with pytest.raises(ClipDecodeError, match="1 frames are not decodable"):
         agreed(info_of(), table(0, 1, 2, 3), [0, 1, 3])

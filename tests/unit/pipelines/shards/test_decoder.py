@@ -1,4 +1,4 @@
-"""Files that never end, crash or eat memory: the decoder is replaced, the clip is a named failure, the job goes on."""
+"""Files that never end, crash or exhaust memory: the decoder is replaced, the clip fails, and the job goes on."""
 
 import ctypes
 import os
@@ -23,15 +23,17 @@ from stgcma.errors import ClipDecodeError
 from tests.media import write_ave, write_clip
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 CONFIG = PreprocessConfig(dataset="ave", source="nowhere", fbank_specs=("demo",))
 
 
 class Behaving(AVE):
-    """The media file's name says what its decoder does; it runs in the child."""
+    """An AVE whose media names say what the decoder does; it runs in the child."""
 
     def build_rows(self, refs, source, config):
         behaviour = Path(refs[0].media_uri).stem
-        if behaviour == "spins":  # in native code that holds Python's lock, like a decoder that seeks for ever
+        if behaviour == "spins":  # in native code that holds Python's lock, like a decoder that seeks forever
             ctypes.PyDLL(None).sleep(1000)
         elif behaviour == "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -65,7 +67,7 @@ LIMITS = Limits(seconds=60, memory_bytes=64 << 20)
 
 @pytest.fixture(scope="module")
 def process():
-    """One for all tests: each start takes seconds."""
+    """One child for all tests, because each start takes seconds."""
     process = DecodingProcess(LIMITS)
     yield process
     process.close()
@@ -105,17 +107,17 @@ def test_native_code_that_holds_the_lock_is_ended_after_the_time_limit(child):
         os.kill(first, 0)
 
 
-def test_memory_is_bounded_by_name(child):
+def test_memory_is_limited(child):
     with pytest.raises(ClipDecodeError, match=r"decoder: clip memory limit reached \(allocates.mp4"):
         rows(child, "allocates")
 
 
-def test_a_crash_is_tried_again_and_then_named(child, monkeypatch):
+def test_a_crash_is_tried_again_and_then_reported(child, monkeypatch):
     monkeypatch.setattr(decoder, "MAX_ATTEMPTS", 2)
-    with pytest.raises(ClipDecodeError, match=r"decoder: ended the process 2 times \(crashes.mp4: .*SIGSEGV"):
+    with pytest.raises(ClipDecodeError, match=r"decoder: ended its process 2 times \(crashes.mp4: .*SIGSEGV"):
         rows(child, "crashes")
     monkeypatch.setattr(decoder, "MAX_ATTEMPTS", 1)
-    with pytest.raises(ClipDecodeError, match=r"decoder: ended the process 1 times \(exits.mp4: exit code 3"):
+    with pytest.raises(ClipDecodeError, match=r"decoder: ended its process 1 times \(exits.mp4: exit code 3"):
         rows(child, "exits")
 
 
@@ -143,7 +145,7 @@ rows(child, "spins")
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems end the child when its time is up")
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems, the time limit ends the child")
 def test_a_child_ends_with_its_parent():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     orphan = int(parent.stdout.readline())
@@ -152,7 +154,7 @@ def test_a_child_ends_with_its_parent():
     for _ in range(600):
         try:
             os.kill(orphan, 0)
-            if Path(f"/proc/{orphan}/stat").read_text().split()[2] == "Z":  # nobody here to collect it
+            if Path(f"/proc/{orphan}/stat").read_text().split()[2] == "Z":  # it has ended, but nobody collects it
                 return
         except (ProcessLookupError, FileNotFoundError):
             return
@@ -160,7 +162,7 @@ def test_a_child_ends_with_its_parent():
     pytest.fail("the child outlives its parent")
 
 
-def test_a_spare_child_is_used_again_only_where_nothing_around_it_changed(tmp_path, monkeypatch):
+def test_a_spare_child_is_used_again_only_in_the_same_surroundings(tmp_path, monkeypatch):
     def used():
         with decoding_process(LIMITS) as process:
             return process

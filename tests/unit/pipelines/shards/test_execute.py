@@ -1,4 +1,4 @@
-"""Where shards are made, and what is said when Ray cannot be had."""
+"""Where shards are made, and the error if Ray does not start."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from stgcma.errors import RunFailedError
 from tests.media import write_ave
 
 
-def test_ray_that_does_not_start_is_a_clear_error_with_a_way_on(tmp_path, monkeypatch):
+def test_an_error_says_what_to_do_if_ray_does_not_start(tmp_path, monkeypatch):
     import ray
 
     def too_slow(**options):

@@ -1,4 +1,4 @@
-"""The shard plan follows from the clips alone; media shared by several splits are decoded once."""
+"""The shard plan depends only on the clips; media that several splits share are decoded once."""
 
 import hashlib
 import json
@@ -135,5 +135,5 @@ def test_config_lists_all_problems_at_once():
         PreprocessConfig(
             dataset="ave", source="", fbank_specs=("clap",), failure_budget=2, short_side=0, channel_mode="right"
         )
-    for part in ("names out of clip, swin", "fraction in [0, 1], got 2", "short_side needs at least 1", "mean, left"):
+    for part in ("names from clip, swin", "fraction in [0, 1], got 2", "short_side needs at least 1", "mean, left"):
         assert part in str(error.value)

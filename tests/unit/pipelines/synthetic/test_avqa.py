@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from pipelines.synthetic.avqa_layout import (
-    SyntheticAVQAConfig,
     make_concert,
     question_only_scores,
     questions_of,
@@ -17,9 +16,12 @@ from pipelines.synthetic.avqa_layout import (
 from pipelines.synthetic.concert import INSTRUMENTS, LOUDNESS, QUESTIONS, Concert, Voice, ask, plan_concert
 from pipelines.synthetic.concert_ceilings import concert_ceilings
 from pipelines.synthetic.concert_clips import PITCHES_HZ, PLACE_X, render_concert_frames, render_concert_sound
+from pipelines.synthetic.configs import SyntheticAVQAConfig
 from stgcma.data.question_text import MAX_WORDS, build_vocabulary, parse_questions, question_words
 from stgcma.errors import ConfigError
 from tests.shared_data import shared_dir
+
+pytestmark = pytest.mark.slow
 
 CONFIG = SyntheticAVQAConfig(num_train=300, num_val=20, num_test=200, num_workers=1)
 CELLO, PIANO, FLUTE, DRUM = range(4)
@@ -100,8 +102,8 @@ def test_question_words_say_little_about_the_answer():
     assert scores["visual"] == pytest.approx(_by_hand("Visual"))
 
 
-def test_neither_looking_nor_listening_alone_answers_what_needs_both():
-    """Visual questions take an eye, audio questions an ear; each of the five others takes both."""
+def test_neither_modality_alone_answers_questions_that_need_both():
+    """Pictures answer visual questions, sound answers audio questions; each of the five other types needs both."""
     ceilings = concert_ceilings(3000)
     words, eye, ear = (ceilings[name] for name in ("words", "visual", "audio"))
     assert len(words) == 10
@@ -119,7 +121,7 @@ def test_neither_looking_nor_listening_alone_answers_what_needs_both():
 
 
 def _by_hand(group):
-    """Another way to the same number: over parsed questions instead of json entries."""
+    """The same number, computed from parsed questions instead of json entries."""
     training = parse_questions(json.dumps(questions_of(CONFIG, "train")), "train")
     seen, right = defaultdict(Counter), []
     for question in training:
@@ -140,7 +142,7 @@ def test_words_and_answers_are_official_ones():
     assert all(len(question_words(t, ["x"] * t.count("<"))) <= MAX_WORDS for t in templates)
 
 
-def test_sound_has_the_pitch_of_who_sounds_and_its_loudness():
+def test_sound_has_the_pitch_and_loudness_of_its_voices():
     wave = render_concert_sound(SCENE, np.random.default_rng(0)).astype(float) / 32768
     spectrum = np.abs(np.fft.rfft(wave[3 * 16000 : 4 * 16000]))  # bin k is k Hz
 
@@ -154,7 +156,7 @@ def test_sound_has_the_pitch_of_who_sounds_and_its_loudness():
     assert max(LOUDNESS) * 3 < 1
 
 
-def test_pictures_show_who_is_on_stage_and_where():
+def test_pictures_show_the_instruments_in_their_places():
     rng = np.random.default_rng(3)
     shown = render_concert_frames(SCENE, rng)
     empty = render_concert_frames(Concert({}, SCENE.voices, True), np.random.default_rng(3))

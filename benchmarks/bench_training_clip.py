@@ -36,12 +36,14 @@ from stgcma.data import store as store_module
 from stgcma.data.augment import MixupDraw, VisualDraw, augment_frames, draw_mixup, draw_visual, mixed_fbanks
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, FbankSpec, normalize_fbank, segment_starts
 from stgcma.data.images import decode_frames
+from stgcma.data.index import INDEX_NAME, index_table
 from stgcma.data.manifest import ShardManifest
 from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
+from stgcma.data.side_table import encode_table, table_digest
 from stgcma.data.store import ShardStore
 
 SEGMENTS, HEIGHT, WIDTH, SIZE = 10, 256, 455, 224
-NUM_CLIPS = 32
+NUM_CLIPS, ROW_GROUP_SIZE = 32, 16
 DATASET, FINGERPRINT = "ave", "bench"
 
 
@@ -83,16 +85,28 @@ def make_media(root: Path, fbanks: tuple[str, ...] = ()) -> Media:
     )
     (root / "files").mkdir()
     output = Storage(f"{root}/shards/{DATASET}/{FINGERPRINT}")
+    index = index_table({"train": [[_clip_id(number) for number in range(NUM_CLIPS)]]}, ROW_GROUP_SIZE)
+    output.write_bytes(INDEX_NAME, encode_table(index))
     manifest = ShardManifest(
-        dataset=DATASET, fingerprint=FINGERPRINT, metadata=metadata, num_failures={}, stats={}, splits={"train": ()}
+        dataset=DATASET,
+        fingerprint=FINGERPRINT,
+        metadata=metadata,
+        num_failures={},
+        stats={},
+        splits={"train": ()},
+        tables={INDEX_NAME: table_digest(index)},
     )
     media = Media(ShardStore(str(root / "shards"), manifest), root / "files")
-    with PartWriter(output, "train.parquet", metadata, 16) as part:
+    with PartWriter(output, "train.parquet", metadata, ROW_GROUP_SIZE) as part:
         for row in _rows(media):
             part.add(row)
     assert part.entry is not None
     manifest = replace(manifest, splits={"train": (part.entry,)})
     return replace(media, store=ShardStore(str(root / "shards"), manifest))
+
+
+def _clip_id(number: int) -> str:
+    return f"{number:04d}"
 
 
 def _rows(media: Media) -> Iterator[ClipRow]:
@@ -108,7 +122,7 @@ def _rows(media: Media) -> Iterator[ClipRow]:
             file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
             file.writeframes(waveform.tobytes())
         yield ClipRow(
-            clip_id=f"{number:04d}",
+            clip_id=_clip_id(number),
             dataset=DATASET,
             split="train",
             video_id=f"{number:04d}",

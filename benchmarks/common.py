@@ -110,11 +110,11 @@ def compare(
 
 def measure(run: Callable[[], Any]) -> tuple[float, float, float]:
     """Wall time and CPU time in ms, and peak memory in MiB above the start, of one call."""
-    base = _reset_peak()
+    base = reset_peak()
     wall, cpu = time.perf_counter(), cpu_seconds()
     run()
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-    return wall * 1e3, cpu * 1e3, max(0.0, _status_mib("VmHWM") - base)
+    return wall * 1e3, cpu * 1e3, max(0.0, status_mib("VmHWM") - base)
 
 
 def cpu_seconds() -> float:
@@ -123,16 +123,16 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _reset_peak() -> float:
+def reset_peak() -> float:
     """Reset the peak of the resident memory (Linux) and return the resident memory in MiB."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return _status_mib("VmHWM")
-    return _status_mib("VmRSS")
+        return status_mib("VmHWM")
+    return status_mib("VmRSS")
 
 
-def _status_mib(key: str) -> float:
+def status_mib(key: str) -> float:
     """A line of ``/proc/self/status`` in MiB; on other systems, the peak since the start of the process."""
     status = Path("/proc/self/status")
     if not status.exists():

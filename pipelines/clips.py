@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ class ClipRef:
     """Whether the clip's filter banks enter the mean and standard deviation: true for training clips."""
     budget: dict[str, int] = field(default_factory=dict)
     """What each split of the failure budget loses if the clip fails. Empty: one clip of ``split``."""
-
-    def annotation_values(self) -> dict[str, Any] | None:
-        """The annotation as plain values, for fingerprints."""
-        return None if self.annotation is None else asdict(self.annotation)
 
     @property
     def losses(self) -> dict[str, int]:

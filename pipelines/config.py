@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from pipelines.options import DatasetOptions
@@ -74,8 +74,8 @@ class PreprocessConfig:
     """*Content.* Factor on the waveform after the downmix. 1 keeps the file's level; levels are never normalised."""
     limit: int | None = None
     """*Content.* Only the first N clips of each split, in id order."""
-    clips_per_shard: int = 32
-    """*Content.* Media files per shard."""
+    clips_per_shard: int | None = None
+    """*Content.* Media files per shard. None: 32, more where the set is large (``default_clips_per_shard``)."""
     row_group_size: int | None = None
     """*Content.* Rows per row group, the smallest unit that a reader can load. None: 16, or 1 if rows hold extra
     frames, because training reads single frames of random videos."""
@@ -146,10 +146,19 @@ def fingerprint(config: PreprocessConfig, clips: Sequence[ClipRef]) -> str:
     The location, size and presence of media files do not enter. After moving a dataset or adding missing files, a run
     continues in the same folder.
     """
-    listing = [
-        [clip.clip_id, clip.split, clip.media_uri, clip.counts_in_stats, clip.budget, clip.annotation_values()]
-        for clip in sorted(clips, key=lambda clip: clip.clip_id)
-    ]
+    encode = json.JSONEncoder(sort_keys=True, default=_field_values).encode
     fbanks = [asdict(FBANK_SPECS[name]) for name in config.fbank_specs]
-    text = json.dumps([SCHEMA_VERSION, CODE_VERSION, config.content(), fbanks, listing], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    head = encode([SCHEMA_VERSION, CODE_VERSION, config.content(), fbanks, []])
+    digest = hashlib.sha256(head.removesuffix("]]").encode())  # one list; clip by clip, because there may be millions
+    separator = ""
+    for clip in sorted(clips, key=lambda clip: clip.clip_id):
+        values = [clip.clip_id, clip.split, clip.media_uri, clip.counts_in_stats, clip.budget, clip.annotation]
+        digest.update(f"{separator}{encode(values)}".encode())
+        separator = ", "
+    digest.update(b"]]")
+    return digest.hexdigest()[:12]
+
+
+def _field_values(annotation: Any) -> dict[str, Any]:
+    """The dataclass of an annotation as JSON sees it."""
+    return {field.name: getattr(annotation, field.name) for field in fields(annotation)}

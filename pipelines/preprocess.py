@@ -3,6 +3,7 @@
     annotation files ──list──▶ clips ──plan──▶ shard specs ──make what is missing──▶ Parquet + state ──▶ manifest, last
 
     <output>/<dataset>/<fingerprint>/manifest.json           written last, so shards with a manifest are complete
+                                     index.parquet           which clip lies in which row of which file
                                      failures.parquet        one row per lost clip: stage, reason, detail
                                      stats.json              fbank mean and std over the training clips
                                      <split>/part-00000-of-00007.parquet
@@ -24,19 +25,21 @@ from dataclasses import asdict, dataclass, replace
 import pyarrow as pa
 
 from pipelines.clips import ClipListing, ClipRef, first_of_each_split
+from pipelines.collector import collector_paused
 from pipelines.config import PreprocessConfig, fingerprint
 from pipelines.datasets import dataset_source
 from pipelines.datasets.base import DatasetSource
 from pipelines.progress import LogReporter, Reporter
 from pipelines.shards.execute import make_shards
 from pipelines.shards.failures import FAILURES_NAME, ClipFailure, check_budget, failures_table
-from pipelines.shards.found import find_shards
-from pipelines.shards.making import ShardState, state_path
+from pipelines.shards.found import find_shards, read_states
+from pipelines.shards.making import ShardState
 from pipelines.shards.media import MediaListing
-from pipelines.shards.plan import plan_shards
+from pipelines.shards.plan import ShardSpec, default_clips_per_shard, plan_shards
 from pipelines.shards.stats import finish
 from pipelines.storage import Storage
 from stgcma.data.fbank import FBANK_SPECS
+from stgcma.data.index import INDEX_NAME, index_table
 from stgcma.data.manifest import MANIFEST_NAME, MaskCounts, ShardManifest
 from stgcma.data.schema import ShardMetadata
 from stgcma.data.side_table import encode_table, read_table, table_digest
@@ -83,17 +86,19 @@ def preprocess(config: PreprocessConfig, *, verify: bool = False, reporter: Repo
     reporter = reporter or LogReporter()
     dataset = dataset_source(config.dataset)
     config = _resolved(config, dataset)
-    listing = dataset.list_clips(Storage(config.source), config)
-    clips = first_of_each_split(listing.clips, config.limit)
-    if not clips:
-        raise DatasetLayoutError(f"{config.source} lists no clips of {config.dataset}. Check --source.")
-
-    name = fingerprint(config, clips)
-    output = Storage(f"{config.output}/{dataset.name}/{name}")
-    metadata = dataset.metadata(config, name)
-    specs = plan_shards(clips, clips_per_shard=config.clips_per_shard, fingerprint=name)
-    media = MediaListing(Storage(config.source), verify=verify, note=reporter.note)
-    found = find_shards(specs, output, metadata, media, verify=verify, num_threads=config.num_workers)
+    with collector_paused():
+        listing = dataset.list_clips(Storage(config.source), config)
+        clips = first_of_each_split(listing.clips, config.limit)
+        if not clips:
+            raise DatasetLayoutError(f"{config.source} lists no clips of {config.dataset}. Check --source.")
+        clips_per_shard = config.clips_per_shard or default_clips_per_shard(clips)
+        config = replace(config, clips_per_shard=clips_per_shard)
+        name = fingerprint(config, clips)
+        output = Storage(f"{config.output}/{dataset.name}/{name}")
+        metadata = dataset.metadata(config, name)
+        specs = plan_shards(clips, clips_per_shard=clips_per_shard, fingerprint=name)
+        media = MediaListing(Storage(config.source), verify=verify, note=reporter.note)
+        found = find_shards(specs, output, metadata, media, verify=verify, num_threads=config.num_workers)
     reused = found.states
     missing = [spec for spec in specs if spec.name not in reused]
     repairs = [f"{problem} Shard {shard} is made anew." for shard, problem in found.problems.items()]
@@ -109,16 +114,19 @@ def preprocess(config: PreprocessConfig, *, verify: bool = False, reporter: Repo
     finally:
         reporter.finish()
 
-    states = {spec.name: reused.get(spec.name) or _read_state(output, spec.name) for spec in specs}
-    failures = tuple(failure for spec in specs for failure in states[spec.name].failures)
-    manifest = _manifest(config, listing, metadata, clips, list(states.values()), failures)
+    with collector_paused():
+        new = read_states([spec.name for spec in missing], output)
+        states = [reused.get(spec.name) or new[spec.name] for spec in specs]
+        failures = tuple(failure for state in states for failure in state.failures)
+        tables = {**listing.tables, INDEX_NAME: build_index(specs, states, config.row_group_size)}
+        manifest = build_manifest(config, listing, metadata, clips, states, tables)
     stats = json.dumps({name: asdict(numbers) for name, numbers in manifest.stats.items()}, indent=2).encode()
     rewritten = [
         _replace_table(output, FAILURES_NAME, failures_table(failures)),
         _replace(output, STATS_NAME, stats),
     ]
     check_budget(clips, failures, config.failure_budget, output.uri)
-    rewritten += [_replace_table(output, path, table) for path, table in listing.tables.items()]
+    rewritten += [_replace_table(output, path, table) for path, table in tables.items()]
     rewritten += [_replace_manifest(output, manifest)]
     if not missing:
         for repair in filter(None, rewritten):
@@ -176,8 +184,16 @@ def _resolved(config: PreprocessConfig, dataset: DatasetSource) -> PreprocessCon
     )
 
 
-def _read_state(output: Storage, shard: str) -> ShardState:
-    return ShardState.from_json(output.read_bytes(state_path(shard)), f"{output.uri}/{state_path(shard)}")
+def build_index(specs: Sequence[ShardSpec], states: Sequence[ShardState], row_group_size: int | None) -> pa.Table:
+    """Where each clip lies: what was planned, without what was lost."""
+    shards: dict[str, list[list[str]]] = {split: [] for spec in specs for split in spec.parts}
+    for spec, state in zip(specs, states, strict=True):
+        lost = {failure.clip_id for failure in state.failures}
+        for split in state.entries:
+            kept = [clip.clip_id for clip in spec.clips if clip.split == split and clip.clip_id not in lost]
+            shards[split].append(kept)
+    assert row_group_size is not None, "filled in by _resolved"
+    return index_table(shards, row_group_size)
 
 
 def _remove_leftovers(output: Storage) -> None:
@@ -188,15 +204,16 @@ def _remove_leftovers(output: Storage) -> None:
                 output.delete(path)
 
 
-def _manifest(
+def build_manifest(
     config: PreprocessConfig,
     listing: ClipListing,
     metadata: ShardMetadata,
     clips: Sequence[ClipRef],
     states: Sequence[ShardState],
-    failures: Sequence[ClipFailure],
+    tables: Mapping[str, pa.Table],
 ) -> ShardManifest:
-    lost = Counter(failure.split for failure in failures)
+    """What all shards together are."""
+    lost = Counter(failure.split for state in states for failure in state.failures)
     splits = sorted({clip.split for clip in clips})
     sums = {name: finish(state.sums[name] for state in states) for name in metadata.fbank_specs}
     masks: dict[str, MaskCounts] = {}
@@ -213,7 +230,7 @@ def _manifest(
         class_names=listing.class_names,
         mask_counts=dict(sorted(masks.items())),
         question_words=listing.question_words,
-        tables={path: table_digest(table) for path, table in listing.tables.items()},
+        tables={path: table_digest(table) for path, table in tables.items()},
         settings=config.content(),
         source=config.source,
         notes=(*listing.notes, *_media_notes(states), *_mask_notes(masks)),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from stgcma.data.batch import AVBatch, EventTargets
 from stgcma.data.fbank import FBANK_SPECS, SAMPLE_RATE, segment_fbanks
+from stgcma.data.index import INDEX_NAME, index_table
 from stgcma.data.manifest import MANIFEST_NAME, FbankStats, ShardEntry, ShardManifest
 from stgcma.data.question_table import questions_to_table
 from stgcma.data.question_text import Question, build_vocabulary
@@ -22,6 +23,7 @@ from stgcma.data.schema import ClipRow, ClipSource, ShardMetadata
 from stgcma.data.side_table import encode_table, table_digest
 
 NUM_CLASSES = 29
+ROW_GROUP_SIZE = 16
 
 
 def tiny_frame(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -157,6 +159,7 @@ def write_shards(
     metadata = metadata or tiny_metadata()
     folder = Path(root) / metadata.dataset / metadata.fingerprint
     entries: dict[str, tuple[ShardEntry, ...]] = {}
+    ids: dict[str, list[list[str]]] = {}
     values: dict[str, list[np.ndarray]] = {name: [] for name in metadata.fbank_specs}
     index = 0
     for split, num_rows in (splits or {"train": 6, "val": 3, "test": 3}).items():
@@ -164,9 +167,11 @@ def write_shards(
         rows = [tiny_row(index + k, metadata, split=split, **row_options) for k in range(num_rows)]
         index += num_rows
         shards = [rows[k : k + rows_per_shard] for k in range(0, num_rows, rows_per_shard)]
-        written = []
+        written: list[ShardEntry] = []
+        ids[split] = []
         for number, shard in enumerate(shards):
             path = f"{split}/part-{number:05d}-of-{len(shards):05d}.parquet"
+            ids[split].append([row.clip_id for row in shard])
             written.append(write_shard(shard, metadata, folder, path))
         entries[split] = tuple(written)
         if split in ("train", "videos"):
@@ -186,9 +191,17 @@ def write_shards(
         stats=stats,
         class_names=class_names,
         settings={"made_by": "tests"},
+        tables={INDEX_NAME: write_index(folder, ids)},
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest
+
+
+def write_index(folder: Path, shards: Mapping[str, list[list[str]]]) -> str:
+    """The index of shards written by ``write_shard``, from the clip ids of each by split; its digest."""
+    table = index_table(shards, ROW_GROUP_SIZE)
+    (folder / INDEX_NAME).write_bytes(encode_table(table))
+    return table_digest(table)
 
 
 def write_shard(rows: Sequence[ClipRow], metadata: ShardMetadata, folder: Path, path: str) -> ShardEntry:
@@ -196,7 +209,7 @@ def write_shard(rows: Sequence[ClipRow], metadata: ShardMetadata, folder: Path, 
     from pipelines.shards.parts import PartWriter  # not above: a test imports this file where there is no pipelines
     from pipelines.storage import Storage
 
-    with PartWriter(Storage(str(folder)), path, metadata, 16) as part:
+    with PartWriter(Storage(str(folder)), path, metadata, ROW_GROUP_SIZE) as part:
         for row in rows:
             part.add(row)
     assert part.entry is not None, "an empty shard has no file"
@@ -293,7 +306,10 @@ def write_question_shards(
         num_failures={"videos": 0},
         class_names=vocabulary.answers,
         question_words=vocabulary.words,
-        tables={name: table_digest(table) for name, table in tables.items()},
+        tables={
+            INDEX_NAME: write_index(folder, {"videos": [[row.clip_id for row in rows]]}),
+            **{name: table_digest(table) for name, table in tables.items()},
+        },
         settings={"made_by": "tests"},
         stats={name: FbankStats(mean=-5.0, std=4.0, count=1) for name in metadata.fbank_specs},
     )

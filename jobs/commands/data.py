@@ -46,7 +46,9 @@ def preprocess(
         str, typer.Option(help="jpeg, or raw: 7 times the bytes, 10 times faster to read.")
     ] = "jpeg",
     short_side: Annotated[int, typer.Option(help="Largest shorter side of the stored frames, in pixels.")] = 256,
-    clips_per_shard: Annotated[int, typer.Option(help="Media files per Parquet file.")] = 32,
+    clips_per_shard: Annotated[
+        int | None, typer.Option(help="Media files per Parquet file  [default: 32, more where the set is large]")
+    ] = None,
     ray_address: Annotated[
         str, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster: local, auto or an address.")
     ] = "local",

@@ -91,10 +91,12 @@ class AVE(DatasetSource):
         prefix = "" if root is source else "AVE_Dataset/"
         media = find_media(root)
         clips = []
+        annotations: dict[EventAnnotation, EventAnnotation] = {}  # many rows are alike, and share one
         for index, row in enumerate(rows):
             if index not in splits:
                 continue
             name = media.get(row.video_id)
+            annotation = EventAnnotation(category=row.category, labels=tuple(labels[index].tolist()))
             clips.append(
                 ClipRef(
                     dataset=self.name,
@@ -103,7 +105,7 @@ class AVE(DatasetSource):
                     video_id=row.video_id,
                     media_uri=f"{prefix}AVE/{name[0] if name else row.video_id + '.mp4'}",
                     media_bytes=name[1] if name else None,
-                    annotation=EventAnnotation(category=row.category, labels=tuple(labels[index].tolist())),
+                    annotation=annotations.setdefault(annotation, annotation),
                     counts_in_stats=splits[index] == "train",
                 )
             )
@@ -173,7 +175,7 @@ def parse_rows(lines: Sequence[str], where: str) -> list[AnnotationRow]:
         category, _, rest = line.strip().partition("&")
         values = rest.rsplit("&", 3)  # from the right: a file name may hold an "&"
         times = [value.strip() for value in values[2:]]
-        if len(values) != len(_FIELDS) - 1 or not all(time.isdecimal() for time in times):
+        if len(values) != len(_FIELDS) - 1 or not (times[0].isdecimal() and times[1].isdecimal()):
             raise DatasetLayoutError(f"{where}, line {number}: needs {'&'.join(_FIELDS)}, got {line!r}.")
         start, end = int(times[0]), int(times[1])
         if not 0 <= start <= end <= NUM_SECONDS:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Container, Iterable, Mapping
-from pathlib import PurePosixPath
 
 from stgcma.errors import DatasetLayoutError
 
@@ -19,11 +19,14 @@ def media_by_id(files: Mapping[str, int]) -> dict[str, tuple[str, int]]:
 
     Other files of the same name (``clip.jpg``, ``clip.wav``, ``clip.json``) are ignored.
     """
-    chosen: dict[str, str] = {}
-    for name in sorted(files, key=_preference):
-        path = PurePosixPath(name)
-        if path.suffix.lower() in MEDIA_SUFFIXES:
-            chosen.setdefault(path.stem, name)
+    order = {suffix: rank for rank, suffix in enumerate(MEDIA_SUFFIXES)}
+    found = []
+    for name in files:
+        stem, suffix = posixpath.splitext(name)
+        if suffix.lower() in order:
+            found.append((posixpath.basename(stem), order[suffix.lower()], name))
+    found.sort(reverse=True)  # the last of a stem stays, which is the first in the order
+    chosen = {video_id: name for video_id, _, name in found}
     return {video_id: (name, files[name]) for video_id, name in sorted(chosen.items())}
 
 
@@ -32,11 +35,6 @@ def media_variant(path: str, present: Container[str]) -> str:
     stem = path.removesuffix(".mp4")
     names = [stem + suffix for lower in MEDIA_SUFFIXES for suffix in (lower, lower.upper())]
     return next((name for name in names if name in present), path)
-
-
-def _preference(name: str) -> tuple[int, str]:
-    suffix = PurePosixPath(name).suffix.lower()
-    return (MEDIA_SUFFIXES.index(suffix) if suffix in MEDIA_SUFFIXES else len(MEDIA_SUFFIXES), name)
 
 
 def check_spellings(names: Iterable[str], where: str) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pipelines.collector import collector_paused
 from pipelines.config import PreprocessConfig
 from pipelines.progress import Reporter
 from pipelines.shards.making import ShardWriter
@@ -55,8 +57,19 @@ def _make_here(
         writer.write(spec, reporter.advance)
 
 
+def pack_task(spec: ShardSpec, config: PreprocessConfig, metadata: ShardMetadata, output: str) -> bytes:
+    """All that a worker needs for one shard. Compressed: all tasks lie in the object store from the start."""
+    return zlib.compress(pickle.dumps((spec, config, metadata, output)), level=1)
+
+
+def unpack_task(task: bytes) -> tuple[ShardSpec, PreprocessConfig, ShardMetadata, str]:
+    """Inverse of ``pack_task``."""
+    values: tuple[ShardSpec, PreprocessConfig, ShardMetadata, str] = pickle.loads(zlib.decompress(task))
+    return values
+
+
 class _ShardActor:
-    """What Ray Data calls: a row with a pickled task -> a row with two counts.
+    """What Ray Data calls: a row with a packed task -> a row with two counts.
 
     The task holds everything that the actor needs. Constructor arguments would be kept in the object store, and an
     actor could not be restarted if they were lost.
@@ -66,7 +79,7 @@ class _ShardActor:
         self._writer: ShardWriter | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        spec, config, metadata, output = pickle.loads(row["task"])
+        spec, config, metadata, output = unpack_task(row["task"])
         self._writer = self._writer or ShardWriter(config, metadata, output)
         state = self._writer.write(spec)
         return {"made": sum(entry.num_rows for entry in state.entries.values()), "lost": len(state.failures)}
@@ -83,7 +96,8 @@ def _make_with_ray(
     with _ray_running(config) as num_cpus:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        tasks = [{"task": pickle.dumps((spec, config, metadata, output))} for spec in specs]
+        with collector_paused():
+            tasks = [{"task": pack_task(spec, config, metadata, output)} for spec in specs]
         num_actors = min(config.num_workers or num_cpus, len(specs))
         results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
             _ShardActor,  # type: ignore[arg-type]  # Ray annotates functions only, but an actor pool takes a class

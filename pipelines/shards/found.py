@@ -76,13 +76,32 @@ def find_shards(
             output.write_bytes(path, state.to_json().encode())
         return state, ""
 
-    with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as threads:
+    with ThreadPoolExecutor((num_threads or os.cpu_count() or 1) if verify else _requests(output)) as threads:
         for spec, (state, problem) in zip(specs, threads.map(look_at, specs), strict=True):
             if state is not None:
                 states[spec.name] = state
             elif problem:
                 problems[spec.name] = problem
     return FoundShards(states=states, problems=problems)
+
+
+def read_states(shards: Sequence[str], output: Storage) -> dict[str, ShardState]:
+    """States of shards that were made, by shard.
+
+    Raises:
+        ShardMismatchError: If one is damaged.
+    """
+
+    def read(shard: str) -> ShardState:
+        return ShardState.from_json(output.read_bytes(state_path(shard)), f"{output.uri}/{state_path(shard)}")
+
+    with ThreadPoolExecutor(_requests(output)) as threads:
+        return dict(zip(shards, threads.map(read, shards), strict=True))
+
+
+def _requests(output: Storage) -> int:
+    """How many small files are read at a time: a bucket answers each request after tens of milliseconds."""
+    return 1 if output.is_local else 32
 
 
 def verify_rows(output: Storage, entry: ShardEntry, split: str, metadata: ShardMetadata) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,34 +34,49 @@ class ShardSpec:
         return [clip for group in self.groups for clip in group]
 
 
+MIN_CLIPS_PER_SHARD, MAX_CLIPS_PER_SHARD = 32, 1024
+MANY_SHARDS = 4096
+"""Where there would be more, shards become larger, because each costs a task, a state and several requests."""
+
+
+def default_clips_per_shard(clips: Sequence[ClipRef]) -> int:
+    """32 media files, doubled until there are at most ``MANY_SHARDS`` shards or a shard has 1,024.
+
+    It follows from the list of clips alone, and enters the settings: a run that goes on finds the same shards.
+    """
+    num_media, size = len({clip.media_uri for clip in clips}), MIN_CLIPS_PER_SHARD
+    while num_media > MANY_SHARDS * size and size < MAX_CLIPS_PER_SHARD:
+        size *= 2
+    return size
+
+
 def plan_shards(clips: Sequence[ClipRef], *, clips_per_shard: int, fingerprint: str) -> list[ShardSpec]:
     """Divide the clips, in id order, into shards of at most ``clips_per_shard`` media files."""
     kinds: dict[str, list[list[ClipRef]]] = defaultdict(list)
     for group in group_by_media(clips):
-        splits = {clip.split for clip in group}
-        kinds["shared" if len(splits) > 1 else splits.pop()].append(group)
+        served = {clip.split for clip in group}
+        kinds["shared" if len(served) > 1 else served.pop()].append(group)
     chunks = [
         (f"{kind}-{number:05d}", groups[start : start + clips_per_shard])
         for kind, groups in sorted(kinds.items())
         for number, start in enumerate(range(0, len(groups), clips_per_shard))
     ]
-    owners: dict[str, list[str]] = defaultdict(list)
-    for name, groups in chunks:
-        for split in sorted({clip.split for group in groups for clip in group}):
-            owners[split].append(name)
-    return [
-        ShardSpec(
-            name=name,
-            groups=tuple(tuple(group) for group in groups),
-            parts={
-                split: f"{split}/part-{names.index(name):05d}-of-{len(names):05d}.parquet"
-                for split, names in owners.items()
-                if name in names
-            },
-            digest=_digest(fingerprint, groups),
+    splits_of = [sorted({clip.split for group in groups for clip in group}) for _, groups in chunks]
+    totals = Counter(split for splits in splits_of for split in splits)
+    planned: Counter[str] = Counter()
+    specs = []
+    for (name, groups), splits in zip(chunks, splits_of, strict=True):
+        parts = {split: f"{split}/part-{planned[split]:05d}-of-{totals[split]:05d}.parquet" for split in splits}
+        planned.update(splits)
+        specs.append(
+            ShardSpec(
+                name=name,
+                groups=tuple(tuple(group) for group in groups),
+                parts=parts,
+                digest=_digest(fingerprint, groups),
+            )
         )
-        for name, groups in chunks
-    ]
+    return specs
 
 
 def _digest(fingerprint: str, groups: Sequence[Sequence[ClipRef]]) -> str:

@@ -49,7 +49,7 @@ class EventReader(Reader):
 
     @property
     def num_units(self) -> int:
-        return self.limited(len(self.context.store.clip_ids(self.context.split)))
+        return self.limited(self.context.store.num_clips(self.context.split))
 
     def example(self, unit: Unit) -> EventExample:
         context, (_, number) = self.context, unit

@@ -1,7 +1,8 @@
 """The manifest of one preprocessed dataset. It is written last, so its presence means that the data is complete.
 
-Layout: ``<root>/<dataset>/<fingerprint>/manifest.json`` beside ``<split>/part-00000.parquet``, ``failures.parquet``
-and ``stats.json``. The fingerprint identifies the settings. Other settings are stored in another folder.
+Layout: ``<root>/<dataset>/<fingerprint>/manifest.json`` beside ``index.parquet``, ``<split>/part-00000.parquet``,
+``failures.parquet`` and ``stats.json``. The fingerprint identifies the settings. Other settings are stored in another
+folder.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class MaskReader(Reader):
 
     @property
     def num_units(self) -> int:
-        return self.limited(len(self.context.store.clip_ids(self.context.split)))
+        return self.limited(self.context.store.num_clips(self.context.split))
 
     def example(self, unit: Unit) -> MaskExample:
         context, (_, number) = self.context, unit

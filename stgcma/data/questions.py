@@ -9,6 +9,7 @@ training question once, grouped by video. ``optim.batch_size`` counts units: vid
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -240,7 +241,7 @@ class QuestionReader(Reader):
         context, metadata = self.context, self.context.manifest.metadata
         column = "extra_frames" if metadata.stores_extra_frames else "frames"
         rng = context.rng(unit, NEGATIVE_STREAM)
-        own = self._videos.index(planned.number)
+        own = bisect_left(self._videos, planned.number)
         shape = (len(planned.questions), metadata.num_segments)
         videos = (own + rng.integers(1, len(self._videos), shape)) % len(self._videos)
         places = rng.random(shape)

@@ -1,7 +1,8 @@
 """Random access by clip number to the rows of one preprocessed dataset, local or remote.
 
 Clips are numbered in the order of their ids. The numbering, and with it shuffling and augmentation, does not depend on
-the number of shards. Every process opens the files itself, on first use.
+the number of shards. The index beside the manifest says where each clip lies, so a run starts without opening a shard.
+Every process opens the files itself, on first use, and a bounded number of them.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from stgcma.data.index import INDEX_NAME, SplitIndex
 from stgcma.data.manifest import ShardManifest, open_filesystem
 from stgcma.data.schema import ClipRow, arrow_schema, decode_rows
-from stgcma.data.shard_file import MISSING_ROWS, damaged_page, open_shard
+from stgcma.data.shard_file import MISSING_ROWS, REPAIR, damaged_page, open_shard
+from stgcma.data.side_table import read_table
 from stgcma.errors import ShardMismatchError
 
+MAX_OPEN_FILES = 128
+"""Shards each process keeps open: systems allow 256 or 1,024 files, some of them Ray's."""
 CACHE_BYTES = 192 * 2**20
 """Largest size of the decoded columns that a process keeps. A small dataset is then read only once."""
 
@@ -39,8 +45,8 @@ class ShardStore:
 
     def _reset(self) -> None:
         self._filesystem: tuple[pafs.FileSystem, str] | None = None
-        self._files: dict[str, pq.ParquetFile] = {}
-        self._index: dict[str, _SplitIndex] = {}
+        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._index: dict[str, SplitIndex] | None = None
         self._cache: OrderedDict[tuple[str, int, str], _LazyColumn] = OrderedDict()
         self._cached_bytes = 0
         self._schema = arrow_schema(self.manifest.metadata)
@@ -54,54 +60,77 @@ class ShardStore:
         self._reset()
         self._index = state["index"]
 
-    def clip_ids(self, split: str) -> tuple[str, ...]:
-        """Ids of all clips of a split, in the order of their numbers.
+    def num_clips(self, split: str) -> int:
+        """Clips of a split: their numbers are ``0 .. num_clips``.
 
         Raises:
-            ShardMismatchError: If there is no such split, or a file differs from the manifest.
+            ShardMismatchError: If there is no such split, or the index differs from the manifest.
         """
-        return self._split(split).clip_ids
+        return len(self._split(split))
+
+    def clip_ids(self, split: str) -> list[str]:
+        """Ids of all clips of a split, in the order of their numbers, as a new list.
+
+        Raises:
+            ShardMismatchError: If there is no such split, or the index differs from the manifest.
+        """
+        return self._split(split).clip_ids.to_pylist()
 
     def row(self, split: str, number: int, columns: Sequence[str]) -> ClipRow:
-        """One clip with the given columns. The other fields keep their defaults."""
-        path, group, offset = self._split(split).places[number]
+        """One clip with the given columns. The other fields keep their defaults.
+
+        Raises:
+            ShardMismatchError: If the shard is missing, damaged, or another one than the manifest describes.
+        """
+        index = self._split(split)
+        shard, group, offset = index.places[number].tolist()
+        path = self.manifest.splits[split][shard].path
         chosen = [column for column in self._schema if column.name in columns]
         arrays = [self._value(path, group, column.name, offset) for column in chosen]
-        return decode_rows(pa.Table.from_arrays(arrays, schema=pa.schema(chosen)))[0]
+        row = decode_rows(pa.Table.from_arrays(arrays, schema=pa.schema(chosen)))[0]
+        if "clip_id" in columns and row.clip_id != (expected := index.clip_ids[number].as_py()):
+            raise ShardMismatchError(
+                f"{self.uri}/{path} has clip {row.clip_id!r} where the index says {expected!r}. {REPAIR}"
+            )
+        return row
 
-    def _split(self, split: str) -> _SplitIndex:
-        if split not in self._index:
-            if split not in self.manifest.splits:
-                raise ShardMismatchError(
-                    f"{self.uri} has no split {split!r}; it has: {', '.join(self.manifest.splits) or 'none'}. "
-                    "Preprocess that split, or choose another one."
-                )
-            self._index[split] = self._read_index(split)
+    def _split(self, split: str) -> SplitIndex:
+        if split not in self.manifest.splits:
+            raise ShardMismatchError(
+                f"{self.uri} has no split {split!r}; it has: {', '.join(self.manifest.splits) or 'none'}. "
+                "Preprocess that split, or choose another."
+            )
+        if self._index is None:
+            filesystem, folder = self._place()
+            digest = self.manifest.tables.get(INDEX_NAME, "")
+            table = read_table(filesystem, f"{folder}/{INDEX_NAME}", digest, f"{self.uri}/{INDEX_NAME}")
+            self._index = {name: SplitIndex.of(table, name) for name in self.manifest.splits}
         return self._index[split]
 
-    def _read_index(self, split: str) -> _SplitIndex:
-        found = []
-        for entry in self.manifest.splits[split]:
-            file = self._open(entry.path)
-            for group in range(file.metadata.num_row_groups):
-                with self._reading(entry.path):
-                    ids = file.read_row_group(group, columns=["clip_id"], use_threads=False)["clip_id"].to_pylist()
-                    if len(ids) != file.metadata.row_group(group).num_rows:
-                        raise pa.ArrowInvalid(MISSING_ROWS)
-                found += [(clip_id, entry.path, group, offset) for offset, clip_id in enumerate(ids)]
-        found.sort()
-        return _SplitIndex([item[0] for item in found], [item[1:] for item in found])
+    def _place(self) -> tuple[pafs.FileSystem, str]:
+        if self._filesystem is None:
+            self._filesystem = open_filesystem(self.uri)
+        return self._filesystem
 
     def _open(self, path: str) -> pq.ParquetFile:
+        """The file of a shard; the one that was not used for longest is closed where there are too many."""
         if path not in self._files:
-            if self._filesystem is None:
-                self._filesystem = open_filesystem(self.uri)
-            filesystem, folder = self._filesystem
+            filesystem, folder = self._place()
             split, entry = self._entries[path]
             self._files[path] = open_shard(
                 filesystem, f"{folder}/{path}", entry, split, self.manifest.metadata, f"{self.uri}/{path}"
             )
+            if len(self._files) > MAX_OPEN_FILES:
+                self._close(next(iter(self._files)))
+        self._files.move_to_end(path)
         return self._files[path]
+
+    def _close(self, path: str) -> None:
+        """Forget a file; of its columns, whose readers hold it open, what was decoded stays."""
+        del self._files[path]
+        for key, column in self._cache.items():
+            if key[0] == path:
+                column.release()
 
     @contextmanager
     def _reading(self, path: str) -> Iterator[None]:
@@ -115,11 +144,13 @@ class ShardStore:
     def _value(self, path: str, group: int, column: str, offset: int) -> pa.Array:
         """One value as an array of length 1, from the cache if it was decoded before."""
         key = (path, group, column)
-        decoded = self._cache.pop(key, None)
-        self._cached_bytes -= decoded.num_bytes if decoded else 0
-        decoded = decoded or _LazyColumn(self._open(path), group, column)
-        with self._reading(path):
-            value = decoded.value(offset)  # if this fails, the cache keeps nothing of the column
+        decoded = self._cache.pop(key, None) or _LazyColumn(group, column)
+        self._cached_bytes -= decoded.num_bytes
+        if not decoded.holds(offset):
+            file = self._open(path)
+            with self._reading(path):  # if this fails, the cache keeps nothing of the column
+                decoded.read(file, offset, all_at_once="://" in self.uri)
+        value = decoded.values[offset]
         self._cache[key] = decoded
         self._cached_bytes += decoded.num_bytes
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
@@ -130,28 +161,38 @@ class ShardStore:
 class _LazyColumn:
     """One column of one row group, decoded row by row up to the last row that was requested.
 
-    Random access decodes half of a group on average. Access in order decodes every row once.
+    Random access decodes half of a group on average. Access in order decodes every row once, while the file is open.
+    From a bucket the whole column is fetched and decoded at once, because a reader that waits would hold it twice.
     """
 
-    def __init__(self, file: pq.ParquetFile, group: int, column: str) -> None:
-        self._batches = file.iter_batches(batch_size=1, row_groups=[group], columns=[column], use_threads=False)
-        self._values: list[pa.Array] = []
+    def __init__(self, group: int, column: str) -> None:
+        self._group, self._column = group, column
+        self._batches: Iterator[pa.RecordBatch] | None = None
+        self.values: list[pa.Array] = []
+        """Arrays of length 1."""
         self.num_bytes = 0
 
-    def value(self, offset: int) -> pa.Array:
-        while len(self._values) <= offset:
+    def holds(self, offset: int) -> bool:
+        return offset < len(self.values)
+
+    def read(self, file: pq.ParquetFile, offset: int, *, all_at_once: bool) -> None:
+        """Decode up to ``offset``, or to the end."""
+        last = file.metadata.row_group(self._group).num_rows - 1 if all_at_once else offset
+        if self._batches is None:
+            batches = file.iter_batches(
+                batch_size=1, row_groups=[self._group], columns=[self._column], use_threads=False
+            )
+            self._batches = islice(batches, len(self.values), None)
+        while not self.holds(last):
             batch = next(self._batches, None)
             if batch is None:
                 raise pa.ArrowInvalid(MISSING_ROWS)
             array = batch.column(0)
-            self._values.append(array)
+            self.values.append(array)
             self.num_bytes += array.nbytes
-        return self._values[offset]
+        if all_at_once:
+            self.release()
 
-
-class _SplitIndex:
-    """The ids of a split in order, and the place of each row: (path, row group, offset in the group)."""
-
-    def __init__(self, clip_ids: list[str], places: list[tuple[str, int, int]]) -> None:
-        self.clip_ids = tuple(clip_ids)
-        self.places = places
+    def release(self) -> None:
+        """Let go of the file."""
+        self._batches = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +17,7 @@ from stgcma.data import store as store_module
 from stgcma.data.manifest import select_manifest
 from stgcma.data.store import ShardStore
 from stgcma.errors import ShardMismatchError
-from tests.factories import tiny_metadata, tiny_row, write_shards
+from tests.factories import tiny_metadata, tiny_row, write_index, write_shards
 
 METADATA = tiny_metadata(num_segments=2)
 ALL = tuple(field for field in ("clip_id", "waveform", "fbank_demo", "fbank_demo_frames", "frames", "event_labels"))
@@ -28,7 +31,7 @@ def open_store(root, **options) -> ShardStore:
 def test_the_numbering_of_clips_does_not_depend_on_the_sharding(tmp_path):
     few = open_store(tmp_path / "few", splits={"train": 7}, rows_per_shard=7)
     many = open_store(tmp_path / "many", splits={"train": 7}, rows_per_shard=2)
-    assert few.clip_ids("train") == many.clip_ids("train") == tuple(f"clip{k:04d}:{k}" for k in range(7))
+    assert few.clip_ids("train") == many.clip_ids("train") == [f"clip{k:04d}:{k}" for k in range(7)]
     for number in (6, 0, 3):
         assert few.row("train", number, ALL) == many.row("train", number, ALL)
         assert few.row("train", number, ALL).waveform.tolist() == tiny_row(number, METADATA).waveform.tolist()
@@ -143,19 +146,70 @@ def test_missing_and_changed_files_are_named(tmp_path):
     entries = tuple(replace(entry, num_rows=9) for entry in store.manifest.splits["train"])
     wrong_count = replace(store.manifest, splits={"train": entries})
     with pytest.raises(ShardMismatchError, match=r"part-00000-of-00002.parquet has 3 rows, but its manifest says 9"):
-        ShardStore(str(tmp_path), wrong_count).clip_ids("train")
+        ShardStore(str(tmp_path), wrong_count).row("train", 0, ALL)
     other = replace(store.manifest, metadata=replace(METADATA, fbank_dtype="float32"))
     with pytest.raises(
         ShardMismatchError, match=r"made with fbank_dtype 'float16' instead of 'float32' in its manifest"
     ):
-        ShardStore(str(tmp_path), other).clip_ids("train")
+        ShardStore(str(tmp_path), other).row("train", 0, ALL)
     size = first.stat().st_size
     first.write_bytes(first.read_bytes()[:-100])
     with pytest.raises(
         ShardMismatchError,
         match=rf"{first.name} has {size - 100} bytes, but its manifest says {size}. Run .* --verify",
     ):
-        ShardStore(str(tmp_path), store.manifest).clip_ids("train")
+        ShardStore(str(tmp_path), store.manifest).row("train", 0, ALL)
     first.unlink()
     with pytest.raises(ShardMismatchError, match=r"listed in the manifest but missing.*makes only the missing files"):
-        ShardStore(str(tmp_path), store.manifest).clip_ids("train")
+        ShardStore(str(tmp_path), store.manifest).row("train", 0, ALL)
+
+
+def test_a_store_starts_without_opening_a_shard(tmp_path, monkeypatch):
+    store = open_store(tmp_path, splits={"train": 6, "val": 0})
+    monkeypatch.setattr(store_module.pq, "ParquetFile", None)
+    assert store.num_clips("train") == len(store.clip_ids("train")) == 6
+    assert store.num_clips("val") == len(store.clip_ids("val")) == 0
+
+
+def open_shards() -> int:
+    """Parquet files that this process holds open."""
+    links = (link for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+    return sum(str(os.readlink(link)).endswith(".parquet") for link in links)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_few_shards_are_open_at_a_time_however_many_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_OPEN_FILES", 3)
+    store = open_store(tmp_path, splits={"train": 20}, rows_per_shard=2)
+    before = open_shards()
+    numbers = np.random.default_rng(0).permutation(20).tolist()
+    for number in numbers + numbers[::-1]:
+        row = store.row("train", number, ("clip_id", "waveform"))
+        assert row.waveform.tolist() == tiny_row(number, METADATA).waveform.tolist()
+        assert open_shards() - before <= 3
+        assert store._cached_bytes == sum(column.num_bytes for column in store._cache.values())
+    assert open_shards() - before == 3
+
+
+def test_an_index_that_is_missing_damaged_or_of_another_run_is_named(tmp_path):
+    store = open_store(tmp_path, splits={"train": 4})
+    index = tmp_path / "ave" / METADATA.fingerprint / "index.parquet"
+    good = index.read_bytes()
+    index.write_bytes(good[:-20])
+    with pytest.raises(ShardMismatchError, match=r"index.parquet is damaged .* with --verify"):
+        ShardStore(str(tmp_path), store.manifest).num_clips("train")
+    write_index(index.parent, {"train": [["clip0003:3", "clip0002:2", "clip0001:1"], ["clip0000:0"]]})
+    with pytest.raises(ShardMismatchError, match=r"index.parquet holds values with digest .* with --verify"):
+        ShardStore(str(tmp_path), store.manifest).num_clips("train")
+    index.unlink()
+    with pytest.raises(ShardMismatchError, match=r"index.parquet is listed in the manifest but missing.* --verify"):
+        ShardStore(str(tmp_path), store.manifest).num_clips("train")
+
+
+def test_a_row_that_is_not_where_the_index_says_is_refused(tmp_path):
+    store = open_store(tmp_path, splits={"train": 4})
+    folder = tmp_path / "ave" / METADATA.fingerprint
+    digest = write_index(folder, {"train": [["clip0001:1", "clip0000:0", "clip0002:2"], ["clip0003:3"]]})
+    swapped = ShardStore(str(tmp_path), replace(store.manifest, tables={"index.parquet": digest}))
+    with pytest.raises(ShardMismatchError, match="has clip 'clip0001:1' where the index says 'clip0000:0'"):
+        swapped.row("train", 0, ("clip_id",))

@@ -16,8 +16,10 @@ from pipelines.progress import LogReporter
 from pipelines.shards.decoder import DecodingProcess
 from pipelines.shards.digest import RowsDigest
 from stgcma.data.fbank import SAMPLE_RATE
+from stgcma.data.index import SplitIndex
 from stgcma.data.manifest import find_manifests
 from stgcma.data.schema import ShardMetadata, decode_rows
+from stgcma.data.store import ShardStore
 from stgcma.errors import DatasetLayoutError, FailureBudgetExceededError
 from tests.media import write_ave, write_clip
 
@@ -122,6 +124,34 @@ def test_shards_say_what_they_are_and_digests_describe_the_rows(config):
             digest = RowsDigest(metadata)
             digest.update(decode_rows(file.read()))
             assert digest.hexdigest() == entry.digest
+
+
+def check_index(result):
+    """Every row of every shard is where the index says, and the index says nothing else."""
+    store, listed = ShardStore(str(Path(result.uri).parents[1]), result.manifest), []
+    for split, entries in result.manifest.splits.items():
+        places = SplitIndex.of(pq.read_table(f"{result.uri}/index.parquet"), split).places
+        assert store.clip_ids(split) == sorted(store.clip_ids(split))
+        for number, (shard, group, row) in enumerate(places.tolist()):
+            file = pq.ParquetFile(f"{result.uri}/{entries[shard].path}")
+            stored = file.read_row_group(group, columns=["clip_id"])["clip_id"][row].as_py()
+            assert stored == store.clip_ids(split)[number] == store.row(split, number, ("clip_id",)).clip_id
+            listed.append(stored)
+    assert sorted(listed) == sorted(row.clip_id for row in all_rows(result))
+
+
+def test_the_index_says_where_every_row_lies_and_is_made_again(config):
+    result = preprocess(replace(config, clips_per_shard=4))
+    check_index(result)
+    index = Path(result.uri, "index.parquet")
+    good = index.read_bytes()
+    index.write_bytes(good[:-1])
+    repaired = preprocess(replace(config, clips_per_shard=4))
+    assert repaired.repairs == ("index.parquet was not what the shards and settings say. It is written anew.",)
+    assert index.read_bytes() == good
+    index.unlink()
+    assert preprocess(replace(config, clips_per_shard=4)).made_shards == 0
+    assert index.read_bytes() == good
 
 
 def test_other_readers_read_the_shards(config):
@@ -240,6 +270,7 @@ def test_the_budget_stops_the_job_with_a_table_and_a_larger_one_does_not(config,
     assert accepted.nothing_to_do  # the shards were made; only the manifest was missing
     assert accepted.manifest.num_failures == {"test": 1, "train": 1, "val": 1}
     assert accepted.manifest.splits["val"] == ()
+    check_index(accepted)
     listed = pq.read_table(f"{accepted.uri}/failures.parquet").to_pylist()
     assert [(row["clip_id"], row["stage"], row["reason"]) for row in listed] == [
         ("ddddddddddd:3", "probe", "no audio stream"),

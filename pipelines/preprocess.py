@@ -34,6 +34,7 @@ from pipelines.shards.execute import make_shards
 from pipelines.shards.failures import FAILURES_NAME, ClipFailure, check_budget, failures_table
 from pipelines.shards.found import find_shards, read_states
 from pipelines.shards.making import ShardState
+from pipelines.shards.media import MediaListing
 from pipelines.shards.plan import ShardSpec, default_clips_per_shard, plan_shards
 from pipelines.shards.stats import finish
 from pipelines.storage import Storage
@@ -96,10 +97,11 @@ def preprocess(config: PreprocessConfig, *, verify: bool = False, reporter: Repo
         output = Storage(f"{config.output}/{dataset.name}/{name}")
         metadata = dataset.metadata(config, name)
         specs = plan_shards(clips, clips_per_shard=clips_per_shard, fingerprint=name)
-        found = find_shards(specs, output, metadata, verify=verify, num_threads=config.num_workers)
+        media = MediaListing(Storage(config.source), verify=verify, note=reporter.note)
+        found = find_shards(specs, output, metadata, media, verify=verify, num_threads=config.num_workers)
     reused = found.states
     missing = [spec for spec in specs if spec.name not in reused]
-    repairs = [f"{problem} Shard {shard} is made anew." for shard, problem in found.damage.items()]
+    repairs = [f"{problem} Shard {shard} is made anew." for shard, problem in found.problems.items()]
 
     for note in (*listing.notes, *repairs):
         reporter.note(note)

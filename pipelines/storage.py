@@ -9,13 +9,15 @@ from __future__ import annotations
 import codecs
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.fs as pafs
 
@@ -23,6 +25,19 @@ from stgcma.data.manifest import open_filesystem
 from stgcma.errors import DatasetLayoutError
 
 _COPY_BYTES = 1 << 20
+
+
+class FileFacts(NamedTuple):
+    """What a listing says of a file."""
+
+    size: int
+    """Bytes."""
+    modified_ns: int
+    """Nanoseconds since 1970; a bucket counts whole seconds."""
+
+    @classmethod
+    def of(cls, info: pafs.FileInfo) -> FileFacts:
+        return cls(info.size, info.mtime_ns)
 
 
 class Storage:
@@ -50,13 +65,22 @@ class Storage:
         """Whether there is such a file; false for a folder."""
         return self.size(path) is not None
 
-    def list_files(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
-        """Path relative to ``folder`` -> size in bytes, sorted by path; empty if there is no such folder."""
+    def facts(self, paths: Sequence[str]) -> dict[str, FileFacts]:
+        """Size and modification time of those of the files that exist, by path."""
+        infos = self.filesystem.get_file_info([self.full_path(path) for path in paths])
+        return {p: FileFacts.of(i) for p, i in zip(paths, infos, strict=True) if i.type == pafs.FileType.File}
+
+    def list_facts(self, folder: str = "", *, recursive: bool = False) -> dict[str, FileFacts]:
+        """Path relative to ``folder`` -> size and modification time, sorted; empty when there is no such folder."""
         base = self.full_path(folder)
         selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
         infos = self.filesystem.get_file_info(selector)
-        files = {i.path[len(base) + 1 :]: i.size for i in infos if i.type == pafs.FileType.File}
+        files = {i.path[len(base) + 1 :]: FileFacts.of(i) for i in infos if i.type == pafs.FileType.File}
         return dict(sorted(files.items()))
+
+    def list_files(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
+        """Path relative to ``folder`` -> bytes, sorted; empty when there is no such folder."""
+        return {path: facts.size for path, facts in self.list_facts(folder, recursive=recursive).items()}
 
     def list_folders(self, folder: str = "") -> list[str]:
         """Names of the folders directly under ``folder``, sorted."""
@@ -72,6 +96,14 @@ class Storage:
         """
         with self.filesystem.open_input_stream(self.full_path(path), compression=None) as stream:
             return stream.read()
+
+    def sha256(self, path: str) -> str:
+        """Of the content of a file, in hex digits."""
+        digest = hashlib.sha256()
+        with self.filesystem.open_input_stream(self.full_path(path), compression=None) as stream:
+            while chunk := stream.read(_COPY_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def read_text(self, path: str) -> str:
         """The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one.

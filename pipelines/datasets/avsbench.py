@@ -127,6 +127,10 @@ class AVSBench(DatasetSource):
         data = root / self.data_folder
         return [build_row(ref, self._files_there(ref, data), data, config) for ref in refs]
 
+    def media_files(self, ref: ClipRef, source: Storage) -> Sequence[str]:
+        root, prefix = self._find_root(source)
+        return [f"{prefix}{self.data_folder}/{path}" for path in self._files_there(ref, root / self.data_folder).paths]
+
     def _files_there(self, ref: ClipRef, data: Storage) -> ClipFiles:
         """The clip's files; if its video will be read, with the suffix that the video has."""
         files = self.files(ref.clip_id, ref.split, ref.annotation)

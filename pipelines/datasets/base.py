@@ -54,6 +54,13 @@ class DatasetSource(ABC):
             ClipDecodeError: Counted as one ``ClipFailure`` per clip.
         """
 
+    def media_files(self, ref: ClipRef, source: Storage) -> Sequence[str]:
+        """Paths, relative to the source, of the files that the rows of a media file are read from.
+
+        Files that do not exist may be among them. When one of them changes, its shard is made anew.
+        """
+        return (ref.media_uri,)
+
     def extra_frames(self, config: PreprocessConfig) -> int:
         """Number of frames in a second, denser grid that every row holds; 0: no such grid."""
         return 0

@@ -21,6 +21,11 @@ class ClipFiles:
     category_folder: str = ""
     """Folder with the masks of the clip's category; empty if the dataset has no categories."""
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All of them, existing or not."""
+        return (*self.frames, self.sound, self.video, *self.masks)
+
     def media(self, present: Mapping[str, int]) -> str:
         """Path that the row is read from: the folder of frames, or the video if there are no frames."""
         if not any(path in present for path in self.frames) and self.video in present:
@@ -29,5 +34,5 @@ class ClipFiles:
 
     def num_bytes(self, present: Mapping[str, int]) -> int | None:
         """Total size of the clip's files that exist; None if none exists."""
-        sizes = [present[path] for path in (*self.frames, self.sound, self.video, *self.masks) if path in present]
+        sizes = [present[path] for path in self.paths if path in present]
         return sum(sizes) if sizes else None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from pipelines.shards.digest import RowsDigest
 from pipelines.shards.making import ShardState, state_path
+from pipelines.shards.media import MediaListing
 from pipelines.shards.plan import ShardSpec
 from pipelines.storage import Storage
 from stgcma.data.manifest import ShardEntry
@@ -21,16 +22,22 @@ from stgcma.errors import ShardMismatchError
 
 @dataclass(frozen=True, kw_only=True)
 class FoundShards:
-    """Finished shards, and damage."""
+    """Finished shards, and what is wrong with others."""
 
     states: dict[str, ShardState]
     """Shard -> its state, of the shards that can be used."""
-    damage: dict[str, str]
-    """Shard that was finished and has to be made anew -> what is wrong with it, as a sentence."""
+    problems: dict[str, str]
+    """Shard that was finished and has to be made anew -> what is damaged or changed, as a sentence."""
 
 
 def find_shards(
-    specs: Sequence[ShardSpec], output: Storage, metadata: ShardMetadata, *, verify: bool, num_threads: int | None
+    specs: Sequence[ShardSpec],
+    output: Storage,
+    metadata: ShardMetadata,
+    media: MediaListing,
+    *,
+    verify: bool,
+    num_threads: int | None,
 ) -> FoundShards:
     """Look for finished shards of a plan.
 
@@ -38,12 +45,13 @@ def find_shards(
         specs: The plan.
         output: Folder of the run.
         metadata: What every shard says of itself.
+        media: What the source holds now.
         verify: Whether every row is read. Otherwise the size of the files is all that is looked at.
         num_threads: Shards that are read at a time; None or 0: one per CPU.
     """
     sizes = output.list_files(recursive=True)
     states: dict[str, ShardState] = {}
-    damage: dict[str, str] = {}
+    problems: dict[str, str] = {}
 
     def look_at(spec: ShardSpec) -> tuple[ShardState | None, str]:
         path = state_path(spec.name)
@@ -53,8 +61,9 @@ def find_shards(
             state = ShardState.from_json(output.read_bytes(path), path)
         except ShardMismatchError as error:
             return None, str(error)
-        if state.spec_digest != spec.digest:
-            return None, ""
+        compared = media.compare(state.media)
+        if compared.change or state.spec_digest != spec.digest:
+            return None, compared.change
         for entry in state.entries.values():
             found = sizes.get(entry.path)
             if found != entry.size_bytes:
@@ -62,6 +71,9 @@ def find_shards(
         for split, entry in state.entries.items() if verify else ():
             if problem := verify_rows(output, entry, split, metadata):
                 return None, problem
+        if compared.touched:
+            state = replace(state, media={**state.media, **compared.touched})
+            output.write_bytes(path, state.to_json().encode())
         return state, ""
 
     with ThreadPoolExecutor((num_threads or os.cpu_count() or 1) if verify else _requests(output)) as threads:
@@ -69,8 +81,8 @@ def find_shards(
             if state is not None:
                 states[spec.name] = state
             elif problem:
-                damage[spec.name] = problem
-    return FoundShards(states=states, damage=damage)
+                problems[spec.name] = problem
+    return FoundShards(states=states, problems=problems)
 
 
 def read_states(shards: Sequence[str], output: Storage) -> dict[str, ShardState]:

@@ -21,6 +21,7 @@ from pipelines.config import PreprocessConfig
 from pipelines.datasets import dataset_source
 from pipelines.shards.decoder import DecodingProcess, Limits, decoding_process
 from pipelines.shards.failures import ClipFailure
+from pipelines.shards.media import MediaFile, record_media
 from pipelines.shards.parts import PartWriter
 from pipelines.shards.plan import ShardSpec
 from pipelines.shards.stats import FbankSums
@@ -55,6 +56,8 @@ class ShardState:
     """``cut`` or ``filled up`` to the length of the dataset's clips -> number of clips."""
     masks: dict[str, MaskCounts] = field(default_factory=dict)
     """Split -> masks; empty for a dataset without masks."""
+    media: dict[str, MediaFile] = field(default_factory=dict)
+    """Path relative to the source -> the file as it was decoded."""
 
     def to_json(self) -> str:
         values = asdict(self)
@@ -80,6 +83,7 @@ class ShardState:
             values["failures"] = tuple(ClipFailure(**failure) for failure in values["failures"])
             values["sums"] = {name: FbankSums(**sums) for name, sums in values["sums"].items()}
             values["masks"] = {split: MaskCounts(**counts) for split, counts in values["masks"].items()}
+            values["media"] = {path: MediaFile(**file) for path, file in values["media"].items()}
             return cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ShardMismatchError(f"{where} is damaged ({error}).") from None
@@ -106,6 +110,7 @@ class ShardWriter:
         self._config = config
         self._metadata = metadata
         self._dataset = dataset_source(config.dataset)
+        self._source = Storage(config.source)
         self._output = Storage(output)
 
     def write(self, spec: ShardSpec, on_clip: OnClip | None = None) -> ShardState:
@@ -124,6 +129,7 @@ class ShardWriter:
         decoders: Counter[str] = Counter()
         other_lengths: Counter[str] = Counter()
         masks: dict[str, MaskCounts] = {}
+        media: dict[str, MediaFile] = {}
         padded = 0
         with ExitStack() as stack:
             decoder = stack.enter_context(decoding_process(Limits(seconds=self._config.clip_timeout)))
@@ -133,6 +139,7 @@ class ShardWriter:
             }
             for group in spec.groups:
                 rows, lost = self._rows(group, decoder)
+                media |= record_media(self._source, self._dataset.media_files(group[0], self._source))
                 failures += lost
                 for clip, row in zip(group[: len(rows)], rows, strict=True):
                     parts[clip.split].add(row)
@@ -156,6 +163,7 @@ class ShardWriter:
             padded_clips=padded,
             other_lengths=dict(other_lengths),
             masks=masks,
+            media=media,
         )
         self._output.write_bytes(state_path(spec.name), state.to_json().encode())
         return state

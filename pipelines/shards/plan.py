@@ -54,8 +54,8 @@ def plan_shards(clips: Sequence[ClipRef], *, clips_per_shard: int, fingerprint: 
     """Divide the clips, in id order, into shards of at most ``clips_per_shard`` media files."""
     kinds: dict[str, list[list[ClipRef]]] = defaultdict(list)
     for group in group_by_media(clips):
-        together = {clip.split for clip in group}
-        kinds["shared" if len(together) > 1 else together.pop()].append(group)
+        served = {clip.split for clip in group}
+        kinds["shared" if len(served) > 1 else served.pop()].append(group)
     chunks = [
         (f"{kind}-{number:05d}", groups[start : start + clips_per_shard])
         for kind, groups in sorted(kinds.items())

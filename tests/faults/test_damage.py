@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -254,3 +255,37 @@ def test_training_does_not_go_on_from_a_damaged_checkpoint(runs, capsys):
     assert code == 2
     assert "last.safetensors is damaged" in err
     assert "Restore a copy, or delete it to start again" in err
+
+
+def test_copied_media_are_compared_once_and_no_shard_is_made(prepared, tmp_path):
+    """A copy has new modification times: the content is compared, and the new times are remembered."""
+    prepared.clips = shutil.copytree(prepared.clips, tmp_path / "copy", copy_function=shutil.copyfile)
+    result = prepared.preprocess()
+    assert result["nothing_to_do"]
+    assert "comparing their content" in result["stderr"]
+    assert "comparing their content" not in prepared.preprocess()["stderr"]
+
+
+@pytest.mark.parametrize("keeps_time", [False, True])
+def test_a_replaced_clip_of_equal_size_makes_its_shard_anew(prepared, tmp_path, keeps_time):
+    prepared.clips = shutil.copytree(prepared.clips, tmp_path / "own")
+    clip = prepared.clips / "AVE" / f"{CLIPS[0][0]}.mp4"
+    times = clip.stat()
+    data = clip.read_bytes()
+    index = data.rindex(b"mdat") + 4  # a byte of the sound or pictures, not of the index
+    changed = data[:index] + bytes(byte ^ 1 for byte in data[index : index + 1]) + data[index + 1 :]
+    clip.write_bytes(changed)
+    if keeps_time:
+        os.utime(clip, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert prepared.preprocess("--failure-budget", "1")["nothing_to_do"], "nothing shows without reading"
+    result = prepared.preprocess("--failure-budget", "1", *(["--verify"] if keeps_time else []))
+    assert result["made_shards"] == 1
+    assert f"AVE/{clip.name} has other content than when its shard was made." in result["stderr"]
+    assert "Shard train-00000 is made anew." in result["stderr"]
+
+
+def test_verify_says_that_everything_is_as_it_was_written(prepared, capsys):
+    arguments = [word for word in preprocess_arguments(prepared.clips, prepared.root, "--verify") if word != "--json"]
+    code, out, _ = command(capsys, *arguments)
+    assert code == 0
+    assert "Nothing to do: all 4 shards are as they were written." in out

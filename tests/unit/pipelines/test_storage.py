@@ -8,10 +8,14 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+import stgcma
 from pipelines.config import PreprocessConfig
 from pipelines.preprocess import preprocess
 from pipelines.storage import Storage
 from stgcma.data.manifest import find_manifests, open_filesystem
+from stgcma.errors import CheckpointError
+from stgcma.models.parameters import frozen_sha256
+from stgcma.training.trained_model import encode_model
 from tests.media import write_ave
 from tests.paths import ROOT
 from tests.s3_server import s3_server
@@ -62,6 +66,19 @@ def interrupt_an_upload(storage, monkeypatch):
     assert storage.read_bytes("weights/last") == b"old" * 100
 
 
+def load_a_model(storage):
+    """``stgcma.load`` reads a weight file, and a run folder, from a bucket as from a disk."""
+    config = stgcma.ModelConfig(backbone="clip_vit_demo", pretrained="builtin", adaptation=stgcma.STGCMA(size="tiny"))
+    task = stgcma.build_task("ave", config)
+    model = stgcma.build_model(task)
+    info = stgcma.ModelInfo(task="ave", model=config, backbone_sha256=frozen_sha256(model), epoch=3)
+    storage.write_bytes("run/checkpoints/best.safetensors", encode_model(model, info))
+    for place in ("run/checkpoints/best.safetensors", "run"):
+        assert stgcma.load(f"{storage.uri}/{place}").info == info
+    with pytest.raises(CheckpointError, match="No weights at"):
+        stgcma.load(f"{storage.uri}/elsewhere")
+
+
 def lock_twice(storage):
     """Only one block holds a lock at a time; after it, the next one gets the lock."""
     with storage.lock("a/only.lock") as first, storage.lock("a/only.lock") as second:
@@ -96,6 +113,7 @@ def test_bucket_holds_source_and_shards(tmp_path, monkeypatch):
         exercise(Storage(f"{bucket}/exercise"))
         interrupt_an_upload(Storage(f"{bucket}/exercise"), monkeypatch)
         lock_twice(Storage(f"{bucket}/exercise"))
+        load_a_model(Storage(f"{bucket}/exercise"))
         source = Storage(f"{bucket}/raw/ave")
         for path in sorted(local.rglob("*")):
             if path.is_file():

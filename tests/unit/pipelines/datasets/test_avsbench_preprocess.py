@@ -1,6 +1,7 @@
 """Preprocessing of AVSBench folders: good clips become rows for training, bad ones become failures."""
 
 import collections
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -136,3 +137,16 @@ def test_a_split_without_any_foreground_is_an_error_at_training(tmp_path):
     build_loaders(data, optim, backbone_spec("swin_demo"), READING, ["train"], training=True)
     with pytest.raises(ShardMismatchError, match="None of the 5 masks of split 'test'"):
         build_loaders(data, optim, backbone_spec("swin_demo"), READING, ["test"], training=False)
+
+
+def test_a_changed_mask_of_equal_size_makes_its_shard_again(tmp_path):
+    write_ms3(tmp_path / "raw", [("aaaaaaaaaaa", "train"), ("bbbbbbbbbbb", "test")])
+    first = preprocess(config_of(tmp_path, dataset="avs-ms3"))
+    (mask, *_) = (tmp_path / "raw" / "ms3_data" / "gt_masks" / "train").rglob("*.png")
+    before = mask.stat()
+    mask.write_bytes(bytes(len(mask.read_bytes())))
+    os.utime(mask, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
+    again = preprocess(config_of(tmp_path, dataset="avs-ms3"))
+    assert again.made_shards == 1
+    assert again.repairs[0].startswith(f"{mask.relative_to(tmp_path / 'raw')} has other content")
+    assert again.manifest.digest != first.manifest.digest

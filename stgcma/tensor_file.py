@@ -46,7 +46,7 @@ def decode_tensors(data: bytes, where: str, *, foreign: bool = False) -> tuple[d
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{where} is not a complete safetensors file ({type(error).__name__}: {error}). It may be cut off, or "
-            "another program wrote it. Delete it to start again, or restore a copy."
+            "another program wrote it. Restore a copy, or give a file that stgcma wrote."
         ) from None
     metadata: dict[str, str] = header.get("__metadata__", {})
     written = metadata.pop(SHA256_KEY, None)

@@ -14,9 +14,7 @@ TRACKING_HELP = "MLflow tracking URI, or none  [default: a SQLite file in OUTPUT
 
 
 def train(
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A recipe, e.g. jobs/recipes/ave_clip_b16_tiny.yaml.")
-    ],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Name or file of a recipe, e.g. ave_clip_b16_tiny.")],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
     ] = None,
@@ -128,7 +126,7 @@ def sync(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
     tracking: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help=TRACKING_HELP)] = None,
 ) -> None:
-    """Send the metrics and files of a run that the tracking server does not have."""
+    """Send MLflow the metrics and files of a run that it lacks."""
     from jobs.runs.folder import open_run
     from jobs.runs.tracking import default_tracking_uri, sync_run
 
@@ -144,7 +142,7 @@ def ui(
     output: Annotated[str, typer.Option(help="Folder of the runs.")] = "data/runs",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 picks a free one.")] = 5000,
 ) -> None:
-    """Start the MLflow UI on the loopback interface and print its address."""
+    """Start the MLflow UI on 127.0.0.1 and print its address."""
     from jobs.runs.tracking import serve_ui
 
     serve_ui(output, port)

@@ -120,11 +120,16 @@ def _similar_files(path: Path) -> str:
     by_stem = {file.stem: file for file in [*shipped, *there]}
     if close := difflib.get_close_matches(path.stem, by_stem, n=3):
         return f" Did you mean {' or '.join(_shown(by_stem[stem]) for stem in close)}?"
-    return f" {path.parent} contains: {', '.join(file.name for file in there)}." if there else ""
+    names = ", ".join(_shown(file) for file in shipped)
+    folder = f" {path.parent} contains: {', '.join(file.name for file in there)}." if there else ""
+    return f"{folder} Shipped recipes and ablations: {names}."
 
 
 def _shown(path: Path) -> str:
-    """The path, relative to the working directory if it lies below it."""
+    """The name of a shipped file; another path relative to the working directory if it lies below it."""
+    for folder in ("recipes", "ablations"):
+        if path.is_relative_to(SHIPPED / folder):
+            return path.relative_to(SHIPPED / folder).with_suffix("").as_posix()
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

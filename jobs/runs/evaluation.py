@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jobs.runs.config import RunConfig, fingerprint, with_shards
+from jobs.runs.config import RunConfig, fingerprint, flatten, to_mapping, with_shards
 from jobs.runs.configfile import build, parse_yaml
 from jobs.runs.confusion_picture import confusion_picture
 from jobs.runs.folder import AVERAGED, BEST, CONFIG, FACTS, RunFolder, open_run
@@ -73,8 +73,9 @@ def read_weights(folder: RunFolder, name: str, config: RunConfig) -> tuple[dict[
     expected = fingerprint(config)
     if info.fingerprint != expected:
         raise CheckpointError(
-            f"{where} holds weights of the run {info.run_name!r}, but the configuration of this run has fingerprint "
-            f"{expected}. Restore the weights and {CONFIG} of this run, or evaluate the folder of that run."
+            f"{where} holds weights of the run {info.run_name!r}, but the configuration in {CONFIG} has fingerprint "
+            f"{expected}{_differences(info, config)}. If {CONFIG} was edited, undo that or train anew. If the weights "
+            "are those of another run, restore this run's own."
         )
     if folder.name.rpartition("-")[2] != expected:
         raise CheckpointError(
@@ -88,6 +89,18 @@ def read_weights(folder: RunFolder, name: str, config: RunConfig) -> tuple[dict[
             f"{trained_on[:12]}. Restore the weights and {FACTS} of this run."
         )
     return tensors, info
+
+
+def _differences(info: ModelInfo, config: RunConfig) -> str:
+    """The model settings that differ between weights and configuration, in brackets; empty if there are none."""
+    trained = flatten(json.loads(json.dumps(asdict(info.model))))
+    now = flatten(to_mapping(config)["model"])
+    texts = [
+        f"model.{key}: {trained.get(key)} in the weights, {now.get(key)} in the configuration"
+        for key in {**trained, **now}
+        if trained.get(key) != now.get(key)
+    ]
+    return f" ({'; '.join(texts[:3])})" if texts else ""
 
 
 def evaluate_weights(

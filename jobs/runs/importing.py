@@ -78,6 +78,8 @@ def import_checkpoint(config: RunConfig, file: Path, *, output: str) -> Imported
     rules = RULES.get(spec.family)
     if rules is None:
         raise ConfigError(f"The reference has models of {' and '.join(RULES)}, not of {spec.family!r}.")
+    if not file.is_file():
+        raise CheckpointError(f"{file} does not exist. Give a checkpoint that the authors' code wrote.")
     state = import_state(read_weight_file(file), rules)
     state = {name: value for name, value in state.items() if not name.endswith(_DERIVED)}
     model = _new_model(config)

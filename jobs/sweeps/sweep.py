@@ -222,7 +222,10 @@ def read_sweep(output: str, name: str) -> Ablation:
     """
     known = recorded_sweeps(output)
     if name not in known:
-        raise ConfigError(f"{output} has no sweep {name!r}. Its sweeps: {', '.join(known) or 'none'}.")
+        raise ConfigError(
+            f"{output} has no sweep {name!r}. Its sweeps: {', '.join(known) or 'none'}. Run the sweep first, or give "
+            "an ablation file."
+        )
     return ablation_from_mapping(RunFolder(sweep_folder(output, name)).read_json(RECORD)["ablation"])
 
 

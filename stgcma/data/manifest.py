@@ -285,7 +285,8 @@ def select_manifest(root: str, dataset: str, *, fbank: str | None, fingerprint: 
     if not found:
         raise ShardMismatchError(
             f"No complete shards of {dataset!r} under {root}.{_what_is_there(root)}\n"
-            f"Run: {command}{option}   (and --source if the clips are not in data/raw)"
+            "If they are elsewhere, give their root with --shards (the folder that preprocess --output was given).\n"
+            f"If there are none yet, run: {command}{option}   (and --source if the clips are not in data/raw/{dataset})"
         )
     fitting = {k: m for k, m in found.items() if fbank is None or fbank in m.metadata.fbank_specs}
     if not fitting:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from stgcma.config import ModelConfig
 from stgcma.data.manifest import read_first_file
-from stgcma.errors import CheckpointError
-from stgcma.models.parameters import frozen_sha256, load_trainable_state_dict, trainable_state_dict
+from stgcma.errors import CheckpointError, ConfigError
+from stgcma.models.parameters import count_parameters, frozen_sha256, load_trainable_state_dict, trainable_state_dict
 from stgcma.models.settings import from_mapping
 from stgcma.tasks import build_model, build_task
 from stgcma.tasks.base import AudioVisualModel, Task
@@ -84,6 +84,14 @@ class TrainedModel:
     task: Task
     info: ModelInfo
 
+    def __repr__(self) -> str:
+        trained = count_parameters(self.model).trainable
+        return f"TrainedModel(task={self.info.task!r}, backbone={self.info.model.backbone!r}, {trained:,} trained)"
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and description to a local file that ``load`` reads."""
+        _write(self.model, self.info, path)
+
 
 def encode_model(model: torch.nn.Module, info: ModelInfo) -> bytes:
     """Encode the trained state of a model and its description: the bytes of a weight file."""
@@ -127,6 +135,9 @@ def save(model: AudioVisualModel, task: Task, path: str | Path, **facts: Any) ->
         facts: Other fields of ``ModelInfo``. If ``model.pretrained`` is ``none``, ``seed`` must be the number that was
             passed to ``torch.manual_seed`` before the model was built.
 
+    Raises:
+        ConfigError: If ``ModelInfo`` has no such field.
+
     Example:
         >>> import stgcma
         >>> config = stgcma.ModelConfig(backbone="clip_vit_demo", pretrained="builtin", adaptation=stgcma.STGCMA())
@@ -135,8 +146,17 @@ def save(model: AudioVisualModel, task: Task, path: str | Path, **facts: Any) ->
         >>> stgcma.load("model.safetensors").info.metrics
         {'val/accuracy': 0.25}
     """
-    info = ModelInfo(task=task.spec.name, model=task.config, backbone_sha256=frozen_sha256(model), **facts)
+    known = sorted({f.name for f in fields(ModelInfo)} - {"task", "model", "backbone_sha256"})
+    if unknown := sorted(facts.keys() - set(known)):
+        raise ConfigError(f"ModelInfo has no field {', '.join(unknown)}. Fields to give here: {', '.join(known)}.")
+    _write(
+        model, ModelInfo(task=task.spec.name, model=task.config, backbone_sha256=frozen_sha256(model), **facts), path
+    )
+
+
+def _write(model: AudioVisualModel, info: ModelInfo, path: str | Path) -> None:
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(encode_model(model, info))
     os.replace(temporary, path)

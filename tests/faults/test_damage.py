@@ -221,7 +221,7 @@ def edit_facts(run: Path, other: Path) -> None:
         (flip_exponent, "best.safetensors is damaged"),
         (swap_tensors, "best.safetensors is damaged"),
         (take_another_runs_weights, "holds weights of the run 'tiny-"),
-        (edit_config, "but the configuration of this run has fingerprint"),
+        (edit_config, "but the configuration in config.yaml has fingerprint"),
         (take_another_run, "which its name does not end with"),
         (edit_facts, "holds weights trained on data with digest"),
     ],

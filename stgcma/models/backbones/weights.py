@@ -102,8 +102,9 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many types for files that are damaged or hold code
+        reason = str(error).strip().partition("\n")[0]  # what follows is advice on unpickling
         raise CheckpointError(
-            f"{path} cannot be read as plain tensors: {error}\nGive a .safetensors file, or a torch file of tensors "
+            f"{path} cannot be read as plain tensors: {reason}\nGive a .safetensors file, or a torch file of tensors "
             "alone. OpenAI's TorchScript archives hold code: use the tag 'openai', or convert them."
         ) from error
     for wrapper in ("state_dict", "model"):

@@ -74,7 +74,8 @@ def test_another_schema_version_says_to_preprocess_again(tmp_path):
 
 def test_selection(tmp_path):
     root = str(tmp_path)
-    with pytest.raises(ShardMismatchError, match=r"No complete shards of 'ave'.*\n.*--dataset ave .*--fbank demo"):
+    message = r"No complete shards of 'ave'.*\n.*--shards.*\n.*--dataset ave .*--fbank demo"
+    with pytest.raises(ShardMismatchError, match=message):
         select_manifest(root, "ave", fbank="demo")
     (tmp_path / "ave" / "unfinished" / "train").mkdir(parents=True)
     assert find_manifests(root, "ave") == {}, "without manifest.json it is not complete"

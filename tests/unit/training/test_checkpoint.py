@@ -92,7 +92,7 @@ def test_the_loop_state_is_restored_to_the_last_bit(run):
 @pytest.mark.parametrize("keep", [0, 5, 2000, -1])
 def test_truncated_files_are_rejected(run, keep):
     data = encode_run(*run, STATE)
-    with pytest.raises(CheckpointError, match=r"last.safetensors is not a complete safetensors .* Delete it to start"):
+    with pytest.raises(CheckpointError, match=r"last.safetensors is not a complete safetensors .* Restore a copy"):
         decode(data[:keep], "last.safetensors")
 
 

@@ -24,6 +24,9 @@ from stgcma.training.trained_model import (
     encode_model,
     load,
 )
+from stgcma.training.trained_model import (
+    save as save_model,
+)
 from tests.factories import tiny_batch
 
 CONFIG = ModelConfig(
@@ -135,3 +138,19 @@ def test_files_of_another_release_are_rejected():
 def test_a_folder_without_weights_is_rejected(tmp_path):
     with pytest.raises(CheckpointError, match="Give a weight file, or a folder that holds checkpoints/best"):
         load(str(tmp_path))
+
+
+def test_a_loaded_model_is_shown_in_a_line_and_saved_with_all_that_is_known_of_it(tmp_path):
+    model, info = trained_model()
+    (tmp_path / "first.safetensors").write_bytes(encode_model(model, info))
+    loaded = load(str(tmp_path / "first.safetensors"))
+    assert repr(loaded).startswith("TrainedModel(task='ave', backbone='clip_vit_demo', ")
+    assert "\n" not in repr(loaded)
+    loaded.save(tmp_path / "new" / "second.safetensors")
+    assert load(str(tmp_path / "new" / "second.safetensors")).info == info
+
+
+def test_a_misspelt_fact_is_refused(tmp_path):
+    model, _ = trained_model()
+    with pytest.raises(ConfigError, match=r"ModelInfo has no field metrcs. .*: class_names, .*metrics"):
+        save_model(model, build_task("ave", CONFIG), tmp_path / "w.safetensors", metrcs={})

@@ -122,9 +122,7 @@ def test_shipped_recipes_are_found_by_name_in_every_folder(tmp_path, monkeypatch
 def test_files_that_are_no_recipe(tmp_path, recipe):
     with pytest.raises(ConfigError, match=r"exampel.yaml does not exist. Did you mean .*/example.yaml\?"):
         load_run_config(tmp_path / "exampel.yaml")
-    with pytest.raises(
-        ConfigError, match=r"ave_clip_l14_bas does not exist. Did you mean .*recipes/ave_clip_l14_base.yaml"
-    ):
+    with pytest.raises(ConfigError, match=r"ave_clip_l14_bas does not exist. Did you mean ave_clip_l14_base"):
         load_run_config("ave_clip_l14_bas")
     with pytest.raises(ConfigError, match=r"quite_different.yaml does not exist. .* contains: example.yaml"):
         load_run_config(tmp_path / "quite_different.yaml")

@@ -34,8 +34,9 @@ from pipelines.preprocess import build_index, build_manifest
 from pipelines.shards.execute import pack_task
 from pipelines.shards.found import find_shards
 from pipelines.shards.making import ShardState, state_path
+from pipelines.shards.media import MediaFile, MediaListing
 from pipelines.shards.plan import ShardSpec, default_clips_per_shard, plan_shards
-from pipelines.storage import Storage
+from pipelines.storage import FileFacts, Storage
 from stgcma.data.index import INDEX_NAME
 from stgcma.data.manifest import MANIFEST_NAME, ShardEntry, select_manifest
 from stgcma.data.sampler import TrainSampler
@@ -93,8 +94,11 @@ def make_source(root: Path, num_clips: int) -> None:
         (root / f"{name}.txt").write_text("\n".join(listed))
 
 
-def write_states(specs: Sequence[ShardSpec], output: Storage, metadata: ShardMetadata, *, with_rows: bool) -> None:
+def write_states(
+    specs: Sequence[ShardSpec], output: Storage, metadata: ShardMetadata, source: Storage, *, with_rows: bool
+) -> None:
     """What workers leave behind: states, and files with or without rows."""
+    facts = source.list_facts("AVE")
     templates: dict[tuple[str, int], pa.Table] = {}
     for spec in specs:
         entries = {}
@@ -125,8 +129,13 @@ def write_states(specs: Sequence[ShardSpec], output: Storage, metadata: ShardMet
             sums={},
             decoders={"selective": len(spec.clips)},
             padded_clips=0,
+            media={clip.media_uri: _media(facts[Path(clip.media_uri).name]) for clip in spec.clips},
         )
         output.write_bytes(state_path(spec.name), state.to_json().encode(), durable=False)
+
+
+def _media(facts: FileFacts) -> MediaFile:
+    return MediaFile(size_bytes=facts.size, modified_ns=facts.modified_ns, sha256=_DIGEST)
 
 
 def _row(split: str, metadata: ShardMetadata) -> ClipRow:
@@ -176,7 +185,8 @@ def _driver_stages(root: Path, clips_per_shard: int | None, with_rows: bool) -> 
         lambda: sum(len(pack_task(spec, config, metadata, output.uri)) for spec in specs),
         lambda size: f"{size / 1e6:.1f} MB",
     )
-    write_states(specs, output, metadata, with_rows=with_rows)
+    write_states(specs, output, metadata, Storage(config.source), with_rows=with_rows)
+    media = MediaListing(Storage(config.source), verify=False, note=print)
 
     def complete() -> tuple[int, int]:
         states = [finished[spec.name] for spec in specs]
@@ -189,7 +199,7 @@ def _driver_stages(root: Path, clips_per_shard: int | None, with_rows: bool) -> 
 
     finished = stages.run(
         "resume check",
-        lambda: find_shards(specs, output, metadata, verify=False, num_threads=None).states,
+        lambda: find_shards(specs, output, metadata, media, verify=False, num_threads=None).states,
         lambda found: f"{len(found):,} finished",
     )
     assert len(finished) == len(specs)

@@ -16,6 +16,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,15 +73,18 @@ class Storage:
 
     def list_facts(self, folder: str = "", *, recursive: bool = False) -> dict[str, FileFacts]:
         """Path relative to ``folder`` -> size and modification time, sorted; empty when there is no such folder."""
-        base = self.full_path(folder)
-        selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
-        infos = self.filesystem.get_file_info(selector)
-        files = {i.path[len(base) + 1 :]: FileFacts.of(i) for i in infos if i.type == pafs.FileType.File}
-        return dict(sorted(files.items()))
+        return {path: FileFacts.of(info) for path, info in self._list(folder, recursive)}
 
     def list_files(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
         """Path relative to ``folder`` -> bytes, sorted; empty when there is no such folder."""
-        return {path: facts.size for path, facts in self.list_facts(folder, recursive=recursive).items()}
+        return {path: info.size for path, info in self._list(folder, recursive)}
+
+    def _list(self, folder: str, recursive: bool) -> list[tuple[str, pafs.FileInfo]]:
+        base = self.full_path(folder)
+        selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
+        infos = self.filesystem.get_file_info(selector)
+        files = [(info.path[len(base) + 1 :], info) for info in infos if info.type == pafs.FileType.File]
+        return sorted(files, key=itemgetter(0))
 
     def list_folders(self, folder: str = "") -> list[str]:
         """Names of the folders directly under ``folder``, sorted."""

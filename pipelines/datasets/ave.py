@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.clips import ClipListing, ClipRef
 from pipelines.datasets.base import DatasetSource
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 NUM_SECONDS = 10
 SPLITS = ("train", "val", "test")
-RowKey = tuple[str, str, int, int]
 _FIELDS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
 
 
@@ -58,18 +57,13 @@ class EventAnnotation:
     labels: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class AnnotationRow:
+class AnnotationRow(NamedTuple):
     """One parsed line. ``start`` and ``end`` are whole seconds, half-open; equal means background throughout."""
 
     category: str
     video_id: str
     start: int
     end: int
-
-    @property
-    def key(self) -> RowKey:
-        return (self.category, self.video_id, self.start, self.end)
 
 
 class AVE(DatasetSource):
@@ -193,9 +187,9 @@ def read_splits(root: Storage, rows: Sequence[AnnotationRow]) -> dict[int, str]:
         DatasetLayoutError: If a list is missing, names an unknown row, or repeats a row of another split.
     """
     splits: dict[int, str] = {}
-    numbers: dict[RowKey, list[int]] = defaultdict(list)
+    numbers: dict[AnnotationRow, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
-        numbers[row.key].append(index)
+        numbers[row].append(index)
     for split in SPLITS:
         for index in _split_rows(root, split, numbers, len(rows)):
             if index in splits:
@@ -207,18 +201,18 @@ def read_splits(root: Storage, rows: Sequence[AnnotationRow]) -> dict[int, str]:
     return splits
 
 
-def _split_rows(root: Storage, split: str, numbers: dict[RowKey, list[int]], num_rows: int) -> list[int]:
+def _split_rows(root: Storage, split: str, numbers: dict[AnnotationRow, list[int]], num_rows: int) -> list[int]:
     text, order = f"{split}Set.txt", f"{split}_order.h5"
     if root.exists(text):
         where = f"{root.uri}/{text}"
         listed = parse_rows(read_lines(root, text), where)
-        unknown = [row.video_id for row in listed if row.key not in numbers]
+        unknown = [row.video_id for row in listed if row not in numbers]
         if unknown:
             raise DatasetLayoutError(
                 f"{where}: {len(unknown)} rows are not in Annotations.txt; the first is that of {unknown[0]!r}. "
                 "Use the split lists that came with this Annotations.txt."
             )
-        return [index for row in dict.fromkeys(listed) for index in numbers[row.key]]
+        return [index for row in dict.fromkeys(listed) for index in numbers[row]]
     if root.exists(order):
         indices = read_h5(root, order, "order").astype(int).tolist()
         outside = [index for index in indices if not 0 <= index < num_rows]

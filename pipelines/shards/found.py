@@ -25,7 +25,7 @@ class FoundShards:
     """Finished shards, and what is wrong with others."""
 
     states: dict[str, ShardState]
-    """Shard -> its state, of the shards that can be used."""
+    """Shard -> its state, of the shards that can be used; without the media, which were compared and are many."""
     problems: dict[str, str]
     """Shard that was finished and has to be made anew -> what is damaged or changed, as a sentence."""
 
@@ -74,7 +74,7 @@ def find_shards(
         if compared.touched:
             state = replace(state, media={**state.media, **compared.touched})
             output.write_bytes(path, state.to_json().encode())
-        return state, ""
+        return replace(state, media={}), ""
 
     with ThreadPoolExecutor((num_threads or os.cpu_count() or 1) if verify else _requests(output)) as threads:
         for spec, (state, problem) in zip(specs, threads.map(look_at, specs), strict=True):
@@ -86,14 +86,15 @@ def find_shards(
 
 
 def read_states(shards: Sequence[str], output: Storage) -> dict[str, ShardState]:
-    """States of shards that were made, by shard.
+    """States of shards that were made, by shard; without their media, which are many.
 
     Raises:
         ShardMismatchError: If one is damaged.
     """
 
     def read(shard: str) -> ShardState:
-        return ShardState.from_json(output.read_bytes(state_path(shard)), f"{output.uri}/{state_path(shard)}")
+        state = ShardState.from_json(output.read_bytes(state_path(shard)), f"{output.uri}/{state_path(shard)}")
+        return replace(state, media={})
 
     with ThreadPoolExecutor(_requests(output)) as threads:
         return dict(zip(shards, threads.map(read, shards), strict=True))

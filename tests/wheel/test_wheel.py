@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.media import write_ave
 from tests.paths import ROOT
 
 LIBRARY = ("torch", "timm", "open_clip_torch", "safetensors", "pyarrow", "torchvision")
@@ -154,7 +155,8 @@ def test_the_library_trains_with_its_own_few_packages(library_folder: Path, tmp_
 
 def test_a_command_names_the_package_that_it_lacks(library_folder: Path, tmp_path: Path):
     link_packages(("typer", "pydantic", "pyyaml"), library_folder)
+    write_ave(tmp_path, seconds=1.0)
     done = run(library_folder, ["-m", "jobs.cli", "preprocess", "--dataset", "ave", "--source", "."], tmp_path)
     assert done.returncode == 2, done.stderr
-    assert "This command needs the Python package 'av', which is not installed here." in done.stderr
+    assert "This command needs the Python package 'ray', which is not installed here." in done.stderr
     assert "pip install stgcma" in done.stderr

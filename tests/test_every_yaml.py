@@ -16,6 +16,8 @@ from stgcma.parity.parameter_counts import BACKBONE_TITLES
 from stgcma.tasks import build_model, build_task
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "jobs").rglob("*.yaml"))
 RECIPES = [path for path in FILES if path.startswith("jobs/recipes/")]
 ABLATIONS = [path for path in FILES if path.startswith("jobs/ablations/")]

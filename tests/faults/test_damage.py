@@ -19,6 +19,8 @@ from stgcma.data.store import ShardStore
 from tests.media import write_ave
 from tests.unit.jobs.helpers import tiny_config, tiny_shards
 
+pytestmark = pytest.mark.slow
+
 CLIPS = [(letter * 11, split) for letter, split in zip("abcdef", ("train",) * 3 + ("val", "test", "test"), strict=True)]
 COLUMNS = ("frames", "waveform", "fbank_demo", "fbank_demo_frames", "event_labels", "source")
 

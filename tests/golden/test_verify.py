@@ -11,6 +11,8 @@ from jobs.commands.inspection import verify
 from stgcma.errors import ParityError
 from stgcma.parity.verify import verify_file
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent
 FILES = sorted([*GOLDEN.glob("*.safetensors"), GOLDEN / "scalars.json"])
 SKIPPED = {"swin_ave_audioonly.safetensors", "swin_ave_videoonly.safetensors"}

@@ -13,6 +13,8 @@ from stgcma.data.store import ShardStore
 from stgcma.errors import ShardMismatchError
 from tests.factories import tiny_metadata, tiny_row, write_shard, write_shards
 
+pytestmark = pytest.mark.slow
+
 METADATA = tiny_metadata(num_segments=2, fbanks=("demo",))
 COLUMNS = ("clip_id", "split", "waveform", "fbank_demo", "fbank_demo_frames", "frames", "event_labels", "source")
 SMALL = {"metadata": METADATA, "height": 8, "width": 8}

@@ -10,6 +10,8 @@ import pytest
 from benchmarks.bench_scale import driver_stages, make_source, worker_stages
 from pipelines.collector import collector_paused
 
+pytestmark = pytest.mark.slow
+
 SMALL, LARGE = 1500, 12_000
 TOLERANCE = 3.0
 """Quadratic growth would be 64 times."""

@@ -24,6 +24,8 @@ from stgcma.tasks import TASKS
 from stgcma.training.trained_model import load
 from tests.paths import GOLDEN
 
+pytestmark = pytest.mark.slow
+
 
 class Reference:
     """One golden file as its authors would have it: a checkpoint, and the logits it gives."""

@@ -15,6 +15,8 @@ from stgcma.errors import ClipDecodeError
 from tests.media import COLOURS, colour_frames, write_clip
 from tests.shared_data import shared_dir
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["selective", "pyav"])
 def decoder(request, monkeypatch):

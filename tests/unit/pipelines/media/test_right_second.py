@@ -13,6 +13,8 @@ from tests.unit.pipelines.media.self_describing import (
     write_source,
 )
 
+pytestmark = pytest.mark.slow
+
 H264 = "libx264 -g 20 -bf 2 -pix_fmt yuv420p"
 H265 = "libx265 -x265-params log-level=error:keyint=20:min-keyint=20"
 VP8 = "libvpx -cpu-used 8 -deadline realtime -b:v 1M -g 20"

@@ -16,6 +16,8 @@ from stgcma.data.fbank import FBANK_SPECS
 from stgcma.data.schema import SCHEMA_VERSION
 from stgcma.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 def ref(clip_id, split, media=None, size=10):
     return ClipRef(

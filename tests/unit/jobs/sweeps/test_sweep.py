@@ -136,7 +136,7 @@ def test_only_runs_the_named_rows(table, output):
 
 
 def test_missing_shards_are_reported_before_any_trial_starts(table, output):
-    with pytest.raises(ShardMismatchError, match="Run: stgcma-jobs preprocess --dataset ave"):
+    with pytest.raises(ShardMismatchError, match="run: stgcma-jobs preprocess --dataset ave"):
         run_sweep(replace(table, shards="nowhere"), output=str(output), tracking="none")
     assert find_runs(str(output)) == {}
 

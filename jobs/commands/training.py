@@ -79,7 +79,7 @@ def evaluate(
     if result.data_digest != result.trained_on:
         print(
             f"These shards (digest {result.data_digest[:12]}) are not the ones the run was trained on "
-            f"({result.trained_on[:12] or 'unknown'}). The files below are kept apart; the run's own result does not change.",
+            f"({result.trained_on[:12] or 'unknown'}). The files below are kept apart; the run's own result stays.",
             file=sys.stderr,
         )
     for problem in sync_known(open_run(run)):
